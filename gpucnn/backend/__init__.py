@@ -1,0 +1,64 @@
+"""Where arrays live and what computes on them: `get_backend("auto" | "cpu" | "gpu" | "gpu:1" | "reference")`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from gpucnn.backend.cpu import CpuBackend
+from gpucnn.backend.reference import Backend
+from gpucnn.errors import DeviceError, InputError, unknown_name
+
+__all__ = ["Backend", "CpuBackend", "available_devices", "backend_of", "get_backend"]
+
+PRECISIONS = ("float32", "float64")
+
+
+def get_backend(device: str = "auto", float_dtype: Any = "float32") -> Backend:
+    """Return a new backend for a device by name: "cpu", "gpu", "gpu:N", "reference", or "auto".
+
+    "auto" is the first GPU if there is one, else the CPU. A backend holds its own scratch memory: use one per thread.
+
+    Raises
+    ------
+    InputError
+        For an unknown device name or precision.
+    DeviceError
+        Where a GPU is asked for and none can be used; the message says why, and what to install.
+    """
+    if str(np.dtype(float_dtype)) not in PRECISIONS:
+        raise unknown_name("precision", np.dtype(float_dtype).name, PRECISIONS)
+    if device == "auto":
+        device = available_devices()[0]
+    if device == "cpu":
+        return CpuBackend(float_dtype)
+    if device == "reference":
+        return Backend(float_dtype)
+    kind, colon, number = str(device).partition(":")
+    if kind != "gpu" or (colon and not number.isdecimal()):
+        raise unknown_name("device", device, ("auto", "cpu", "gpu", "gpu:0", "reference"))
+    from gpucnn.backend.gpu import GpuBackend
+
+    return GpuBackend(float_dtype, device=int(number or 0))
+
+
+def available_devices() -> list[str]:
+    """Return the names of the devices that can be used here, the fastest first: GPUs, then "cpu"."""
+    from gpucnn.backend import gpu
+
+    try:
+        return [f"gpu:{number}" for number in range(gpu.device_count())] + ["cpu"]
+    except DeviceError:
+        return ["cpu"]
+
+
+def backend_of(array: Any, user: str = "the operation") -> Backend:
+    """Return a new backend for the device and precision of an array; `user` is who asks, for the error."""
+    module = type(array).__module__.partition(".")[0]
+    dtype = getattr(array, "dtype", None)
+    if module not in ("numpy", "cupy") or not hasattr(array, "shape") or array.ndim == 0:
+        raise InputError(f"{user}: expected a NumPy or CuPy array, received {type(array).__name__}")
+    if str(dtype) not in PRECISIONS:
+        raise InputError(f"{user}: expected floats (float32 or float64), received {dtype}; convert with astype")
+    return get_backend("cpu" if module == "numpy" else f"gpu:{array.device.id}", dtype)

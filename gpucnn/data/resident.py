@@ -1,0 +1,68 @@
+"""Data sets that lie on the device: batches are gathered there, and the host takes no part in a step."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from gpucnn.backend import Backend
+from gpucnn.data.datasets import Split
+from gpucnn.memory import Workspace
+
+__all__ = ["Normalization", "ResidentSplit"]
+
+Array = Any
+
+
+class Normalization:
+    """Per channel, `x = pixel * scale + shift`: mean 0 and variance 1 over the images it was made from."""
+
+    def __init__(self, images: np.ndarray):
+        counts = [np.bincount(images[..., channel].ravel(), minlength=256) for channel in range(images.shape[-1])]
+        share = np.array(counts) / counts[0].sum()  # (C, 256): the histogram of each channel
+        values = np.arange(256)
+        mean = share @ values
+        deviation = np.sqrt(share @ values**2 - mean**2)
+        self.scale = 1.0 / np.where(deviation > 0, deviation, 1.0)
+        self.shift = -mean * self.scale
+
+
+class ResidentSplit:
+    """One half of a data set on a device, in an order that changes from epoch to epoch.
+
+    Parameters
+    ----------
+    split : images (S, H, W, C) uint8 and labels (S,) int32 on the host
+    backend : of the device they are copied to, once
+    normalization : from pixels to a network's input, the same for training and test
+    """
+
+    def __init__(self, split: Split, backend: Backend, normalization: Normalization):
+        self.backend = backend
+        self.samples = len(split.images)
+        self.images = backend.from_host(split.images)
+        self.labels = backend.from_host(split.labels)
+        self.scale = backend.from_host(normalization.scale.astype(backend.precision))
+        self.shift = backend.from_host(normalization.shift.astype(backend.precision))
+        self._order = backend.from_host(np.arange(self.samples, dtype=np.int32))
+        self._cursor = backend.zeros((1,), backend.xp.int64)
+        self._workspace = Workspace(backend)
+
+    def shuffle(self, rng: np.random.Generator) -> None:
+        """Begin an epoch in a new random order: the one copy to the device in an epoch."""
+        self.backend.from_host(rng.permutation(self.samples).astype(np.int32), out=self._order)
+        self.rewind()
+
+    def rewind(self) -> None:
+        """Begin an epoch in the order of the last one."""
+        self._cursor[...] = 0
+
+    def next_batch(self, N: int) -> tuple[Array, Array]:
+        """Gather the next N samples: x (N, H, W, C) normalized, y (N,); both are overwritten by the next call."""
+        x = self._workspace.take("x", (N, *self.images.shape[1:]), self.backend.float_dtype)
+        y = self._workspace.take("y", (N,), self.labels.dtype)
+        self.backend.gather_batch(
+            self.images, self.labels, self._order, self._cursor, self.scale, self.shift, x=x, y=y
+        )
+        return x, y

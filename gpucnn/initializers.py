@@ -1,0 +1,65 @@
+"""First values of the weights, drawn on the host in float64: one seed gives the same weights on every device.
+
+An initializer is a function (rng, shape) -> array. The fan of a kernel (KH, KW, C, OC) or matrix (I, O) is the number
+of terms in one output (in: KH*KW*C or I) or of outputs that one input reaches (out: KH*KW*OC or O).
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from gpucnn.errors import InputError, unknown_name
+
+__all__ = ["INITIALIZERS", "get_initializer", "glorot_normal", "glorot_uniform", "he_normal", "he_uniform", "zeros"]
+
+Shape = tuple[int, ...]
+
+
+def he_normal(rng: np.random.Generator, shape: Shape) -> np.ndarray:
+    """Normal with variance `2/fan_in`: keeps the scale through ReLU. Source: He et al., ICCV 2015."""
+    return rng.standard_normal(shape) * math.sqrt(2.0 / _fans(shape)[0])
+
+
+def he_uniform(rng: np.random.Generator, shape: Shape) -> np.ndarray:
+    """Uniform with variance `2/fan_in`, within +-sqrt(6/fan_in). Source: He et al., ICCV 2015."""
+    limit = math.sqrt(6.0 / _fans(shape)[0])
+    return rng.uniform(-limit, limit, shape)
+
+
+def glorot_normal(rng: np.random.Generator, shape: Shape) -> np.ndarray:
+    """Normal with variance `2/(fan_in + fan_out)`, for sigmoid and tanh. Source: Glorot and Bengio, AISTATS 2010."""
+    return rng.standard_normal(shape) * math.sqrt(2.0 / sum(_fans(shape)))
+
+
+def glorot_uniform(rng: np.random.Generator, shape: Shape) -> np.ndarray:
+    """Uniform with variance `2/(fan_in + fan_out)`, for sigmoid and tanh. Source: Glorot and Bengio, AISTATS 2010."""
+    limit = math.sqrt(6.0 / sum(_fans(shape)))
+    return rng.uniform(-limit, limit, shape)
+
+
+def zeros(rng: np.random.Generator, shape: Shape) -> np.ndarray:
+    """Zeros, for biases."""
+    return np.zeros(shape)
+
+
+INITIALIZERS = {
+    function.__name__: function for function in (he_normal, he_uniform, glorot_normal, glorot_uniform, zeros)
+}
+
+
+def get_initializer(initializer):
+    """Return an initializer given by name, or the function itself."""
+    if callable(initializer):
+        return initializer
+    if initializer not in INITIALIZERS:
+        raise unknown_name("initializer", initializer, INITIALIZERS)
+    return INITIALIZERS[initializer]
+
+
+def _fans(shape: Shape) -> tuple[int, int]:
+    if len(shape) < 2:
+        raise InputError(f"an initializer with a fan needs a kernel or a matrix, received shape {shape}; use zeros")
+    *taps, fan_in, fan_out = shape
+    return math.prod(taps) * fan_in, math.prod(taps) * fan_out

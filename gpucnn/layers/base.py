@@ -1,0 +1,201 @@
+"""What every layer shares: shapes, parameters, buffers, and the checks at its door."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from gpucnn.backend import Backend, backend_of, get_backend
+from gpucnn.errors import DeviceError, InputError
+from gpucnn.memory import Arena, Parameter, Workspace
+
+__all__ = ["Context", "Layer", "initialize"]
+
+Array = Any
+Shape = tuple[int, ...]
+
+
+class Context:
+    """What the layers of one model share: the backend, the workspace, and the seed of their random streams."""
+
+    def __init__(self, backend: Backend, seed: int = 0):
+        self.backend = backend
+        self.workspace = Workspace(backend)
+        self.seed = seed
+        self._streams = 0
+
+    def random_key(self) -> tuple[int, int]:
+        """Return a new Philox key; the n-th layer that asks gets the n-th key of the seed on every device."""
+        self._streams += 1
+        low, high = np.random.SeedSequence((self.seed, self._streams)).generate_state(2)
+        return int(low), int(high)
+
+
+def initialize(arena: Arena, backend: Backend, seed: int) -> None:
+    """Draw all weights from one generator, in the order of the parameters."""
+    rng = np.random.default_rng(seed)
+    for parameter in arena.parameters:
+        drawn = parameter.initializer(rng, parameter.shape)
+        backend.from_host(np.asarray(drawn, backend.precision), out=parameter.value)
+
+
+class Layer:
+    """One step of a network, with an explicit `forward` and `backward`.
+
+    A subclass writes `infer`, `_forward` and `_backward`. Used alone, a layer builds itself on the first array that it
+    is given and stays on that array's device::
+
+        conv = Conv2D(8, 3)
+        y = conv.forward(x)          # (N, 28, 28, 1) -> (N, 26, 26, 8), NumPy or CuPy
+        dx = conv.backward(dy)       # the gradients are then in conv.w.gradient and conv.b.gradient
+
+    The arrays returned belong to the layer and are overwritten by its next call.
+    """
+
+    def __init__(self, name: str | None = None):
+        self.name = name
+        self.input_shape: Shape | None = None
+        self.output_shape: Shape | None = None
+        self.context: Context | None = None
+        self.arena: Arena | None = None  # of a layer that was built by itself; inside a model, the model has it
+        self._device_fixed = False
+        self._batch: int | None = None  # samples of the forward pass that a backward pass may follow
+
+    # ---- for subclasses -------------------------------------------------------------------------------------------
+
+    def infer(self, input_shape: Shape) -> Shape:
+        """Check the arguments against the shape of one sample, declare the parameters, return the output's shape."""
+        raise NotImplementedError
+
+    def _forward(self, x: Array, train: bool) -> Array:
+        raise NotImplementedError
+
+    def _backward(self, dy: Array, need_dx: bool) -> Array | None:
+        raise NotImplementedError
+
+    def parameters(self) -> list[Parameter]:
+        """Return what this layer trains, in a fixed order."""
+        return []
+
+    def state(self) -> dict[str, Array]:
+        """Return what this layer carries from step to step beside its parameters."""
+        return {}
+
+    @property
+    def label(self) -> str:
+        """How messages name this layer: `Conv2D "conv1"`."""
+        return type(self).__name__ + (f' "{self.name}"' if self.name else "")
+
+    @property
+    def backend(self) -> Backend:
+        """The backend that this layer is built on."""
+        return self.context.backend
+
+    def buffer(self, name: str, shape: Shape, dtype: Any = None) -> Array:
+        """Return this layer's own buffer `name`, allocated by the first call and kept."""
+        return self.context.workspace.take(f"{self.name}.{name}", shape, dtype or self.backend.float_dtype)
+
+    # ---- building -------------------------------------------------------------------------------------------------
+
+    def build(self, input_shape: Shape, backend: Backend | str | None = None, *, seed: int = 0) -> Shape:
+        """Prepare the layer for samples of `input_shape`, which leaves out the batch, and return its output's shape.
+
+        Without a backend the layer goes to the device and the precision of the first array that it is given.
+        """
+        self._set_shapes(input_shape)
+        self._device_fixed = backend is not None
+        context = Context(get_backend(backend) if isinstance(backend, str) else backend or get_backend("cpu"), seed)
+        self._assemble(context)
+        initialize(self.arena, context.backend, seed)
+        return self.output_shape
+
+    def _set_shapes(self, input_shape: Shape) -> Shape:
+        self.input_shape = tuple(input_shape)
+        self.output_shape = tuple(self.infer(self.input_shape))
+        self._batch = None
+        return self.output_shape
+
+    def _assemble(self, context: Context) -> None:
+        """Put all parameters into one new arena, and bind to the context."""
+        self.arena = Arena(self.parameters(), context.backend)
+        self.bind(context)
+
+    def bind(self, context: Context) -> None:
+        """Take the context to compute in; the parameters already lie in an arena."""
+        self.context = context
+
+    def reset(self) -> None:
+        """Bring `state` to where a new layer has it."""
+
+    def _move(self, backend: Backend) -> None:
+        """Rebuild on another backend with the same weights."""
+        values = [self.backend.to_host(parameter.value) for parameter in self.parameters()]
+        self._assemble(Context(backend, self.context.seed))
+        for parameter, value in zip(self.parameters(), values, strict=True):
+            backend.from_host(value, out=parameter.value)
+
+    # ---- running --------------------------------------------------------------------------------------------------
+
+    def forward(self, x: Array, *, train: bool = True) -> Array:
+        """Compute the output of a batch (N, *input_shape); with `train`, keep what `backward` will need of it."""
+        self._accept(x)
+        self._batch = x.shape[0] if train else None
+        return self._forward(x, train)
+
+    def backward(self, dy: Array, *, need_dx: bool = True) -> Array | None:
+        """Overwrite the parameters' gradients and return the gradient in the input of the last `forward`.
+
+        `dy` is the gradient of the loss in the output. Without `need_dx` the result is None, and its cost is saved.
+        """
+        if self._batch is None:
+            raise InputError(f"{self.label}: backward needs a forward with train=True before it")
+        self._check(dy, "dy", (self._batch, *self.output_shape))
+        return self._backward(dy, need_dx)
+
+    __call__ = forward
+
+    def _accept(self, x: Array) -> None:
+        """Build or move a layer used alone to where x is, then check x."""
+        if self.context is None:
+            backend = backend_of(x, self.label)
+            self.build(x.shape[1:], backend)
+        elif not self._device_fixed:
+            if not self.backend.owns(x) or x.dtype != self.backend.float_dtype:
+                self._move(backend_of(x, self.label))
+            self._device_fixed = True
+        N = x.shape[0] if x.ndim else 0
+        self._check(x, "input", (N, *self.input_shape))
+
+    def _check(self, array: Array, what: str, shape: Shape) -> None:
+        backend = self.backend
+        if not backend.owns(array):
+            raise DeviceError(
+                f"{self.label}: built on {backend.name}, but its {what} is {_describe(array)}; move the array there "
+                f"with backend.from_host/to_host, or build the layer on the array's device"
+            )
+        if array.dtype != backend.float_dtype:
+            raise InputError(
+                f"{self.label}: expected {what} of dtype {backend.precision}, received {array.dtype}; convert "
+                f"it with astype, or build the layer for that precision"
+            )
+        if tuple(array.shape) != shape:
+            expected = ", ".join(map(str, ("N", *shape[1:]) if what == "input" else shape))
+            raise InputError(
+                f"{self.label}: expected {what} of shape ({expected}), received {tuple(array.shape)}; reshape it, or "
+                f"build the layer for that shape"
+            )
+
+    def _image_shape(self, input_shape: Shape) -> tuple[int, int, int]:
+        """Return (H, W, C), or say that an image is expected."""
+        if len(input_shape) != 3:
+            raise InputError(
+                f"{self.label}: expected images of shape (H, W, C), received samples of shape {tuple(input_shape)}; "
+                f"use channels last, and one channel axis even for grey images"
+            )
+        return input_shape
+
+
+def _describe(array: object) -> str:
+    kind = type(array)
+    return f"a {kind.__module__.partition('.')[0]} {kind.__name__}"

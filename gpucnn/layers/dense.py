@@ -1,0 +1,60 @@
+"""Fully connected layer."""
+
+from __future__ import annotations
+
+from gpucnn.errors import InputError
+from gpucnn.geometry import integer
+from gpucnn.initializers import get_initializer, zeros
+from gpucnn.layers.base import Array, Layer, Shape
+from gpucnn.memory import Parameter
+
+__all__ = ["Dense"]
+
+
+class Dense(Layer):
+    """Weighted sums of all inputs, and a bias: `z[j] = sum_i w[i,j] a[i] + b[j]` (paper, section 3.1).
+
+    (N, I) -> (N, units).
+
+    Parameters
+    ----------
+    units : number of outputs
+    bias : whether there is a bias
+    initializer : of the weights, a name or a function (rng, shape)
+
+    Attributes
+    ----------
+    w, b : Parameter, (I, units) and (units,); b is None without a bias
+    """
+
+    def __init__(self, units: int, bias: bool = True, *, initializer="he_normal", name: str | None = None):
+        super().__init__(name)
+        self.units = integer(units, f"{self.label}: units", least=1)
+        self.bias = bias
+        self.initializer = get_initializer(initializer)
+        self.w: Parameter | None = None
+        self.b: Parameter | None = None
+
+    def infer(self, input_shape: Shape) -> Shape:
+        if len(input_shape) != 1:
+            raise InputError(
+                f"{self.label}: expected flat samples of shape (I,), received {tuple(input_shape)}; put Flatten() before it"
+            )
+        self.w = Parameter("w", (input_shape[0], self.units), self.initializer)
+        self.b = Parameter("b", (self.units,), zeros) if self.bias else None
+        return (self.units,)
+
+    def parameters(self) -> list[Parameter]:
+        return [self.w, self.b] if self.bias else [self.w]
+
+    def _forward(self, x: Array, train: bool) -> Array:
+        self.x = x
+        b = self.b.value if self.bias else None
+        return self.backend.dense(x, self.w.value, b, out=self.buffer("y", (x.shape[0], self.units)))
+
+    def _backward(self, dy: Array, need_dx: bool) -> Array | None:
+        db = self.b.gradient if self.bias else None
+        self.backend.dense_dw_db(self.x, dy, dw=self.w.gradient, db=db)
+        if not need_dx:
+            return None
+        return self.backend.dense_dx(dy, self.w.value, out=self.buffer("dx", self.x.shape))

@@ -1,0 +1,111 @@
+"""Pooling: one number for each window of each feature map."""
+
+from __future__ import annotations
+
+from gpucnn.errors import InputError
+from gpucnn.geometry import Padding, Window
+from gpucnn.layers.base import Array, Layer, Shape
+
+__all__ = ["AveragePool2D", "LpPool2D", "MaxPool2D"]
+
+
+class Pool2D(Layer):
+    """What the poolings share: (N, H, W, C) -> (N, OH, OW, C), with OH, OW by Eqn 2.1 (without padding, Eqn 2.2).
+
+    Parameters
+    ----------
+    kernel_size : an int, or a pair (rows, columns)
+    stride : an int or a pair; the kernel size unless given, so that windows do not overlap
+    padding : as in `Conv2D`, on each side less than the kernel, so that each window meets a pixel
+    """
+
+    def __init__(
+        self,
+        kernel_size: int | tuple[int, int],
+        stride: int | tuple[int, int] | None = None,
+        padding: Padding = 0,
+        *,
+        name: str | None = None,
+    ):
+        super().__init__(name)
+        self.kernel_size, self.padding = kernel_size, padding
+        self.stride = kernel_size if stride is None else stride
+
+    def infer(self, input_shape: Shape) -> Shape:
+        H, W, C = self._image_shape(input_shape)
+        self.window = Window.fit(self.label, (H, W), self.kernel_size, self.stride, self.padding)
+        for taps, sides in zip(self.window.kernel, self.window.padding, strict=True):
+            if max(sides) >= taps:
+                raise InputError(
+                    f"{self.label}: padding {max(sides)} is not less than the kernel size {taps}, so a window could "
+                    f"lie wholly in the padding; use less padding or a larger kernel"
+                )
+        return (*self.window.output_size(H, W), C)
+
+    def _output_buffer(self, x: Array) -> Array:
+        return self.buffer("y", (x.shape[0], *self.output_shape))
+
+    def _input_gradient(self, dy: Array) -> Array:
+        return self.buffer("dx", (dy.shape[0], *self.input_shape))
+
+
+class MaxPool2D(Pool2D):
+    """Largest pixel under each window, `P = max` (paper, sections 2.3 and 3.1); padding is -inf.
+
+    Backward, the whole error goes to the winning unit: on a tie to the first, row by row.
+    """
+
+    def _forward(self, x: Array, train: bool) -> Array:
+        y = self._output_buffer(x)
+        self.winners = self.buffer("winners", y.shape, self.backend.winner_dtype(self.window))
+        self.backend.max_pool2d(x, self.window, out=y, winners=self.winners)
+        return y
+
+    def _backward(self, dy: Array, need_dx: bool) -> Array | None:
+        if not need_dx:
+            return None
+        dx = self._input_gradient(dy)
+        return self.backend.max_pool2d_dx(dy, self.winners, dx.shape, self.window, out=dx)
+
+
+class AveragePool2D(Pool2D):
+    """Mean of the pixels under each window (paper, section 2.3).
+
+    Padding is left out of the mean (ONNX's and Keras' rule) unless `count_padding`, which counts it as zeros
+    (PyTorch's default).
+    """
+
+    def __init__(self, kernel_size, stride=None, padding: Padding = 0, *, count_padding=False, name=None):
+        super().__init__(kernel_size, stride, padding, name=name)
+        self.count_padding = count_padding
+
+    def _forward(self, x: Array, train: bool) -> Array:
+        y = self._output_buffer(x)
+        return self.backend.average_pool2d(x, self.window, count_padding=self.count_padding, out=y)
+
+    def _backward(self, dy: Array, need_dx: bool) -> Array | None:
+        if not need_dx:
+            return None
+        dx = self._input_gradient(dy)
+        return self.backend.average_pool2d_dx(dy, dx.shape, self.window, count_padding=self.count_padding, out=dx)
+
+
+class LpPool2D(Pool2D):
+    """Lp norm of the pixels under each window, `(sum |x|^p)^(1/p)`; p = 2 is the paper's L2 pooling (section 2.3)."""
+
+    def __init__(self, kernel_size, stride=None, padding: Padding = 0, *, p: float = 2.0, name=None):
+        super().__init__(kernel_size, stride, padding, name=name)
+        if not 1 <= p < float("inf"):
+            raise InputError(f"{self.label}: p must be at least 1 and finite, received {p!r}; for p = inf use MaxPool2D")
+        self.p = float(p)
+
+    def _forward(self, x: Array, train: bool) -> Array:
+        self.x = x
+        self.y = self._output_buffer(x)
+        return self.backend.lp_pool2d(x, self.p, self.window, out=self.y)
+
+    def _backward(self, dy: Array, need_dx: bool) -> Array | None:
+        if not need_dx:
+            return None
+        dx = self._input_gradient(dy)
+        return self.backend.lp_pool2d_dx(dy, self.x, self.y, self.p, self.window, out=dx)

@@ -1,0 +1,48 @@
+"""Dropout."""
+
+from __future__ import annotations
+
+from gpucnn.errors import InputError
+from gpucnn.layers.base import Array, Context, Layer, Shape
+
+__all__ = ["Dropout"]
+
+
+class Dropout(Layer):
+    """In training, zero a share `rate` of the elements and divide the rest by `1 - rate`; else the identity.
+
+    The mask comes from a counter, not from a generator with hidden state: a seed gives the same masks on every device.
+    """
+
+    def __init__(self, rate: float, *, name: str | None = None):
+        super().__init__(name)
+        if not 0 <= rate < 1:
+            raise InputError(f"{self.label}: rate must be at least 0 and below 1, received {rate!r}")
+        self.rate = float(rate)
+
+    def infer(self, input_shape: Shape) -> Shape:
+        return input_shape
+
+    def bind(self, context: Context) -> None:
+        super().bind(context)
+        self.key = context.random_key()
+        self.counter = self.backend.zeros((1,), self.backend.xp.int64)
+
+    def reset(self) -> None:
+        self.counter[...] = 0
+
+    def state(self) -> dict[str, Array]:
+        return {"counter": self.counter}
+
+    def _forward(self, x: Array, train: bool) -> Array:
+        if not train or self.rate == 0:
+            return x
+        y = self.buffer("y", x.shape)
+        self.mask = self.buffer("mask", x.shape, self.backend.xp.uint8)
+        self.backend.dropout(x, self.rate, self.key, self.counter, out=y, mask=self.mask)
+        return y
+
+    def _backward(self, dy: Array, need_dx: bool) -> Array | None:
+        if not need_dx or self.rate == 0:
+            return dy if need_dx else None
+        return self.backend.dropout_dx(dy, self.mask, self.rate, out=self.buffer("dx", dy.shape))

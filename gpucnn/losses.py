@@ -1,0 +1,105 @@
+"""Losses: the mean over a batch, and its gradient, in one operation of the backend (paper, sections 2.5 and 3.2)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from gpucnn.backend import Backend, backend_of
+from gpucnn.errors import InputError, unknown_name
+from gpucnn.memory import Workspace
+
+__all__ = ["LOSSES", "Loss", "MeanSquaredError", "SigmoidCrossEntropy", "SoftmaxCrossEntropy", "get_loss"]
+
+Array = Any
+
+
+class Loss:
+    """A function of a network's outputs (N, K) and their targets.
+
+    Targets are integer class labels (N,), or an array (N, K)::
+
+        loss = SoftmaxCrossEntropy()
+        value = loss.forward(logits, labels)    # mean over the batch, shape (), on the device
+        dlogits = loss.backward()               # its gradient in the logits
+    """
+
+    operation: str
+
+    def __init__(self):
+        self.backend: Backend | None = None
+        self._dx: Array | None = None
+
+    def build(self, backend: Backend) -> None:
+        """Take the backend to compute on; without this, that of the first outputs."""
+        self.backend = backend
+        self.workspace = Workspace(backend)
+
+    def forward(self, outputs: Array, targets: Array, *, train: bool = True, totals: Array = None) -> Array:
+        """Return the mean loss of a batch, as an array of shape () on the device.
+
+        With `train` the gradient is computed alongside. `totals`, float64 (4,), grows by the batch's sum of losses,
+        its hits, its samples, and its samples if the sum is still finite.
+        """
+        if self.backend is None:
+            self.build(backend_of(outputs, type(self).__name__))
+        if outputs.ndim != 2 or targets.shape not in (outputs.shape, outputs.shape[:1]):
+            raise InputError(
+                f"{type(self).__name__}: expected outputs (N, K) and targets (N,) or (N, K), received "
+                f"{tuple(outputs.shape)} and {tuple(targets.shape)}"
+            )
+        loss = self.workspace.take("loss", (), outputs.dtype)
+        self._dx = self.workspace.take("dx", tuple(outputs.shape), outputs.dtype) if train else None
+        compute = getattr(self.backend, self.operation)
+        return compute(outputs, self._prepare(targets, outputs), loss=loss, dx=self._dx, totals=totals)
+
+    def backward(self) -> Array:
+        """Return the gradient of the last `forward` in its outputs."""
+        if self._dx is None:
+            raise InputError(f"{type(self).__name__}: backward needs a forward with train=True before it")
+        return self._dx
+
+    def _prepare(self, targets: Array, outputs: Array) -> Array:
+        """Turn class labels into rows with 1 at the label and 0 elsewhere."""
+        if targets.ndim == 2:
+            return targets
+        return self.backend.one_hot(targets, out=self.workspace.take("targets", tuple(outputs.shape), outputs.dtype))
+
+
+class SoftmaxCrossEntropy(Loss):
+    """`L = -1/N sum_n log softmax(z_n)[label_n]` from logits z; gradient `(softmax(z) - onehot)/N` (paper, Eqn 2.14)."""
+
+    operation = "softmax_cross_entropy"
+
+    def _prepare(self, targets: Array, outputs: Array) -> Array:
+        if targets.ndim != 1:
+            raise InputError("SoftmaxCrossEntropy: expected integer class labels (N,), received targets (N, K)")
+        return targets
+
+
+class SigmoidCrossEntropy(Loss):
+    """`L = -1/N sum_n sum_k [t log s(z) + (1 - t) log(1 - s(z))]` from logits z, s the sigmoid (paper, Eqn 2.14).
+
+    Summed over the K outputs and averaged over the batch, so that the gradient is the paper's `(s(z) - t)` over N.
+    """
+
+    operation = "sigmoid_cross_entropy"
+
+
+class MeanSquaredError(Loss):
+    """`L = 1/(N K) sum (y - t)^2`, averaged over batch and outputs; gradient `2 (y - t)/(N K)` (paper, section 2.5)."""
+
+    operation = "mean_squared_error"
+
+
+LOSSES = {
+    "softmax_cross_entropy": SoftmaxCrossEntropy,
+    "sigmoid_cross_entropy": SigmoidCrossEntropy,
+    "mean_squared_error": MeanSquaredError,
+}
+
+
+def get_loss(name: str) -> Loss:
+    """Return a new loss by name."""
+    if name not in LOSSES:
+        raise unknown_name("loss", name, LOSSES)
+    return LOSSES[name]()

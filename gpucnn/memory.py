@@ -1,0 +1,95 @@
+"""Where arrays live: flat arenas for what is trained, named buffers for what is recomputed.
+
+Nothing here knows a device: a backend is handed in, and asked for `empty`, `zeros` and its `reshape`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+__all__ = ["Arena", "Parameter", "Workspace"]
+
+Array = Any  # numpy.ndarray, cupy.ndarray, or another array of the Python array API standard
+Initializer = Callable[[Any, tuple[int, ...]], Any]
+
+ALIGNMENT = 64  # elements: each parameter starts on a cache line, and vector loads on a GPU stay aligned
+
+
+@dataclass
+class Parameter:
+    """One trained tensor of a layer: its value, and the gradient of the loss with respect to it.
+
+    `value` and `gradient` are views into an `Arena`, or None before the layer is built.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    initializer: Initializer = field(repr=False)
+    value: Array = field(default=None, repr=False)
+    gradient: Array = field(default=None, repr=False)
+
+    @property
+    def size(self) -> int:
+        """Number of elements."""
+        return math.prod(self.shape)
+
+
+class Arena:
+    """All parameter values in one flat array, all gradients in a second of the same layout.
+
+    So one kernel updates all weights, one copy saves them, and one sum reduces their gradients. The elements between
+    two parameters are zero in both and stay zero under every optimizer.
+    """
+
+    def __init__(self, parameters: Sequence[Parameter], backend: Any):
+        self.parameters = tuple(parameters)
+        self.backend = backend
+        offsets, end = [], 0
+        for parameter in self.parameters:
+            offsets.append(end)
+            end += -(-parameter.size // ALIGNMENT) * ALIGNMENT
+        self.size = end
+        self.values = self.slot()
+        self.gradients = self.slot()
+        for parameter, start in zip(self.parameters, offsets, strict=True):
+            stop = start + parameter.size
+            parameter.value = backend.xp.reshape(self.values[start:stop], parameter.shape)
+            parameter.gradient = backend.xp.reshape(self.gradients[start:stop], parameter.shape)
+
+    def slot(self) -> Array:
+        """Return a new array of zeros with this layout, for an optimizer to keep its state in."""
+        return self.backend.zeros((self.size,))
+
+
+class Workspace:
+    """Named buffers that grow when asked for more and are never freed: after the first step nothing is allocated."""
+
+    def __init__(self, backend: Any):
+        self._backend = backend
+        self._buffers: dict[str, Array] = {}
+        self._views: dict[tuple, Array] = {}
+
+    def take(self, name: str, shape: tuple[int, ...], dtype: Any) -> Array:
+        """Return the buffer `name` as a contiguous array of this shape; its contents are whatever was left in it."""
+        key = (name, shape, dtype)
+        view = self._views.get(key)
+        if view is None:
+            size = math.prod(shape)
+            view = self._backend.xp.reshape(self._grow(name, size, dtype)[:size], shape)
+            self._views[key] = view
+        return view
+
+    def _grow(self, name: str, size: int, dtype: Any) -> Array:
+        buffer = self._buffers.get(name)
+        if buffer is None or buffer.size < size or buffer.dtype != dtype:
+            self._views = {key: view for key, view in self._views.items() if key[0] != name}
+            buffer = self._buffers[name] = self._backend.empty((size,), dtype)
+        return buffer
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held by all buffers."""
+        return sum(buffer.nbytes for buffer in self._buffers.values())

@@ -1,0 +1,168 @@
+"""`Sequential`: layers one after another."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from gpucnn.backend import Backend, get_backend
+from gpucnn.errors import InputError
+from gpucnn.geometry import integer
+from gpucnn.layers.base import Context, Layer, Shape
+from gpucnn.memory import Parameter
+
+__all__ = ["Sequential"]
+
+Array = Any
+
+
+class Sequential(Layer):
+    """A network of layers one after another, itself a layer.
+
+    ::
+
+        model = Sequential([Conv2D(6, 5, padding=2), ReLU(), MaxPool2D(2), Flatten(), Dense(10)])
+        model.build((28, 28, 1), "cpu", max_batch=64, seed=0)
+        logits = model.forward(x)
+
+    A layer without a name gets one from its kind and its place: conv2d1, relu1, conv2d2, ...
+    """
+
+    def __init__(self, layers: Sequence[Layer], *, name: str | None = None):
+        super().__init__(name)
+        self.layers = list(layers)
+        if not self.layers:
+            raise InputError("Sequential: expected at least one layer, received none")
+        if len({id(layer) for layer in self.layers}) < len(self.layers):
+            raise InputError("Sequential: one layer object appears twice; make a new layer for each place")
+        self._name_layers()
+
+    def _name_layers(self) -> None:
+        kinds: Counter[str] = Counter()
+        for layer in self.layers:
+            kind = type(layer).__name__.lower()
+            kinds[kind] += 1
+            layer.name = layer.name or f"{kind}{kinds[kind]}"
+        [(name, count)] = Counter(layer.name for layer in self.layers).most_common(1)
+        if count > 1:
+            raise InputError(f"Sequential: {count} layers are named {name!r}; give each its own name")
+
+    # ---- building -------------------------------------------------------------------------------------------------
+
+    def build(
+        self, input_shape: Shape, backend: Backend | str | None = None, *, max_batch: int = 0, seed: int = 0
+    ) -> Shape:
+        """Infer all shapes, put all parameters into one arena, draw the weights from `seed`, return the output's shape.
+
+        With `max_batch`, one pass of that many zeros forward and backward follows: it allocates every buffer, and on a
+        GPU compiles every kernel, so that no step allocates afterwards. Larger batches are possible and grow the buffers.
+        """
+        integer(max_batch, f"{self.label}: max_batch", least=0)
+        shape = super().build(input_shape, backend, seed=seed)
+        if max_batch:
+            self._warm_up(max_batch)
+        return shape
+
+    def bind(self, context: Context) -> None:
+        super().bind(context)
+        for layer in self.layers:
+            layer.bind(context)
+
+    def reset(self) -> None:
+        for layer in self.layers:
+            layer.reset()
+
+    def _warm_up(self, N: int) -> None:
+        x = self.backend.zeros((N, *self.input_shape))
+        dy = self.backend.zeros((N, *self.output_shape))
+        self._forward(x, train=True)
+        self._backward(dy, need_dx=False)
+        self.arena.gradients[...] = 0
+        self.reset()
+
+    def infer(self, input_shape: Shape) -> Shape:
+        for layer in self.layers:
+            input_shape = layer._set_shapes(input_shape)
+        return input_shape
+
+    # ---- running --------------------------------------------------------------------------------------------------
+
+    def _forward(self, x: Array, train: bool) -> Array:
+        for layer in self.layers:
+            x = layer._forward(x, train)
+        return x
+
+    def _backward(self, dy: Array, need_dx: bool) -> Array | None:
+        for layer in reversed(self.layers[1:]):
+            dy = layer._backward(dy, need_dx=True)
+        return self.layers[0]._backward(dy, need_dx)
+
+    def predict(self, x: Array) -> Array:
+        """Return the outputs of a batch, without keeping anything for a backward pass."""
+        return self.forward(x, train=False)
+
+    # ---- what it holds --------------------------------------------------------------------------------------------
+
+    def parameters(self) -> list[Parameter]:
+        return [parameter for _, parameter in self.named_parameters()]
+
+    def named_parameters(self) -> Iterator[tuple[str, Parameter]]:
+        """Yield each parameter with its full name: "conv2d1.w"."""
+        for layer in self.layers:
+            for parameter in layer.parameters():
+                yield f"{layer.name}.{parameter.name}", parameter
+
+    def state(self) -> dict[str, Array]:
+        return {f"{layer.name}.{name}": array for layer in self.layers for name, array in layer.state().items()}
+
+    def state_dict(self) -> dict[str, np.ndarray]:
+        """Copy all weights and state to the host, by full name."""
+        arrays = {name: parameter.value for name, parameter in self.named_parameters()} | self.state()
+        return {name: self.backend.to_host(array) for name, array in arrays.items()}
+
+    def load_state_dict(self, state: dict[str, np.ndarray]) -> None:
+        """Set all weights and state from host arrays; on an error nothing is changed."""
+        arrays = {name: parameter.value for name, parameter in self.named_parameters()} | self.state()
+        if missing := arrays.keys() - state.keys():
+            raise InputError(f"{self.label}: the state lacks {', '.join(sorted(missing))}")
+        if unknown := state.keys() - arrays.keys():
+            raise InputError(f"{self.label}: the state has {', '.join(sorted(unknown))}, which this model has not")
+        for name, array in arrays.items():
+            if tuple(state[name].shape) != tuple(array.shape):
+                raise InputError(
+                    f"{self.label}: {name} is {tuple(array.shape)} here and {tuple(state[name].shape)} in the state"
+                )
+        for name, array in arrays.items():
+            self.backend.from_host(np.asarray(state[name]), out=array)
+
+    def weights_sha256(self) -> str:
+        """Return the SHA-256 of all weights: names, shapes and little-endian bytes, in order."""
+        digest = hashlib.sha256()
+        for name, parameter in self.named_parameters():
+            value = self.backend.to_host(parameter.value)
+            digest.update(f"{name} {value.shape} {value.dtype.name}\n".encode())
+            digest.update(np.ascontiguousarray(value, value.dtype.newbyteorder("<")).tobytes())
+        return digest.hexdigest()
+
+    def summary(self) -> str:
+        """Return a table of the layers: name, kind, shape of the output, number of parameters."""
+        if self.input_shape is None:
+            raise InputError(f"{self.label}: summary needs the shapes; call build first")
+        rows = [("layer", "kind", "output", "parameters"), ("input", "", _shape_text(self.input_shape), "")]
+        for layer in self.layers:
+            count = sum(parameter.size for parameter in layer.parameters())
+            rows.append((layer.name, type(layer).__name__, _shape_text(layer.output_shape), f"{count:,}" if count else "-"))
+        total = sum(parameter.size for parameter in self.parameters())
+        rows.append(("total", "", "", f"{total:,}"))
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        lines = ["  ".join([*map(str.ljust, row[:3], widths), row[3].rjust(widths[3])]) for row in rows]
+        rule = "-" * len(lines[0])
+        return "\n".join([lines[0], rule, *lines[1:-1], rule, lines[-1]])
+
+
+def _shape_text(shape: Shape) -> str:
+    return " x ".join(map(str, shape))

@@ -1,0 +1,105 @@
+"""Training: steps that only enqueue work on the device, and one read of the results per epoch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from gpucnn.data.resident import ResidentSplit
+from gpucnn.errors import DivergedError, InputError
+from gpucnn.geometry import integer
+from gpucnn.losses import Loss
+from gpucnn.model import Sequential
+from gpucnn.optimizers import Optimizer
+
+__all__ = ["Metrics", "Trainer"]
+
+Array = Any
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """Means over the samples of an epoch or a test set."""
+
+    loss: float
+    accuracy: float
+    samples: int
+
+
+class Trainer:
+    """Trains a built model: forward, loss, backward, update (paper, section 3).
+
+    ::
+
+        model.build(image_shape, backend, max_batch=64, seed=0)
+        trainer = Trainer(model, SoftmaxCrossEntropy(), SGD(0.05, 0.9), batch_size=64, seed=0)
+        for epoch in range(3):
+            print(trainer.train_epoch(train, epoch))
+        print(trainer.evaluate(test))
+    """
+
+    def __init__(self, model: Sequential, loss: Loss, optimizer: Optimizer, *, batch_size: int = 64, seed: int = 0):
+        self.batch_size = integer(batch_size, "Trainer: batch_size", least=1)
+        if model.context is None:
+            raise InputError("Trainer: the model has no arrays yet; call model.build first")
+        self.model, self.loss, self.optimizer, self.seed = model, loss, optimizer, seed
+        self.backend = model.backend
+        loss.build(self.backend)
+        optimizer.attach(model.arena, self.backend)
+        self._totals = self.backend.zeros((4,), self.backend.xp.float64)
+
+    def step(self, x: Array, y: Array) -> None:
+        """Enqueue one update from a batch; nothing is read back."""
+        outputs = self.model._forward(x, train=True)
+        self.loss.forward(outputs, y, totals=self._totals)
+        self.model._backward(self.loss.backward(), need_dx=False)
+        self.optimizer.step()
+
+    def train_epoch(self, data: ResidentSplit, epoch: int, on_batch: Callable[[int], None] | None = None) -> Metrics:
+        """Train on every sample once, in an order drawn from the seed and the number of the epoch (from 0).
+
+        `on_batch` is called with the size of each batch when its step is enqueued.
+
+        Raises
+        ------
+        DivergedError
+            At the end of the epoch, if the loss became NaN or infinite; names the step it did in.
+        """
+        data.shuffle(np.random.default_rng((self.seed, epoch)))
+        for N in self._batches(data):
+            self.step(*data.next_batch(N))
+            if on_batch:
+                on_batch(N)
+        metrics, finite = self._read_totals()
+        if finite < metrics.samples:
+            raise DivergedError(
+                f"the loss became NaN or infinite in epoch {epoch + 1}, step {finite // self.batch_size + 1}, at "
+                f"learning rate {self.optimizer.learning_rate:g}; try a smaller --learning-rate"
+            )
+        return metrics
+
+    def evaluate(self, data: ResidentSplit) -> Metrics:
+        """Return the mean loss and the accuracy over all samples, without training."""
+        data.rewind()
+        for N in self._batches(data):
+            x, y = data.next_batch(N)
+            self.loss.forward(self.model._forward(x, train=False), y, train=False, totals=self._totals)
+        return self._read_totals()[0]
+
+    def _batches(self, data: ResidentSplit) -> Iterator[int]:
+        """Sizes of the batches that make up an epoch; the last may be smaller."""
+        full, rest = divmod(data.samples, self.batch_size)
+        yield from [self.batch_size] * full
+        if rest:
+            yield rest
+
+    def _read_totals(self) -> tuple[Metrics, int]:
+        """Read and clear the totals: the one wait for the device in an epoch."""
+        loss, hits, samples, finite = self.backend.to_host(self._totals).tolist()
+        self._totals[...] = 0
+        mean = loss / samples if math.isfinite(loss) else math.nan
+        return Metrics(mean, hits / samples, int(samples)), int(finite)

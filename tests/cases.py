@@ -1,0 +1,603 @@
+"""Inputs for every operation, and one way to run them on any backend.
+
+`CASES` is a list of `Case`. Adding an operation means one generator here, decorated with `@cases_of`, and one oracle
+of the same name in `loops.py`.
+"""
+
+from __future__ import annotations
+
+import inspect
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import loops
+import numpy as np
+
+from gpucnn.backend.reference import Backend
+from gpucnn.geometry import Window
+
+__all__ = ["CASES", "OPERATIONS", "RESULTS", "Case", "Output", "run", "sentinel"]
+
+FLOATS = ("float32", "float64")
+LAYOUTS = ("strided", "transposed")
+TOTALS = (10.5, 3.0, 8.0, 8.0)
+
+# What an operation writes or updates, in the order in which its oracle returns it; ("out",) unless listed.
+RESULTS = {
+    "conv2d_dw_db": ("dw", "db"),
+    "dense_dw_db": ("dw", "db"),
+    "max_pool2d": ("out", "winners"),
+    "dropout": ("out", "mask", "counter"),
+    "softmax_cross_entropy": ("loss", "dx", "totals"),
+    "sigmoid_cross_entropy": ("loss", "dx", "totals"),
+    "mean_squared_error": ("loss", "dx", "totals"),
+    "sgd_step": ("w", "v"),
+    "adam_step": ("w", "m", "v", "powers"),
+    "gather_batch": ("x", "y", "cursor"),
+}
+
+# How many of them, from the first, the operation returns; all outputs unless listed.
+RETURNED = {
+    "conv2d_dw_db": 0,
+    "dense_dw_db": 0,
+    "softmax_cross_entropy": 1,
+    "sigmoid_cross_entropy": 1,
+    "mean_squared_error": 1,
+    "sgd_step": 0,
+    "adam_step": 0,
+    "gather_batch": 0,
+}
+
+
+@dataclass(frozen=True)
+class Output:
+    """Shape and dtype of a result array that the caller provides."""
+
+    shape: tuple[int, ...]
+    dtype: str
+
+
+@dataclass(frozen=True, eq=False)
+class Case:
+    """One call of an operation.
+
+    `arguments` maps names to NumPy arrays, windows and numbers; `outputs` maps keywords to the result arrays to
+    provide; `changed` names the arguments that are updated in place; `layouts` names the arguments that lie
+    "strided" or "transposed" in memory. `terms` values of size about `scale` are summed into each result. `smooth`
+    says that derivatives exist; `large` that nested loops would take too long.
+    """
+
+    operation: str
+    label: str
+    dtype: str
+    arguments: dict[str, Any]
+    outputs: dict[str, Output]
+    changed: tuple[str, ...] = ()
+    layouts: dict[str, str] = field(default_factory=dict)
+    terms: int = 1
+    scale: float = 1.0
+    smooth: bool = True
+    large: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.operation}-{self.label}-{self.dtype}".replace(" ", "_")
+
+    @property
+    def returned(self) -> list[str]:
+        """Names of what the operation returns."""
+        names = list(self.outputs) if self.operation not in RETURNED else [RESULTS[self.operation][0]]
+        return names[: RETURNED.get(self.operation, len(names))]
+
+
+# ---- running a case ---------------------------------------------------------------------------------------------------
+
+
+def sentinel(dtype: Any) -> float | int:
+    """A value that no case produces: NaN, or a number out of the ordinary."""
+    kind = np.dtype(dtype).kind
+    return float("nan") if kind == "f" else 171 if kind == "u" else -77
+
+
+def place(backend: Backend, array: np.ndarray, layout: str | None) -> tuple[Any, Any]:
+    """Put an array on the backend's device; returns (the whole of its memory, the array as a view of it)."""
+    if layout == "strided":  # every second element along the last axis, sentinels between them
+        whole = np.full((*array.shape[:-1], 2 * array.shape[-1] + 1), sentinel(array.dtype), array.dtype)
+        whole[..., 1::2] = array
+        whole = backend.from_host(whole)
+        return whole, whole[..., 1::2]
+    if layout == "transposed":  # the last axis is the slowest
+        whole = backend.from_host(np.ascontiguousarray(array.transpose()))
+        return whole, backend.xp.permute_dims(whole, tuple(reversed(range(array.ndim))))
+    whole = backend.from_host(array)
+    return whole, whole
+
+
+def assert_same_bits(actual: np.ndarray, expected: np.ndarray, what: str) -> None:
+    same = actual.shape == expected.shape and actual.dtype == expected.dtype and actual.tobytes() == expected.tobytes()
+    assert same, f"{what} was changed"
+
+
+def run(backend: Backend, case: Case, *, give_outputs: bool = True) -> dict[str, np.ndarray]:
+    """Run a case; return its results, and what it updated in place, as NumPy arrays.
+
+    Outputs are provided full of sentinels, or, without `give_outputs`, left out where they can be. Checks that
+    results have their shape and dtype and are the arrays provided, and that no other argument changed by a bit.
+    """
+    method = getattr(backend, case.operation)
+    wholes, arguments = {}, dict(case.arguments)
+    for name, value in case.arguments.items():
+        if isinstance(value, np.ndarray):
+            wholes[name], arguments[name] = place(backend, value, case.layouts.get(name))
+    before = {name: backend.to_host(whole) for name, whole in wholes.items()}
+    parameters = inspect.signature(getattr(Backend, case.operation)).parameters
+    outputs = {
+        name: backend.from_host(np.full(output.shape, sentinel(output.dtype), output.dtype))
+        for name, output in case.outputs.items()
+        if give_outputs or parameters[name].default is inspect.Parameter.empty
+    }
+
+    value = method(**arguments, **outputs)
+
+    for name, whole in wholes.items():
+        if name not in case.changed:
+            assert_same_bits(backend.to_host(whole), before[name], f"{case}: argument {name}")
+    values = value if isinstance(value, tuple) else () if value is None else (value,)
+    results = dict(zip(case.returned, values, strict=True))
+    for name, output in outputs.items():
+        assert results.get(name, output) is output, f"{case}: returns another {name} than was provided"
+    results |= outputs
+    results |= {name: arguments[name] for name in case.changed}
+    hosts = {name: backend.to_host(result) for name, result in results.items()}
+    for name, host in hosts.items():
+        declared = case.outputs.get(name) or Output(case.arguments[name].shape, case.arguments[name].dtype.name)
+        assert (host.shape, host.dtype.name) == (declared.shape, declared.dtype), f"{case}: {name}"
+    return hosts
+
+
+# ---- drawing numbers --------------------------------------------------------------------------------------------------
+
+
+class Draw:
+    """Numbers for one case, the same in every run because they are seeded by its name."""
+
+    def __init__(self, name: str, dtype: str):
+        self.random = np.random.default_rng(zlib.crc32(name.encode()))
+        self.dtype = dtype
+
+    def normal(self, *shape: int) -> np.ndarray:
+        return self.random.standard_normal(shape).astype(self.dtype)
+
+    def uniform(self, *shape: int) -> np.ndarray:
+        return self.random.uniform(0.05, 0.95, shape).astype(self.dtype)
+
+    def few(self, *shape: int) -> np.ndarray:
+        """Small whole numbers, with many ties and zeros of both signs."""
+        numbers = self.random.integers(-2, 3, shape).astype(self.dtype)
+        return np.where(self.random.random(shape) < 0.5, -numbers, numbers).astype(self.dtype)
+
+    def labels(self, N: int, K: int) -> np.ndarray:
+        return self.random.integers(0, K, N).astype(np.int32)
+
+
+CASES: list[Case] = []
+Generator = Callable[[str], Iterator[Case]]
+
+
+def cases_of(generator: Generator) -> Generator:
+    """Add a generator's cases for every float dtype to `CASES`."""
+    for dtype in FLOATS:
+        CASES.extend(generator(dtype))
+    return generator
+
+
+# ---- windows ----------------------------------------------------------------------------------------------------------
+
+
+def border(top: int, bottom: int, left: int, right: int) -> tuple[tuple[int, int], tuple[int, int]]:
+    return (top, bottom), (left, right)
+
+
+WINDOWS = {
+    "3x3": ((5, 7), Window((3, 3))),
+    "1x1": ((4, 3), Window((1, 1))),
+    "one pixel": ((1, 1), Window((1, 1))),
+    "one row": ((1, 6), Window((1, 3))),
+    "whole image": ((4, 3), Window((4, 3))),
+    "whole padded image": ((3, 2), Window((5, 3), padding=border(1, 1, 0, 1))),
+    "stride 2": ((7, 5), Window((3, 3), (2, 2))),
+    "stride 2, pixels left over": ((6, 8), Window((3, 3), (2, 2))),
+    "stride over kernel": ((8, 9), Window((2, 2), (3, 3))),
+    "1x1, stride 2": ((5, 4), Window((1, 1), (2, 2))),
+    "2x2, stride 2": ((6, 4), Window((2, 2), (2, 2))),
+    "unequal strides": ((7, 8), Window((3, 2), (1, 3))),
+    "padding 1": ((5, 4), Window((3, 3), padding=border(1, 1, 1, 1))),
+    "1x1, padding 1": ((3, 2), Window((1, 1), padding=border(1, 1, 1, 1))),
+    "asymmetric padding": ((4, 5), Window((2, 3), padding=border(0, 1, 2, 0))),
+    "padding over kernel": ((3, 2), Window((2, 2), padding=border(3, 2, 0, 4))),
+    "same, stride 2": ((6, 5), Window.fit("", (6, 5), 3, 2, "same")),
+    "same, 4x4": ((5, 3), Window.fit("", (5, 3), 4, 1, "same")),
+    "dilation 2": ((7, 6), Window((3, 2), dilation=(2, 2))),
+    "unequal dilations": ((5, 7), Window((2, 3), dilation=(1, 3))),
+    "dilation, stride and padding": ((6, 7), Window((2, 3), (2, 1), border(1, 2, 2, 1), (3, 2))),
+}
+LEAST_CHANNELS = {"one": (1, 1, 1), "one channel": (3, 1, 2), "one map": (2, 3, 1), "one image": (1, 5, 2)}
+SHAPE_WINDOW = "dilation, stride and padding"
+
+
+def convolutions() -> Iterator[tuple[str, tuple[int, ...], int, Window, dict[str, Any]]]:
+    """(label, x's shape, OC, window, further fields of the case) of what every operation of a convolution gets."""
+    for label, (size, window) in WINDOWS.items():
+        yield label, (2, *size, 3), 4, window, {}
+    size, window = WINDOWS[SHAPE_WINDOW]
+    for label, (N, C, OC) in LEAST_CHANNELS.items():
+        yield label, (N, *size, C), OC, window, {}
+    for layout in LAYOUTS:
+        yield layout, (2, *size, 3), 4, window, {"layouts": layout}
+    yield "more channels", (1, 9, 8, 16), 8, Window((3, 3), padding=border(1, 1, 1, 1)), {}
+    for N in (1, 2, 17, 33):
+        yield f"batch of {N}", (N, 5, 4, 2), 3, Window((3, 3), padding=border(1, 1, 1, 1)), {}
+        yield f"large batch of {N}", (N, 28, 27, 8), 16, Window((5, 3), padding=border(2, 2, 1, 1)), {"large": True}
+    yield "large stride 2", (17, 29, 28, 8), 16, Window((3, 3), (2, 2), border(0, 1, 0, 1)), {"large": True}
+    yield "large 1x1", (33, 28, 28, 16), 8, Window((1, 1)), {"large": True}
+
+
+def fields(further: dict[str, Any], *names: str) -> dict[str, Any]:
+    """Give each named argument the layout that `further` asks for."""
+    if "layouts" in further:
+        return {**further, "layouts": dict.fromkeys(names, further["layouts"])}
+    return further
+
+
+@cases_of
+def im2col(dtype: str) -> Iterator[Case]:
+    for label, x_shape, _, window, further in convolutions():
+        N, H, W, C = x_shape
+        rows = N * np.prod(window.output_size(H, W), dtype=int)
+        columns = Output((int(rows), window.taps * C), dtype)
+        draw = Draw(f"im2col {label}", dtype)
+        image = {"x": draw.normal(*x_shape), "window": window}
+        yield Case("im2col", label, dtype, image, {"out": columns}, **fields(further, "x"))
+        arguments = {"columns": draw.normal(*columns.shape), "x_shape": x_shape, "window": window}
+        outputs = {"out": Output(x_shape, dtype)}
+        further = fields(further, "columns")
+        yield Case("col2im", label, dtype, arguments, outputs, terms=window.taps, **further)
+
+
+@cases_of
+def conv2d(dtype: str) -> Iterator[Case]:
+    for label, x_shape, OC, window, further in convolutions():
+        N, H, W, C = x_shape
+        draw = Draw(f"conv2d {label}", dtype)
+        x, w, b = draw.normal(*x_shape), draw.normal(*window.kernel, C, OC), draw.normal(OC)
+        y = Output((N, *window.output_size(H, W), OC), dtype)
+        dy, dw, db = draw.normal(*y.shape), Output(w.shape, dtype), Output(b.shape, dtype)
+
+        arguments, terms = {"x": x, "w": w, "b": b, "window": window}, window.taps * C + 1
+        yield Case("conv2d", label, dtype, arguments, {"out": y}, terms=terms, **fields(further, "x", "w", "b"))
+        arguments, terms = {"dy": dy, "w": w, "x_shape": x_shape, "window": window}, window.taps * OC
+        outputs = {"out": Output(x_shape, dtype)}
+        yield Case("conv2d_dx", label, dtype, arguments, outputs, terms=terms, **fields(further, "dy", "w"))
+        arguments, terms = {"x": x, "dy": dy, "window": window}, dy.size // OC
+        outputs = {"dw": dw, "db": db}
+        yield Case("conv2d_dw_db", label, dtype, arguments, outputs, terms=terms, **fields(further, "x", "dy"))
+
+        if label == "3x3":
+            arguments = {"x": x, "w": w, "b": None, "window": window}
+            yield Case("conv2d", "no bias", dtype, arguments, {"out": y}, terms=window.taps * C)
+            arguments = {"x": x, "dy": dy, "window": window, "db": None}
+            yield Case("conv2d_dw_db", "no bias", dtype, arguments, {"dw": dw}, terms=terms)
+
+
+# ---- pooling ----------------------------------------------------------------------------------------------------------
+
+
+def pools() -> Iterator[tuple[str, tuple[int, ...], Window, dict[str, Any]]]:
+    for label, (size, window) in WINDOWS.items():
+        yield label, (2, *size, 3), window, {}
+    size, window = WINDOWS[SHAPE_WINDOW]
+    for label, (N, C, _) in LEAST_CHANNELS.items():
+        yield label, (N, *size, C), window, {}
+    for layout in LAYOUTS:
+        yield layout, (2, *size, 3), window, {"layouts": layout}
+    yield "256 taps", (1, 16, 17, 1), Window((16, 16)), {}
+    yield "289 taps", (1, 18, 17, 1), Window((17, 17)), {}
+    yield "batch of 33", (33, 5, 4, 2), Window((2, 2), (2, 2), border(1, 0, 0, 1)), {}
+    yield "large 2x2", (33, 28, 28, 16), Window((2, 2), (2, 2)), {"large": True}
+    yield "large 3x3, stride 2", (17, 29, 28, 8), Window((3, 3), (2, 2), border(1, 1, 1, 1)), {"large": True}
+
+
+def output_shape(x_shape: tuple[int, ...], window: Window) -> tuple[int, ...]:
+    N, H, W, C = x_shape
+    return N, *window.output_size(H, W), C
+
+
+def special_pixels(draw: Draw) -> Iterator[tuple[str, np.ndarray]]:
+    """Images that a maximum finds hard."""
+    yield "ties", draw.few(2, 7, 6, 3)
+    x = draw.normal(2, 7, 6, 3)
+    x[0, 2, 3, 0] = x[1, 0, 0, 1] = x[1, 6, 5, 2] = np.nan
+    yield "NaN", x
+    x = draw.normal(2, 7, 6, 3)
+    x[0, 2:5, 1:4, 0] = np.nan
+    x[0, :, :, 1] = np.nan
+    yield "several NaN", x
+    yield "all negative", -10 - abs(draw.normal(2, 7, 6, 3))
+    x = draw.normal(2, 7, 6, 3)
+    x[0, 2:6, 1:4, 0] = -np.inf
+    x[1, 3, 3, 1] = np.inf
+    yield "infinities", x
+
+
+def max_pool_case(label: str, x: np.ndarray, window: Window, further: dict[str, Any]) -> Iterator[Case]:
+    dtype = x.dtype.name
+    shape, winner = output_shape(x.shape, window), "uint8" if window.taps <= 256 else "int32"
+    outputs = {"out": Output(shape, dtype), "winners": Output(shape, winner)}
+    yield Case("max_pool2d", label, dtype, {"x": x, "window": window}, outputs, **fields(further, "x"))
+    draw = Draw(f"max_pool2d_dx {label}", dtype)
+    if further.get("large"):
+        winners = draw.random.integers(0, window.taps, shape).astype(winner)
+    else:
+        winners = loops.max_pool2d(x, window)[1].astype(winner)
+    arguments = {"dy": draw.normal(*shape), "winners": winners, "x_shape": x.shape, "window": window}
+    outputs, further = {"out": Output(x.shape, dtype)}, fields(further, "dy", "winners")
+    yield Case("max_pool2d_dx", label, dtype, arguments, outputs, terms=window.taps, **further)
+
+
+@cases_of
+def max_pool2d(dtype: str) -> Iterator[Case]:
+    for label, x_shape, window, further in pools():
+        x = Draw(f"max_pool2d {label}", dtype).normal(*x_shape)
+        yield from max_pool_case(label, x, window, further)
+    for label, x in special_pixels(Draw("max_pool2d", dtype)):
+        for window in (Window((3, 2), (2, 1), border(1, 1, 0, 1)), Window((2, 2), (2, 2))):
+            KH, KW = window.kernel
+            yield from max_pool_case(f"{KH}x{KW}, {label}", x, window, {"smooth": False})
+
+
+def meets_pixels(x_shape: tuple[int, ...], window: Window) -> bool:
+    """Whether there is a pixel under every window: the mean of none is not defined."""
+    return bool(loops.pool_counts(window, x_shape[1], x_shape[2], count_padding=False).all())
+
+
+@cases_of
+def average_pool2d(dtype: str) -> Iterator[Case]:
+    for label, x_shape, window, further in pools():
+        for count_padding in (False, True):
+            if not count_padding and not meets_pixels(x_shape, window):
+                continue
+            title = f"{label}{', padding counts' if count_padding else ''}"
+            draw, shape = Draw(f"average_pool2d {label}", dtype), output_shape(x_shape, window)
+            how = {"window": window, "count_padding": count_padding}
+            arguments, outputs = {"x": draw.normal(*x_shape), **how}, {"out": Output(shape, dtype)}
+            more = {"terms": window.taps}
+            yield Case("average_pool2d", title, dtype, arguments, outputs, **more, **fields(further, "x"))
+            arguments, outputs = {"dy": draw.normal(*shape), "x_shape": x_shape, **how}, {"out": Output(x_shape, dtype)}
+            yield Case("average_pool2d_dx", title, dtype, arguments, outputs, **more, **fields(further, "dy"))
+
+
+@cases_of
+def lp_pool2d(dtype: str) -> Iterator[Case]:
+    choices = [(label, *rest, 2.0, "normal") for label, *rest in pools()]
+    window = WINDOWS["padding 1"][1]
+    choices += [(f"p = {p}", (2, 5, 4, 3), window, {}, p, "normal") for p in (1.0, 1.5, 3.0, 4.0)]
+    choices += [(f"p = {p}, ties", (2, 6, 4, 3), window, {"smooth": False}, p, "few") for p in (1.0, 2.0, 3.0)]
+    zero_window = WINDOWS["2x2, stride 2"][1]
+    choices += [("all zero", (1, 4, 4, 2), zero_window, {"smooth": False}, p, "zero") for p in (2.0, 3.0)]
+    for label, x_shape, window, further, p, kind in choices:
+        draw = Draw(f"lp_pool2d {label}", dtype)
+        x = draw.normal(*x_shape) if kind == "normal" else draw.few(*x_shape)
+        x = x * 0 if kind == "zero" else x
+        shape = output_shape(x_shape, window)
+        label = f"{label} {p}" if kind == "zero" else label
+        arguments, outputs = {"x": x, "p": p, "window": window}, {"out": Output(shape, dtype)}
+        more = {"terms": window.taps, "scale": 4.0}
+        yield Case("lp_pool2d", label, dtype, arguments, outputs, **more, **fields(further, "x"))
+        y = draw.uniform(*shape) * 10 if further.get("large") else loops.lp_pool2d(x, p, window).astype(dtype)
+        arguments = {"dy": draw.normal(*shape), "x": x, "y": y, "p": p, "window": window}
+        outputs, further = {"out": Output(x_shape, dtype)}, fields(further, "dy", "x", "y")
+        yield Case("lp_pool2d_dx", label, dtype, arguments, outputs, **more, **further)
+
+
+# ---- fully connected --------------------------------------------------------------------------------------------------
+
+
+@cases_of
+def dense(dtype: str) -> Iterator[Case]:
+    shapes = {"5x7x3": (5, 7, 3), "one sample": (1, 6, 4), "one input": (3, 1, 4), "one output": (4, 5, 1)}
+    shapes |= {"one of each": (1, 1, 1), "strided": (4, 6, 3), "transposed": (4, 6, 3), "large": (65, 300, 130)}
+    for label, (N, inputs, outputs) in shapes.items():
+        draw = Draw(f"dense {label}", dtype)
+        x, w, b = draw.normal(N, inputs), draw.normal(inputs, outputs), draw.normal(outputs)
+        dy = draw.normal(N, outputs)
+        y, dx = {"out": Output((N, outputs), dtype)}, {"out": Output((N, inputs), dtype)}
+        gradients = {"dw": Output(w.shape, dtype), "db": Output(b.shape, dtype)}
+        further = {"layouts": label} if label in LAYOUTS else {"large": label == "large"}
+
+        more = {"terms": inputs, **fields(further, "a", "b")}
+        yield Case("matmul", label, dtype, {"a": x, "b": w}, y, **more)
+        more = {"terms": inputs + 1, **fields(further, "x", "w", "b")}
+        yield Case("dense", label, dtype, {"x": x, "w": w, "b": b}, y, **more)
+        more = {"terms": outputs, **fields(further, "dy", "w")}
+        yield Case("dense_dx", label, dtype, {"dy": dy, "w": w}, dx, **more)
+        more = {"terms": N, **fields(further, "x", "dy")}
+        yield Case("dense_dw_db", label, dtype, {"x": x, "dy": dy}, gradients, **more)
+        if label == "5x7x3":
+            yield Case("dense", "no bias", dtype, {"x": x, "w": w, "b": None}, y, terms=inputs)
+            gradients = {"dw": gradients["dw"]}
+            yield Case("dense_dw_db", "no bias", dtype, {"x": x, "dy": dy, "db": None}, gradients, terms=N)
+
+
+# ---- activations ------------------------------------------------------------------------------------------------------
+
+
+def activation_inputs(draw: Draw) -> Iterator[tuple[str, np.ndarray, dict[str, Any]]]:
+    yield "flat", draw.normal(7), {}
+    yield "rows", draw.normal(5, 9), {}
+    yield "images", draw.normal(2, 3, 5, 4), {}
+    yield "one number", draw.normal(1, 1), {}
+    yield "ties and signed zeros", draw.few(4, 6), {"smooth": False}
+    yield "wide", 30 * draw.normal(3, 8), {"smooth": False}
+    yield "extreme", np.array([[-1e4, 1e4, 0.0, -0.0], [-89.0, 89.0, -709.0, 710.0]], draw.dtype), {"smooth": False}
+    for layout in LAYOUTS:
+        yield layout, draw.normal(4, 5, 3), {"layouts": layout}
+
+
+@cases_of
+def activations(dtype: str) -> Iterator[Case]:
+    for operation in ("relu", "sigmoid", "tanh", "softmax"):
+        draw = Draw(operation, dtype)
+        for label, x, further in activation_inputs(draw):
+            out, terms = {"out": Output(x.shape, dtype)}, x.shape[-1] if operation == "softmax" else 1
+            yield Case(operation, label, dtype, {"x": x}, out, terms=terms, **fields(further, "x"))
+            y = getattr(loops, operation)(x).astype(dtype)
+            arguments, further = {"dy": draw.normal(*x.shape), "y": y}, fields(further, "dy", "y")
+            yield Case(f"{operation}_dx", label, dtype, arguments, out, terms=terms, **further)
+        if operation != "softmax":
+            x = draw.normal(3, 5)
+            x[0, 0] = x[2, 3] = np.nan
+            yield Case(operation, "NaN", dtype, {"x": x}, {"out": Output(x.shape, dtype)}, smooth=False)
+    x = np.array([[np.inf, -np.inf, np.nan, 1.0, -1.0, 0.0, -0.0]], dtype)
+    yield Case("relu", "infinities", dtype, {"x": x}, {"out": Output(x.shape, dtype)}, smooth=False)
+
+
+# ---- regularization ---------------------------------------------------------------------------------------------------
+
+
+@cases_of
+def dropout(dtype: str) -> Iterator[Case]:
+    choices = [
+        ("half", (4, 9), 0.5, (1, 2), 0),
+        ("a tenth", (3, 4, 5, 2), 0.1, (0xDEADBEEF, 0xFFFFFFFF), 7),
+        ("most", (101,), 0.9, (0, 0), 12345),
+        ("none", (3, 5), 0.0, (5, 6), 3),
+        ("one number", (1,), 0.3, (7, 8), 1),
+        ("last counter", (2, 11), 0.4, (9, 10), 2**32 - 1),
+        ("strided", (3, 4, 5), 0.4, (11, 12), 2),
+        ("transposed", (3, 4, 5), 0.4, (11, 12), 2),
+    ]
+    for label, shape, rate, key, step in choices:
+        draw = Draw(f"dropout {label}", dtype)
+        outputs = {"out": Output(shape, dtype), "mask": Output(shape, "uint8")}
+        further = {"layouts": label} if label in LAYOUTS else {}
+        arguments = {"x": draw.normal(*shape), "rate": rate, "key": key, "counter": np.array([step], np.int64)}
+        more = {"changed": ("counter",), **fields(further, "x")}
+        yield Case("dropout", label, dtype, arguments, outputs, **more)
+        mask = draw.random.integers(0, 2, shape).astype(np.uint8)
+        arguments, further = {"dy": draw.normal(*shape), "mask": mask, "rate": rate}, fields(further, "dy", "mask")
+        yield Case("dropout_dx", label, dtype, arguments, {"out": Output(shape, dtype)}, **further)
+
+
+# ---- losses -----------------------------------------------------------------------------------------------------------
+
+
+def loss_inputs(draw: Draw) -> Iterator[tuple[str, np.ndarray, dict[str, Any]]]:
+    yield "6x5", draw.normal(6, 5), {}
+    yield "one sample", draw.normal(1, 4), {}
+    yield "one class", draw.normal(3, 1), {}
+    yield "two classes", draw.normal(33, 2), {}
+    yield "ties", draw.few(12, 4), {"smooth": False}
+    yield "wide", 30 * draw.normal(7, 10), {"smooth": False, "scale": 100.0}
+    extreme = np.array([[1e4, -1e4, 0.0], [-1e4, 1e4, 1e4], [-1e4, -1e4, -1e4], [3.0, 1e4, -1e4]], draw.dtype)
+    yield "extreme", extreme, {"smooth": False}
+    for layout in LAYOUTS:
+        yield layout, draw.normal(5, 4), {"layouts": layout}
+
+
+def loss_case(operation: str, label: str, given: dict, further: dict, totals: Any = TOTALS) -> Iterator[Case]:
+    """Yield the case with all results, and once for all the case without gradient and totals."""
+    outputs = next(iter(given.values()))
+    dtype, N = outputs.dtype.name, outputs.shape[0]
+    loss, dx = Output((), dtype), Output(outputs.shape, dtype)
+    arguments = {**given, "totals": np.array(totals, np.float64)}
+    more = {"terms": outputs.size, **fields(further, *given)}
+    yield Case(operation, label, dtype, arguments, {"loss": loss, "dx": dx}, changed=("totals",), **more)
+    if label == "6x5":
+        yield Case(operation, "loss alone", dtype, given, {"loss": loss}, terms=N)
+        yield Case(operation, "no totals", dtype, given, {"loss": loss, "dx": dx}, terms=N)
+
+
+@cases_of
+def losses(dtype: str) -> Iterator[Case]:
+    draw = Draw("losses", dtype)
+    for label, logits, further in loss_inputs(draw):
+        N, K = logits.shape
+        labels = draw.labels(N, K)
+        yield from loss_case("softmax_cross_entropy", label, {"logits": logits, "labels": labels}, further)
+        targets = draw.uniform(N, K)
+        yield from loss_case("sigmoid_cross_entropy", label, {"logits": logits, "targets": targets}, further)
+        if label != "extreme":
+            yield from loss_case("mean_squared_error", label, {"outputs": logits, "targets": targets}, further)
+        hot = np.eye(K, dtype=dtype)[labels]
+        yield from loss_case("sigmoid_cross_entropy", f"{label}, one-hot", {"logits": logits, "targets": hot}, further)
+    given = {"logits": draw.normal(3, 4), "labels": draw.labels(3, 4).astype(np.int64)}
+    yield from loss_case("softmax_cross_entropy", "int64 labels", given, {})
+    given = {"outputs": draw.normal(3, 4), "targets": draw.normal(3, 4)}
+    yield from loss_case("mean_squared_error", "diverged before", given, {}, (np.inf, 3.0, 8.0, 5.0))
+    given["outputs"][1, 2] = np.inf
+    yield from loss_case("mean_squared_error", "diverges", given, {"smooth": False})
+
+
+# ---- optimizers -------------------------------------------------------------------------------------------------------
+
+
+@cases_of
+def optimizers(dtype: str) -> Iterator[Case]:
+    hypers = {"plain": (0.1, 0.0, 0.0), "momentum": (0.1, 0.9, 0.0), "momentum and decay": (0.05, 0.8, 0.3)}
+    for label, hyper in hypers.items():
+        for nesterov in (False, True):
+            title = f"{label}{', Nesterov' if nesterov else ''}"
+            draw = Draw(f"sgd_step {title}", dtype)
+            arguments = {"w": draw.normal(37), "g": draw.normal(37), "v": draw.normal(37)}
+            arguments |= {"hyper": np.array(hyper, dtype), "nesterov": nesterov}
+            yield Case("sgd_step", title, dtype, arguments, {}, changed=("w", "v"))
+    hypers = {"usual": (0.01, 0.9, 0.999, 1e-8, 0.0), "decay": (0.1, 0.8, 0.95, 1e-3, 0.2)}
+    for label, hyper in hypers.items():
+        for step in (0, 1, 10):
+            draw, size = Draw(f"adam_step {label} {step}", dtype), 37
+            moments = (draw.normal(size), draw.normal(size) ** 2) if step else (np.zeros(size, dtype),) * 2
+            arguments = {"w": draw.normal(size), "g": draw.normal(size), "m": moments[0], "v": moments[1].copy()}
+            for name in "wg" if step == 0 else "wgmv":
+                arguments[name][5] = 0.0  # the gaps of an arena hold zeros and keep them
+            powers = np.array([hyper[1] ** step, hyper[2] ** step], dtype)
+            arguments |= {"powers": powers, "hyper": np.array(hyper, dtype)}
+            title = f"{label}, step {step}"
+            yield Case("adam_step", title, dtype, arguments, {}, changed=("w", "m", "v", "powers"))
+
+
+# ---- data -------------------------------------------------------------------------------------------------------------
+
+
+@cases_of
+def gather_batch(dtype: str) -> Iterator[Case]:
+    choices = {"first": ((9, 4, 5, 3), 4, 0), "last": ((9, 4, 5, 3), 4, 5), "one": ((5, 3, 2, 1), 1, 2)}
+    choices |= {"all": ((6, 2, 2, 2), 6, 0)}
+    for label, (images, N, cursor) in choices.items():
+        draw = Draw(f"gather_batch {label}", dtype)
+        samples, C = images[0], images[3]
+        arguments = {
+            "images": draw.random.integers(0, 256, images).astype(np.uint8),
+            "labels": draw.labels(samples, 10),
+            "order": draw.random.permutation(samples).astype(np.int32),
+            "cursor": np.array([cursor], np.int64),
+            "scale": draw.uniform(C) / 100,
+            "shift": draw.normal(C),
+        }
+        outputs = {"x": Output((N, *images[1:]), dtype), "y": Output((N,), "int32")}
+        yield Case("gather_batch", label, dtype, arguments, outputs, changed=("cursor",), terms=2, scale=4.0)
+
+
+@cases_of
+def labels(dtype: str) -> Iterator[Case]:
+    for N, K in ((7, 5), (1, 1), (1, 4), (33, 10)):
+        draw = Draw(f"labels {N} {K}", dtype)
+        yield Case("one_hot", f"{N}x{K}", dtype, {"labels": draw.labels(N, K)}, {"out": Output((N, K), dtype)})
+        yield Case("argmax", f"{N}x{K}", dtype, {"x": draw.normal(N, K)}, {"out": Output((N,), "int32")})
+        yield Case("argmax", f"{N}x{K}, ties", dtype, {"x": draw.few(N, K)}, {"out": Output((N,), "int32")})
+    for layout in LAYOUTS:
+        more = {"layouts": {"x": layout}}
+        yield Case("argmax", layout, dtype, {"x": draw.normal(5, 4)}, {"out": Output((5,), "int32")}, **more)
+
+
+OPERATIONS = sorted({case.operation for case in CASES})

@@ -1,0 +1,108 @@
+"""What both emulators share: the host compiler and its errors, C types, scalars and poisoned arrays."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import hashlib
+import os
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+__all__ = [
+    "C_TYPES", "DTYPES", "DeadlockError", "DivergentBarrierError", "EmulationError", "SourceError",
+    "compile_library", "missing_compiler", "order_number", "poisoned", "to_scalar",
+]
+
+HEADER = Path(__file__).with_name("cuda_emulation.h")
+FLAGS = ("-std=c++17", "-O2", "-shared", "-fPIC", "-ffp-contract=off", "-fno-strict-aliasing",
+         "-Werror=return-type", "-Werror=uninitialized", "-Wno-unknown-pragmas")
+C_TYPES = {
+    "float32": "float", "float64": "double", "int32": "int", "int64": "long long", "uint32": "unsigned int",
+    "uint64": "unsigned long long", "int8": "signed char", "uint8": "unsigned char", "bool": "bool",
+}
+DTYPES = {c_type: np.dtype(name) for name, c_type in C_TYPES.items()} | {
+    "unsigned": np.dtype("uint32"), "int32_t": np.dtype("int32"), "int64_t": np.dtype("int64"),
+    "uint8_t": np.dtype("uint8"), "uint32_t": np.dtype("uint32"), "uint64_t": np.dtype("uint64"),
+    "ptrdiff_t": np.dtype("int64"), "size_t": np.dtype("uint64"), "long": np.dtype("int64"),
+}
+
+
+class EmulationError(RuntimeError):
+    """A kernel cannot be run as it was asked for."""
+
+
+class SourceError(EmulationError):
+    """The compiler rejects the kernel; the message is the compiler's."""
+
+
+class DivergentBarrierError(EmulationError):
+    """Not all threads of a block reach the same `__syncthreads`."""
+
+
+class DeadlockError(EmulationError):
+    """Threads of a block wait for each other at different barriers."""
+
+
+def missing_compiler() -> str | None:
+    """Return why kernels cannot be emulated here, or None if they can."""
+    return None if shutil.which("g++") else "the CUDA emulation needs g++, which is not installed"
+
+
+@functools.cache
+def _cache_folder() -> Path:
+    named = os.environ.get("GPUCNN_EMULATION_CACHE")
+    if named:
+        Path(named).mkdir(parents=True, exist_ok=True)
+        return Path(named)
+    temporary = tempfile.TemporaryDirectory(prefix="gpucnn-emulation-")
+    _cache_folder.owner = temporary  # removed when the process ends
+    return Path(temporary.name)
+
+
+@functools.cache
+def compile_library(name: str, source: str) -> ctypes.PyDLL:
+    """Compile and load a source; calls hold the interpreter lock, since the emulation has static state."""
+    if reason := missing_compiler():
+        raise EmulationError(reason)
+    digest = hashlib.sha256("\0".join([source, HEADER.read_text(), *FLAGS]).encode()).hexdigest()[:24]
+    library = _cache_folder() / f"{name}-{digest}.so"
+    if not library.exists():
+        with tempfile.TemporaryDirectory(dir=library.parent) as folder:
+            file = Path(folder, f"{name}.cpp")
+            file.write_text(source)
+            command = ["g++", *FLAGS, f"-I{HEADER.parent}", str(file), "-o", f"{folder}/built.so"]
+            done = subprocess.run(command, capture_output=True, text=True)
+            if done.returncode:
+                raise SourceError(f"kernel {name!r} does not compile:\n{done.stderr}")
+            os.replace(f"{folder}/built.so", library)  # atomic: several processes may share the folder
+    return ctypes.PyDLL(str(library))
+
+
+def order_number(order: str | int) -> int:
+    """Translate "forward", "reverse" or a seed into the number the header expects."""
+    named = {"forward": 0, "reverse": 1}
+    return named[order] if isinstance(order, str) else 2 + int(order)
+
+
+def to_scalar(value: Any, dtype: np.dtype, where: str) -> np.ndarray:
+    """Convert a scalar to a 0-d array; unlike CuPy, refuse to truncate a float to an integer."""
+    if not isinstance(value, (bool, int, float, np.generic)):
+        raise TypeError(f"{where}: unsupported type {type(value)}")
+    if dtype.kind in "iu" and isinstance(value, (float, np.floating)):
+        raise TypeError(f"{where}: expected an integer, received {value!r}")
+    result = np.empty((), dtype)
+    result[()] = value
+    return result
+
+
+def poisoned(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    """Allocate an array with all bits set: NaN, or the largest unsigned number, so that a gap is seen."""
+    result = np.empty(shape, dtype)
+    result.reshape(-1).view(np.uint8).fill(1 if dtype.kind == "b" else 0xFF)
+    return result
