@@ -133,7 +133,7 @@ def _resolve_padding(layer: str, padding: object, size: Pair, window: Window) ->
         raise InputError(f'{layer}: padding must be "same", "valid", an integer or a pair, received {padding!r}')
     what = f"{layer}: padding"
     if isinstance(padding, (tuple, list)) and any(isinstance(side, (tuple, list)) for side in padding):
-        if len(padding) != 2:
+        if len(padding) != 2 or not all(isinstance(side, (tuple, list)) and len(side) == 2 for side in padding):
             raise InputError(f"{what} must be ((top, bottom), (left, right)), received {padding!r}")
         return pair(padding[0], what, least=0), pair(padding[1], what, least=0)
     PH, PW = pair(padding, what, least=0)

@@ -66,7 +66,7 @@ class Loss:
 
 
 class SoftmaxCrossEntropy(Loss):
-    """`L = -1/N sum_n log softmax(z_n)[label_n]` from logits z; gradient `(softmax(z) - onehot)/N` (paper, Eqn 2.14)."""
+    """`L = -1/N sum_n log softmax(z_n)[label_n]` from logits z; gradient `(softmax(z) - onehot)/N` (paper, 2.14)."""
 
     operation = "softmax_cross_entropy"
 

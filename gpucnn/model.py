@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from gpucnn.backend import Backend, get_backend
+from gpucnn.backend import Backend
 from gpucnn.errors import InputError
 from gpucnn.geometry import integer
 from gpucnn.layers.base import Context, Layer, Shape
@@ -59,7 +59,7 @@ class Sequential(Layer):
         """Infer all shapes, put all parameters into one arena, draw the weights from `seed`, return the output's shape.
 
         With `max_batch`, one pass of that many zeros forward and backward follows: it allocates every buffer, and on a
-        GPU compiles every kernel, so that no step allocates afterwards. Larger batches are possible and grow the buffers.
+        GPU compiles every kernel, so that no step allocates afterwards. Larger batches still work: buffers grow.
         """
         integer(max_batch, f"{self.label}: max_batch", least=0)
         shape = super().build(input_shape, backend, seed=seed)
@@ -155,7 +155,8 @@ class Sequential(Layer):
         rows = [("layer", "kind", "output", "parameters"), ("input", "", _shape_text(self.input_shape), "")]
         for layer in self.layers:
             count = sum(parameter.size for parameter in layer.parameters())
-            rows.append((layer.name, type(layer).__name__, _shape_text(layer.output_shape), f"{count:,}" if count else "-"))
+            shape = _shape_text(layer.output_shape)
+            rows.append((layer.name, type(layer).__name__, shape, f"{count:,}" if count else "-"))
         total = sum(parameter.size for parameter in self.parameters())
         rows.append(("total", "", "", f"{total:,}"))
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]

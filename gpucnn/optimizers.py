@@ -114,10 +114,15 @@ class Adam(Optimizer):
 OPTIMIZERS = {"sgd": SGD, "nesterov": SGD, "adam": Adam}
 
 
-def get_optimizer(name: str, learning_rate: float, momentum: float = 0.9, weight_decay: float = 0.0) -> Optimizer:
-    """Return a new optimizer by name; Adam has moments of its own and takes no momentum."""
+def get_optimizer(
+    name: str, learning_rate: float, momentum: float | None = None, weight_decay: float = 0.0
+) -> Optimizer:
+    """Return a new optimizer by name; the momentum of SGD is 0.9 unless given, and Adam takes none."""
     if name not in OPTIMIZERS:
         raise unknown_name("optimizer", name, OPTIMIZERS)
     if name == "adam":
+        if momentum is not None:
+            raise InputError("adam has moments of its own: leave the momentum out, or use the optimizer sgd")
         return Adam(learning_rate, weight_decay=weight_decay)
+    momentum = 0.9 if momentum is None else momentum
     return SGD(learning_rate, momentum, nesterov=name == "nesterov", weight_decay=weight_decay)

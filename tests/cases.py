@@ -1,7 +1,7 @@
 """Inputs for every operation, and one way to run them on any backend.
 
-`CASES` is a list of `Case`. Adding an operation means one generator here, decorated with `@cases_of`, and one oracle
-of the same name in `loops.py`.
+`CASES` is a list of `Case`. Adding an operation means one generator here, decorated with `@cases_of`, and one
+oracle of the same name in `loops.py`.
 """
 
 from __future__ import annotations
@@ -63,10 +63,10 @@ class Output:
 class Case:
     """One call of an operation.
 
-    `arguments` maps names to NumPy arrays, windows and numbers; `outputs` maps keywords to the result arrays to
-    provide; `changed` names the arguments that are updated in place; `layouts` names the arguments that lie
-    "strided" or "transposed" in memory. `terms` values of size about `scale` are summed into each result. `smooth`
-    says that derivatives exist; `large` that nested loops would take too long.
+    `arguments` maps names to NumPy arrays, windows and numbers; `outputs` maps keywords to result arrays to
+    provide; `changed` names the arguments that are updated in place; `layouts` names those that lie
+    "strided" or "transposed" in memory. `terms` values of size about `scale` are summed into each result.
+    `smooth` says that derivatives exist; `large` that nested loops would take too long.
     """
 
     operation: str
@@ -91,7 +91,7 @@ class Case:
         return names[: RETURNED.get(self.operation, len(names))]
 
 
-# ---- running a case ---------------------------------------------------------------------------------------------------
+# ---- running a case ----------------------------------------------------------------------------------------
 
 
 def sentinel(dtype: Any) -> float | int:
@@ -109,21 +109,23 @@ def place(backend: Backend, array: np.ndarray, layout: str | None) -> tuple[Any,
         return whole, whole[..., 1::2]
     if layout == "transposed":  # the last axis is the slowest
         whole = backend.from_host(np.ascontiguousarray(array.transpose()))
+        if hasattr(whole, "transpose"):
+            return whole, whole.transpose()
         return whole, backend.xp.permute_dims(whole, tuple(reversed(range(array.ndim))))
     whole = backend.from_host(array)
     return whole, whole
 
 
 def assert_same_bits(actual: np.ndarray, expected: np.ndarray, what: str) -> None:
-    same = actual.shape == expected.shape and actual.dtype == expected.dtype and actual.tobytes() == expected.tobytes()
-    assert same, f"{what} was changed"
+    assert (actual.shape, actual.dtype) == (expected.shape, expected.dtype), f"{what} was changed"
+    assert actual.tobytes() == expected.tobytes(), f"{what} was changed"
 
 
 def run(backend: Backend, case: Case, *, give_outputs: bool = True) -> dict[str, np.ndarray]:
     """Run a case; return its results, and what it updated in place, as NumPy arrays.
 
-    Outputs are provided full of sentinels, or, without `give_outputs`, left out where they can be. Checks that
-    results have their shape and dtype and are the arrays provided, and that no other argument changed by a bit.
+    Outputs are provided full of sentinels, or, without `give_outputs`, left out where they can be. Checks
+    that results have their shape and dtype and are the arrays provided, and that no other argument changed.
     """
     method = getattr(backend, case.operation)
     wholes, arguments = {}, dict(case.arguments)
@@ -151,12 +153,13 @@ def run(backend: Backend, case: Case, *, give_outputs: bool = True) -> dict[str,
     results |= {name: arguments[name] for name in case.changed}
     hosts = {name: backend.to_host(result) for name, result in results.items()}
     for name, host in hosts.items():
-        declared = case.outputs.get(name) or Output(case.arguments[name].shape, case.arguments[name].dtype.name)
+        argument = case.arguments.get(name)
+        declared = case.outputs.get(name) or Output(argument.shape, argument.dtype.name)
         assert (host.shape, host.dtype.name) == (declared.shape, declared.dtype), f"{case}: {name}"
     return hosts
 
 
-# ---- drawing numbers --------------------------------------------------------------------------------------------------
+# ---- drawing numbers ---------------------------------------------------------------------------------------
 
 
 class Draw:
@@ -192,7 +195,7 @@ def cases_of(generator: Generator) -> Generator:
     return generator
 
 
-# ---- windows ----------------------------------------------------------------------------------------------------------
+# ---- windows -----------------------------------------------------------------------------------------------
 
 
 def border(top: int, bottom: int, left: int, right: int) -> tuple[tuple[int, int], tuple[int, int]]:
@@ -227,7 +230,7 @@ SHAPE_WINDOW = "dilation, stride and padding"
 
 
 def convolutions() -> Iterator[tuple[str, tuple[int, ...], int, Window, dict[str, Any]]]:
-    """(label, x's shape, OC, window, further fields of the case) of what every operation of a convolution gets."""
+    """What every operation of a convolution gets: (label, x's shape, OC, window, further fields)."""
     for label, (size, window) in WINDOWS.items():
         yield label, (2, *size, 3), 4, window, {}
     size, window = WINDOWS[SHAPE_WINDOW]
@@ -235,12 +238,13 @@ def convolutions() -> Iterator[tuple[str, tuple[int, ...], int, Window, dict[str
         yield label, (N, *size, C), OC, window, {}
     for layout in LAYOUTS:
         yield layout, (2, *size, 3), 4, window, {"layouts": layout}
-    yield "more channels", (1, 9, 8, 16), 8, Window((3, 3), padding=border(1, 1, 1, 1)), {}
-    for N in (1, 2, 17, 33):
-        yield f"batch of {N}", (N, 5, 4, 2), 3, Window((3, 3), padding=border(1, 1, 1, 1)), {}
-        yield f"large batch of {N}", (N, 28, 27, 8), 16, Window((5, 3), padding=border(2, 2, 1, 1)), {"large": True}
-    yield "large stride 2", (17, 29, 28, 8), 16, Window((3, 3), (2, 2), border(0, 1, 0, 1)), {"large": True}
-    yield "large 1x1", (33, 28, 28, 16), 8, Window((1, 1)), {"large": True}
+    window, large = Window((3, 3), padding=border(1, 1, 1, 1)), {"large": True}
+    yield "more channels", (1, 9, 8, 16), 8, window, {}
+    for N in (1, 2, 17, 33):  # implementations that work in chunks meet partial ones
+        yield f"batch of {N}", (N, 5, 4, 2), 3, window, {}
+        yield f"large batch of {N}", (N, 28, 27, 8), 16, Window((5, 3), padding=border(2, 2, 1, 1)), large
+    yield "large stride 2", (17, 29, 28, 8), 16, Window((3, 3), (2, 2), border(0, 1, 0, 1)), large
+    yield "large 1x1", (33, 28, 28, 16), 8, Window((1, 1)), large
 
 
 def fields(further: dict[str, Any], *names: str) -> dict[str, Any]:
@@ -274,23 +278,24 @@ def conv2d(dtype: str) -> Iterator[Case]:
         y = Output((N, *window.output_size(H, W), OC), dtype)
         dy, dw, db = draw.normal(*y.shape), Output(w.shape, dtype), Output(b.shape, dtype)
 
-        arguments, terms = {"x": x, "w": w, "b": b, "window": window}, window.taps * C + 1
-        yield Case("conv2d", label, dtype, arguments, {"out": y}, terms=terms, **fields(further, "x", "w", "b"))
-        arguments, terms = {"dy": dy, "w": w, "x_shape": x_shape, "window": window}, window.taps * OC
-        outputs = {"out": Output(x_shape, dtype)}
-        yield Case("conv2d_dx", label, dtype, arguments, outputs, terms=terms, **fields(further, "dy", "w"))
-        arguments, terms = {"x": x, "dy": dy, "window": window}, dy.size // OC
-        outputs = {"dw": dw, "db": db}
-        yield Case("conv2d_dw_db", label, dtype, arguments, outputs, terms=terms, **fields(further, "x", "dy"))
-
+        arguments, outputs = {"x": x, "w": w, "b": b, "window": window}, {"out": y}
+        more = {"terms": window.taps * C + 1, **fields(further, "x", "w", "b")}
+        yield Case("conv2d", label, dtype, arguments, outputs, **more)
         if label == "3x3":
-            arguments = {"x": x, "w": w, "b": None, "window": window}
-            yield Case("conv2d", "no bias", dtype, arguments, {"out": y}, terms=window.taps * C)
-            arguments = {"x": x, "dy": dy, "window": window, "db": None}
-            yield Case("conv2d_dw_db", "no bias", dtype, arguments, {"dw": dw}, terms=terms)
+            yield Case("conv2d", "no bias", dtype, {**arguments, "b": None}, outputs, **more)
+
+        arguments = {"dy": dy, "w": w, "x_shape": x_shape, "window": window}
+        more = {"terms": window.taps * OC, **fields(further, "dy", "w")}
+        yield Case("conv2d_dx", label, dtype, arguments, {"out": Output(x_shape, dtype)}, **more)
+
+        arguments = {"x": x, "dy": dy, "window": window}
+        more = {"terms": dy.size // OC, **fields(further, "x", "dy")}
+        yield Case("conv2d_dw_db", label, dtype, arguments, {"dw": dw, "db": db}, **more)
+        if label == "3x3":
+            yield Case("conv2d_dw_db", "no bias", dtype, {**arguments, "db": None}, {"dw": dw}, **more)
 
 
-# ---- pooling ----------------------------------------------------------------------------------------------------------
+# ---- pooling -----------------------------------------------------------------------------------------------
 
 
 def pools() -> Iterator[tuple[str, tuple[int, ...], Window, dict[str, Any]]]:
@@ -330,9 +335,16 @@ def special_pixels(draw: Draw) -> Iterator[tuple[str, np.ndarray]]:
     yield "infinities", x
 
 
+def meets_pixels(x_shape: tuple[int, ...], window: Window) -> bool:
+    """Whether there is a pixel under every window: the maximum of none is -inf."""
+    return bool(loops.pool_counts(window, x_shape[1], x_shape[2], count_padding=False).all())
+
+
 def max_pool_case(label: str, x: np.ndarray, window: Window, further: dict[str, Any]) -> Iterator[Case]:
     dtype = x.dtype.name
     shape, winner = output_shape(x.shape, window), "uint8" if window.taps <= 256 else "int32"
+    if not meets_pixels(x.shape, window):
+        further = {**further, "smooth": False}
     outputs = {"out": Output(shape, dtype), "winners": Output(shape, winner)}
     yield Case("max_pool2d", label, dtype, {"x": x, "window": window}, outputs, **fields(further, "x"))
     draw = Draw(f"max_pool2d_dx {label}", dtype)
@@ -356,24 +368,18 @@ def max_pool2d(dtype: str) -> Iterator[Case]:
             yield from max_pool_case(f"{KH}x{KW}, {label}", x, window, {"smooth": False})
 
 
-def meets_pixels(x_shape: tuple[int, ...], window: Window) -> bool:
-    """Whether there is a pixel under every window: the mean of none is not defined."""
-    return bool(loops.pool_counts(window, x_shape[1], x_shape[2], count_padding=False).all())
-
-
 @cases_of
 def average_pool2d(dtype: str) -> Iterator[Case]:
     for label, x_shape, window, further in pools():
         for count_padding in (False, True):
-            if not count_padding and not meets_pixels(x_shape, window):
-                continue
             title = f"{label}{', padding counts' if count_padding else ''}"
             draw, shape = Draw(f"average_pool2d {label}", dtype), output_shape(x_shape, window)
             how = {"window": window, "count_padding": count_padding}
             arguments, outputs = {"x": draw.normal(*x_shape), **how}, {"out": Output(shape, dtype)}
             more = {"terms": window.taps}
             yield Case("average_pool2d", title, dtype, arguments, outputs, **more, **fields(further, "x"))
-            arguments, outputs = {"dy": draw.normal(*shape), "x_shape": x_shape, **how}, {"out": Output(x_shape, dtype)}
+            arguments = {"dy": draw.normal(*shape), "x_shape": x_shape, **how}
+            outputs = {"out": Output(x_shape, dtype)}
             yield Case("average_pool2d_dx", title, dtype, arguments, outputs, **more, **fields(further, "dy"))
 
 
@@ -382,7 +388,9 @@ def lp_pool2d(dtype: str) -> Iterator[Case]:
     choices = [(label, *rest, 2.0, "normal") for label, *rest in pools()]
     window = WINDOWS["padding 1"][1]
     choices += [(f"p = {p}", (2, 5, 4, 3), window, {}, p, "normal") for p in (1.0, 1.5, 3.0, 4.0)]
-    choices += [(f"p = {p}, ties", (2, 6, 4, 3), window, {"smooth": False}, p, "few") for p in (1.0, 2.0, 3.0)]
+    choices += [
+        (f"p = {p}, ties", (2, 6, 4, 3), window, {"smooth": False}, p, "few") for p in (1.0, 2.0, 3.0)
+    ]
     zero_window = WINDOWS["2x2, stride 2"][1]
     choices += [("all zero", (1, 4, 4, 2), zero_window, {"smooth": False}, p, "zero") for p in (2.0, 3.0)]
     for label, x_shape, window, further, p, kind in choices:
@@ -400,13 +408,18 @@ def lp_pool2d(dtype: str) -> Iterator[Case]:
         yield Case("lp_pool2d_dx", label, dtype, arguments, outputs, **more, **further)
 
 
-# ---- fully connected --------------------------------------------------------------------------------------------------
+# ---- fully connected ---------------------------------------------------------------------------------------
 
 
 @cases_of
 def dense(dtype: str) -> Iterator[Case]:
     shapes = {"5x7x3": (5, 7, 3), "one sample": (1, 6, 4), "one input": (3, 1, 4), "one output": (4, 5, 1)}
-    shapes |= {"one of each": (1, 1, 1), "strided": (4, 6, 3), "transposed": (4, 6, 3), "large": (65, 300, 130)}
+    shapes |= {
+        "one of each": (1, 1, 1),
+        "strided": (4, 6, 3),
+        "transposed": (4, 6, 3),
+        "large": (65, 300, 130),
+    }
     for label, (N, inputs, outputs) in shapes.items():
         draw = Draw(f"dense {label}", dtype)
         x, w, b = draw.normal(N, inputs), draw.normal(inputs, outputs), draw.normal(outputs)
@@ -429,7 +442,7 @@ def dense(dtype: str) -> Iterator[Case]:
             yield Case("dense_dw_db", "no bias", dtype, {"x": x, "dy": dy, "db": None}, gradients, terms=N)
 
 
-# ---- activations ------------------------------------------------------------------------------------------------------
+# ---- activations -------------------------------------------------------------------------------------------
 
 
 def activation_inputs(draw: Draw) -> Iterator[tuple[str, np.ndarray, dict[str, Any]]]:
@@ -439,7 +452,8 @@ def activation_inputs(draw: Draw) -> Iterator[tuple[str, np.ndarray, dict[str, A
     yield "one number", draw.normal(1, 1), {}
     yield "ties and signed zeros", draw.few(4, 6), {"smooth": False}
     yield "wide", 30 * draw.normal(3, 8), {"smooth": False}
-    yield "extreme", np.array([[-1e4, 1e4, 0.0, -0.0], [-89.0, 89.0, -709.0, 710.0]], draw.dtype), {"smooth": False}
+    extreme = [[-1e4, 1e4, 0.0, -0.0], [-89.0, 89.0, -709.0, 710.0]]
+    yield "extreme", np.array(extreme, draw.dtype), {"smooth": False}
     for layout in LAYOUTS:
         yield layout, draw.normal(4, 5, 3), {"layouts": layout}
 
@@ -449,7 +463,7 @@ def activations(dtype: str) -> Iterator[Case]:
     for operation in ("relu", "sigmoid", "tanh", "softmax"):
         draw = Draw(operation, dtype)
         for label, x, further in activation_inputs(draw):
-            out, terms = {"out": Output(x.shape, dtype)}, x.shape[-1] if operation == "softmax" else 1
+            out, terms = {"out": Output(x.shape, dtype)}, x.shape[-1]
             yield Case(operation, label, dtype, {"x": x}, out, terms=terms, **fields(further, "x"))
             y = getattr(loops, operation)(x).astype(dtype)
             arguments, further = {"dy": draw.normal(*x.shape), "y": y}, fields(further, "dy", "y")
@@ -462,12 +476,14 @@ def activations(dtype: str) -> Iterator[Case]:
     yield Case("relu", "infinities", dtype, {"x": x}, {"out": Output(x.shape, dtype)}, smooth=False)
 
 
-# ---- regularization ---------------------------------------------------------------------------------------------------
+# ---- regularization ----------------------------------------------------------------------------------------
 
 
 @cases_of
 def dropout(dtype: str) -> Iterator[Case]:
+    word = loops.philox4x32((0, 0, 3, 0), (5, 6))[2]
     choices = [
+        ("rate of a word", (2, 5), word / 2**32, (5, 6), 3),  # element 2 is just kept
         ("half", (4, 9), 0.5, (1, 2), 0),
         ("a tenth", (3, 4, 5, 2), 0.1, (0xDEADBEEF, 0xFFFFFFFF), 7),
         ("most", (101,), 0.9, (0, 0), 12345),
@@ -481,15 +497,23 @@ def dropout(dtype: str) -> Iterator[Case]:
         draw = Draw(f"dropout {label}", dtype)
         outputs = {"out": Output(shape, dtype), "mask": Output(shape, "uint8")}
         further = {"layouts": label} if label in LAYOUTS else {}
-        arguments = {"x": draw.normal(*shape), "rate": rate, "key": key, "counter": np.array([step], np.int64)}
+        arguments = {
+            "x": draw.normal(*shape),
+            "rate": rate,
+            "key": key,
+            "counter": np.array([step], np.int64),
+        }
         more = {"changed": ("counter",), **fields(further, "x")}
         yield Case("dropout", label, dtype, arguments, outputs, **more)
         mask = draw.random.integers(0, 2, shape).astype(np.uint8)
-        arguments, further = {"dy": draw.normal(*shape), "mask": mask, "rate": rate}, fields(further, "dy", "mask")
+        arguments, further = (
+            {"dy": draw.normal(*shape), "mask": mask, "rate": rate},
+            fields(further, "dy", "mask"),
+        )
         yield Case("dropout_dx", label, dtype, arguments, {"out": Output(shape, dtype)}, **further)
 
 
-# ---- losses -----------------------------------------------------------------------------------------------------------
+# ---- losses ------------------------------------------------------------------------------------------------
 
 
 def loss_inputs(draw: Draw) -> Iterator[tuple[str, np.ndarray, dict[str, Any]]]:
@@ -499,8 +523,8 @@ def loss_inputs(draw: Draw) -> Iterator[tuple[str, np.ndarray, dict[str, Any]]]:
     yield "two classes", draw.normal(33, 2), {}
     yield "ties", draw.few(12, 4), {"smooth": False}
     yield "wide", 30 * draw.normal(7, 10), {"smooth": False, "scale": 100.0}
-    extreme = np.array([[1e4, -1e4, 0.0], [-1e4, 1e4, 1e4], [-1e4, -1e4, -1e4], [3.0, 1e4, -1e4]], draw.dtype)
-    yield "extreme", extreme, {"smooth": False}
+    extreme = [[1e4, -1e4, 0.0], [-1e4, 1e4, 1e4], [-1e4, -1e4, -1e4], [3.0, 1e4, -1e4]]
+    yield "extreme", np.array(extreme, draw.dtype), {"smooth": False}
     for layout in LAYOUTS:
         yield layout, draw.normal(5, 4), {"layouts": layout}
 
@@ -528,18 +552,21 @@ def losses(dtype: str) -> Iterator[Case]:
         targets = draw.uniform(N, K)
         yield from loss_case("sigmoid_cross_entropy", label, {"logits": logits, "targets": targets}, further)
         if label != "extreme":
-            yield from loss_case("mean_squared_error", label, {"outputs": logits, "targets": targets}, further)
-        hot = np.eye(K, dtype=dtype)[labels]
-        yield from loss_case("sigmoid_cross_entropy", f"{label}, one-hot", {"logits": logits, "targets": hot}, further)
+            yield from loss_case(
+                "mean_squared_error", label, {"outputs": logits, "targets": targets}, further
+            )
+        given = {"logits": logits, "targets": np.eye(K, dtype=dtype)[labels]}
+        yield from loss_case("sigmoid_cross_entropy", f"{label}, one-hot", given, further)
     given = {"logits": draw.normal(3, 4), "labels": draw.labels(3, 4).astype(np.int64)}
     yield from loss_case("softmax_cross_entropy", "int64 labels", given, {})
     given = {"outputs": draw.normal(3, 4), "targets": draw.normal(3, 4)}
     yield from loss_case("mean_squared_error", "diverged before", given, {}, (np.inf, 3.0, 8.0, 5.0))
+    given = {"outputs": draw.normal(3, 4), "targets": draw.normal(3, 4)}
     given["outputs"][1, 2] = np.inf
     yield from loss_case("mean_squared_error", "diverges", given, {"smooth": False})
 
 
-# ---- optimizers -------------------------------------------------------------------------------------------------------
+# ---- optimizers --------------------------------------------------------------------------------------------
 
 
 @cases_of
@@ -557,7 +584,12 @@ def optimizers(dtype: str) -> Iterator[Case]:
         for step in (0, 1, 10):
             draw, size = Draw(f"adam_step {label} {step}", dtype), 37
             moments = (draw.normal(size), draw.normal(size) ** 2) if step else (np.zeros(size, dtype),) * 2
-            arguments = {"w": draw.normal(size), "g": draw.normal(size), "m": moments[0], "v": moments[1].copy()}
+            arguments = {
+                "w": draw.normal(size),
+                "g": draw.normal(size),
+                "m": moments[0],
+                "v": moments[1].copy(),
+            }
             for name in "wg" if step == 0 else "wgmv":
                 arguments[name][5] = 0.0  # the gaps of an arena hold zeros and keep them
             powers = np.array([hyper[1] ** step, hyper[2] ** step], dtype)
@@ -566,7 +598,7 @@ def optimizers(dtype: str) -> Iterator[Case]:
             yield Case("adam_step", title, dtype, arguments, {}, changed=("w", "m", "v", "powers"))
 
 
-# ---- data -------------------------------------------------------------------------------------------------------------
+# ---- data --------------------------------------------------------------------------------------------------
 
 
 @cases_of
@@ -589,15 +621,12 @@ def gather_batch(dtype: str) -> Iterator[Case]:
 
 
 @cases_of
-def labels(dtype: str) -> Iterator[Case]:
+def one_hot(dtype: str) -> Iterator[Case]:
     for N, K in ((7, 5), (1, 1), (1, 4), (33, 10)):
-        draw = Draw(f"labels {N} {K}", dtype)
-        yield Case("one_hot", f"{N}x{K}", dtype, {"labels": draw.labels(N, K)}, {"out": Output((N, K), dtype)})
-        yield Case("argmax", f"{N}x{K}", dtype, {"x": draw.normal(N, K)}, {"out": Output((N,), "int32")})
-        yield Case("argmax", f"{N}x{K}, ties", dtype, {"x": draw.few(N, K)}, {"out": Output((N,), "int32")})
-    for layout in LAYOUTS:
-        more = {"layouts": {"x": layout}}
-        yield Case("argmax", layout, dtype, {"x": draw.normal(5, 4)}, {"out": Output((5,), "int32")}, **more)
+        draw = Draw(f"one_hot {N} {K}", dtype)
+        yield Case(
+            "one_hot", f"{N}x{K}", dtype, {"labels": draw.labels(N, K)}, {"out": Output((N, K), dtype)}
+        )
 
 
 OPERATIONS = sorted({case.operation for case in CASES})

@@ -1,9 +1,9 @@
 """Every operation as nested loops over single numbers in float64: what the fast versions are tested against.
 
-Written from the formulas of the paper and nothing else: no array arithmetic, no import from the library. Functions
-are named like the operations and take the same arguments; a window is anything with `kernel`, `stride`, `padding`
-and `dilation`. Exponentials are taken in 50-digit decimal numbers, which don't overflow, so that no formula needs
-rewriting.
+Written from the formulas of the paper and nothing else: no array arithmetic, no import from the library.
+Functions are named like the operations and take the same arguments; a window is anything with `kernel`,
+`stride`, `padding` and `dilation`. Exponentials are taken in 50-digit decimal numbers, which don't overflow:
+no formula needs rewriting.
 """
 
 from __future__ import annotations
@@ -35,11 +35,13 @@ def each(function: Callable[..., float], *arrays: Array) -> Array:
     return y
 
 
-# ---- windows ----------------------------------------------------------------------------------------------------------
+# ---- windows -----------------------------------------------------------------------------------------------
 
 
-def positions(size: int, kernel: int, stride: int, padding: tuple[int, int], dilation: int) -> list[list[int | None]]:
-    """Slide a kernel along one axis: for each output pixel, the input pixel under each tap, None in the padding."""
+def positions(
+    size: int, kernel: int, stride: int, padding: tuple[int, int], dilation: int
+) -> list[list[int | None]]:
+    """For each output pixel along one axis, the input pixel under each tap, None in the padding."""
     before, after = padding
     found, start = [], -before
     while start + dilation * (kernel - 1) < size + after:
@@ -62,7 +64,7 @@ def output_size(window: Any, H: int, W: int) -> tuple[int, int]:
 
 
 def meetings(window: Any, H: int, W: int) -> Iterator[tuple[int, int, int, int, int | None, int | None]]:
-    """Every output pixel (m, q) with every tap (u, v) and the input pixel (i, j) under it; None, None for padding."""
+    """Every output pixel (m, q), tap (u, v), and the input pixel (i, j) under it, None in the padding."""
     rows, columns = axes(window, H, W)
     for (m, row), (q, column) in product(enumerate(rows), enumerate(columns)):
         for (u, i), (v, j) in product(enumerate(row), enumerate(column)):
@@ -74,7 +76,7 @@ def inside(window: Any, H: int, W: int) -> Iterator[tuple[int, int, int, int, in
     return (meeting for meeting in meetings(window, H, W) if meeting[4] is not None)
 
 
-# ---- lowering ---------------------------------------------------------------------------------------------------------
+# ---- lowering ----------------------------------------------------------------------------------------------
 
 
 def matmul(a: Array, b: Array) -> Array:
@@ -105,7 +107,7 @@ def col2im(columns: Array, x_shape: tuple[int, ...], window: Any) -> Array:
     return x
 
 
-# ---- convolution ------------------------------------------------------------------------------------------------------
+# ---- convolution -------------------------------------------------------------------------------------------
 
 
 def conv2d(x: Array, w: Array, b: Array | None, window: Any) -> Array:
@@ -141,7 +143,7 @@ def conv2d_dw_db(x: Array, dy: Array, window: Any, db: None = None) -> tuple[Arr
     return dw, db
 
 
-# ---- pooling ----------------------------------------------------------------------------------------------------------
+# ---- pooling -----------------------------------------------------------------------------------------------
 
 
 def max_pool2d(x: Array, window: Any) -> tuple[Array, Array]:
@@ -215,7 +217,7 @@ def lp_pool2d_dx(dy: Array, x: Array, y: Array, p: float, window: Any) -> Array:
     return dx
 
 
-# ---- fully connected --------------------------------------------------------------------------------------------------
+# ---- fully connected ---------------------------------------------------------------------------------------
 
 
 def dense(x: Array, w: Array, b: Array | None) -> Array:
@@ -242,7 +244,7 @@ def dense_dw_db(x: Array, dy: Array, db: None = None) -> tuple[Array, Array]:
     return dw, db
 
 
-# ---- activations ------------------------------------------------------------------------------------------------------
+# ---- activations -------------------------------------------------------------------------------------------
 
 
 def exp(x: float | Decimal) -> Decimal:
@@ -306,7 +308,7 @@ def softmax_dx(dy: Array, y: Array) -> Array:
     return dx
 
 
-# ---- dropout: Philox4x32-10 of Salmon et al., SC 2011, on Python integers ---------------------------------------------
+# ---- dropout: Philox4x32-10 of Salmon et al., SC 2011, on Python integers ----------------------------------
 
 
 def philox4x32(counter: tuple[int, ...], key: tuple[int, ...]) -> tuple[int, ...]:
@@ -338,7 +340,7 @@ def dropout_dx(dy: Array, mask: Array, rate: float) -> Array:
     return each(lambda dy, kept: dy / (1.0 - rate) if kept else 0.0, dy, mask)
 
 
-# ---- losses: (mean loss, its gradient, new totals) --------------------------------------------------------------------
+# ---- losses: (mean loss, its gradient, new totals) ---------------------------------------------------------
 
 
 def largest(row: Array) -> int:
@@ -349,12 +351,15 @@ def largest(row: Array) -> int:
     return best
 
 
-def report(losses: list, hits: list[bool], dx: Array, totals: Array | None) -> tuple[Array, Array, Array | None]:
+def report(
+    losses: list, hits: list[bool], dx: Array, totals: Array | None
+) -> tuple[Array, Array, Array | None]:
     N, loss_sum = len(losses), float(sum(losses))
     if totals is not None:
         before = [float(total) for total in totals]
         finite = N if math.isfinite(before[0] + loss_sum) else 0
-        totals = np.array([before[0] + loss_sum, before[1] + sum(hits), before[2] + N, before[3] + finite])
+        grown = zip(before, (loss_sum, sum(hits), N, finite), strict=True)
+        totals = np.array([total + growth for total, growth in grown])
     return np.array(loss_sum / N), dx, totals
 
 
@@ -402,7 +407,7 @@ def mean_squared_error(outputs: Array, targets: Array, totals: Array | None = No
     return report(losses, hits, dx, totals)
 
 
-# ---- optimizers: the arrays after the step ----------------------------------------------------------------------------
+# ---- optimizers: the arrays after the step -----------------------------------------------------------------
 
 
 def sgd_step(w: Array, g: Array, v: Array, hyper: Array, nesterov: bool = False) -> tuple[Array, Array]:
@@ -430,7 +435,7 @@ def adam_step(w: Array, g: Array, m: Array, v: Array, powers: Array, hyper: Arra
 
 
 def adam_run(w: Array, gradients: Array, hyper: Array) -> Array:
-    """Weights after one step per row of gradients, from zero moments: algorithm 1 with the powers beta^t spelt out."""
+    """Weights after one step per row of gradients, from zero moments: algorithm 1, with beta^t spelt out."""
     rate, beta1, beta2, epsilon, decay = map(float, hyper)
     result = zeros(len(w))
     for i in range(len(w)):
@@ -444,7 +449,7 @@ def adam_run(w: Array, gradients: Array, hyper: Array) -> Array:
     return result
 
 
-# ---- data -------------------------------------------------------------------------------------------------------------
+# ---- data --------------------------------------------------------------------------------------------------
 
 
 def gather_batch(
@@ -466,7 +471,3 @@ def one_hot(labels: Array, K: int) -> Array:
     for n in range(len(labels)):
         y[n, int(labels[n])] = 1.0
     return y
-
-
-def argmax(x: Array) -> Array:
-    return np.array([largest(row) for row in x])

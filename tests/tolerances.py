@@ -8,15 +8,16 @@ import numpy as np
 
 __all__ = ["DIFFERENCE_STEP", "GRADIENT", "KEEP_RATE_SIGMAS", "assert_close", "tolerance"]
 
-# Elementary functions are right to 4 units in the last place on the CPU and to 8 in CUDA; a formula strings a few
-# together, and e^x turns the rounding of an x of 10 into 10 units.
+# Elementary functions are right to 4 units in the last place on the CPU and to 8 in CUDA; a formula strings a
+# few together, and e^x turns the rounding of an x of 10 into 10 units.
 FUNCTION_UNITS = 32
 
-# A sum of n terms of size 1 in any order is off by at most n units of the last place of 1, plus those of its terms.
+# Rounding errors of a sum of n terms of either sign and size about 1, added in any order, stay below n units
+# of the last place of 1; to these come the few of the terms themselves.
 TERM_UNITS = 8
 
-# Central differences in float64: truncation h^2 and cancellation eps/h are equal at h = eps^(1/3) = 6e-6 and then
-# leave about h^2 = 4e-11 of the function's third derivative, which for the operations here stays below 1000.
+# Central differences in float64: truncation h^2 and cancellation eps/h are equal at h = eps^(1/3) = 6e-6, and
+# leave about h^2 = 4e-11 times the third derivative, which for the operations here stays below 1000.
 DIFFERENCE_STEP = 6e-6
 GRADIENT = {"rtol": 1e-7, "atol": 4e-8}
 
@@ -30,7 +31,9 @@ def tolerance(dtype: Any, terms: int = 1, scale: float = 1.0) -> dict[str, float
     return {"rtol": FUNCTION_UNITS * unit, "atol": (TERM_UNITS + terms) * unit * scale}
 
 
-def assert_close(actual: Any, expected: Any, dtype: Any, terms: int = 1, scale: float = 1.0, name: str = "") -> None:
+def assert_close(
+    actual: Any, expected: Any, dtype: Any, terms: int = 1, scale: float = 1.0, name: str = ""
+) -> None:
     """Compare a result computed in `dtype` with the expected one: integers exactly, NaN equal to NaN."""
     actual, expected = np.asarray(actual), np.asarray(expected)
     assert actual.shape == expected.shape, f"{name}: shape {actual.shape} instead of {expected.shape}"

@@ -1,7 +1,8 @@
 """The CPU backend: the reference's operations in NumPy without allocating, in pieces that stay in the cache.
 
-Each override gives the reference's results, faster: it writes into `out` with ufuncs, and keeps its intermediate arrays
-in the backend's workspace, so that from the second call on nothing is allocated. Arrays given as `out` are C-contiguous.
+Each override gives the reference's results, faster: it writes into `out` with ufuncs, and keeps its intermediate
+arrays in the backend's workspace, so that from the second call on nothing is allocated. Arrays given as `out` are
+C-contiguous.
 """
 
 from __future__ import annotations
@@ -74,6 +75,7 @@ class CpuBackend(Backend):
         self._lowerings: dict[tuple, Lowering] = {}
         self._padded: dict[tuple, Array] = {}
         self._counts: dict[tuple, Array | float] = {}
+        self._ones: dict[np.dtype, Array] = {}
         self._ramp = np.arange(BLOCK, dtype=np.uint64)
 
     def scratch(self, name: str, shape: tuple[int, ...], dtype: Any) -> Array:
@@ -104,7 +106,7 @@ class CpuBackend(Backend):
         return self._lowerings[key]
 
     def conv2d(self, x: Array, w: Array, b: Array | None, window: Window, *, out: Array = None) -> Array:
-        """As the reference, but lowers a few images at a time: their columns are multiplied while still in the cache."""
+        """As the reference, a few images at a time: their columns are multiplied while still in the cache."""
         lowering = self._lowering(x.shape, window, x.dtype)
         OC = w.shape[-1]
         out = self._result(out, (len(x), *lowering.output, OC), x.dtype)
@@ -117,7 +119,7 @@ class CpuBackend(Backend):
         return out
 
     def conv2d_dx(self, dy: Array, w: Array, x_shape: tuple[int, ...], window: Window, *, out: Array = None) -> Array:
-        """As the reference; at stride 1 as the forward convolution of dy with rotated kernels, which scatters nothing."""
+        """As the reference; at stride 1 as a forward convolution of dy with rotated kernels, which scatters nothing."""
         out = self._result(out, x_shape, dy.dtype)
         if window.stride == (1, 1) and all(max(p) < e for p, e in zip(window.padding, window.extent, strict=True)):
             return self._conv2d_dx_rotated(dy, w, window, out)
@@ -157,15 +159,15 @@ class CpuBackend(Backend):
 
     def _sum_rows(self, rows: Array, out: Array) -> None:
         """Sum over the first axis as a matrix product with ones: BLAS is faster there, and more exact, than `sum`."""
-        ones = self._padded.get(("ones", rows.dtype))
+        ones = self._ones.get(rows.dtype)
         if ones is None or len(ones) < len(rows):
-            ones = self._padded["ones", rows.dtype] = np.ones(len(rows), rows.dtype)
+            ones = self._ones[rows.dtype] = np.ones(len(rows), rows.dtype)
         np.matmul(ones[: len(rows)], rows, out=out)
 
     # ---- pooling --------------------------------------------------------------------------------------------------
 
     def taps(self, x: Array, window: Window, value: float) -> list[Array]:
-        """As the reference, but views of x itself where there is no padding, else of one padded copy kept for its shape."""
+        """As the reference: views of x itself where there is no padding, else of a padded copy kept for its shape."""
         N, H, W, C = x.shape
         if window.padding != ((0, 0), (0, 0)):
             key = (x.shape[1:], window, x.dtype, value)
@@ -527,7 +529,16 @@ class CpuBackend(Backend):
     # ---- data -----------------------------------------------------------------------------------------------------
 
     def gather_batch(
-        self, images: Array, labels: Array, order: Array, cursor: Array, scale: Array, shift: Array, *, x: Array, y: Array
+        self,
+        images: Array,
+        labels: Array,
+        order: Array,
+        cursor: Array,
+        scale: Array,
+        shift: Array,
+        *,
+        x: Array,
+        y: Array,
     ) -> None:
         """As the reference, in place; the position is read directly, which costs nothing on the host."""
         start = int(cursor[0])

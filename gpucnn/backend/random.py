@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-__all__ = ["MULTIPLIERS", "ROUNDS", "WEYL", "philox_words", "philox4x32", "threshold"]
+__all__ = ["MULTIPLIERS", "ROUNDS", "WEYL", "philox4x32", "philox_words", "threshold"]
 
 Array = Any
 MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)

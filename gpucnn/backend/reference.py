@@ -46,6 +46,14 @@ class Backend:
         self.host_reads = 0
         self.workspace = Workspace(self)
 
+    def describe(self) -> str:
+        """Return the device's name and what computes on it, for people."""
+        return f"{self.name} ({self.xp.__name__} {self.xp.__version__})"
+
+    def versions(self) -> dict[str, str]:
+        """Return the versions of the packages that this device needs beside NumPy."""
+        return {}
+
     # ---- arrays and their two transfers ---------------------------------------------------------------------------
 
     def empty(self, shape: tuple[int, ...], dtype: Any = None) -> Array:
@@ -127,7 +135,7 @@ class Backend:
     # ---- convolution ----------------------------------------------------------------------------------------------
 
     def conv2d(self, x: Array, w: Array, b: Array | None, window: Window, *, out: Array = None) -> Array:
-        """Convolve images with kernels: `y[m,n,o] = sum_u sum_v sum_c w[u,v,c,o] x[m*SH + u*DH, n*SW + v*DW, c] + b[o]`.
+        """Convolve: `y[m,n,o] = sum_u sum_v sum_c w[u,v,c,o] x[m*SH + u*DH, n*SW + v*DW, c] + b[o]`.
 
         Paper: section 3.1, convolution.
         Differs: the paper also writes the kernel flipped; like every library this computes the cross-correlation.
@@ -143,7 +151,7 @@ class Backend:
     def conv2d_dx(self, dy: Array, w: Array, x_shape: tuple[int, ...], window: Window, *, out: Array = None) -> Array:
         """Gradient of `conv2d` in its input: each dy goes back, weighted, to the pixels its window met.
 
-        Paper: section 3.2, convolution, dL/dI: at stride 1 the full correlation of dy with the kernels rotated by 180 degrees.
+        Paper: section 3.2, convolution, dL/dI: at stride 1 the full correlation of dy with kernels rotated 180 degrees.
         dy (N, OH, OW, OC), w (KH, KW, C, OC) -> (N, H, W, C).
         """
         OC = w.shape[-1]
@@ -151,7 +159,7 @@ class Backend:
         return self.col2im(dcolumns, x_shape, window, out=out)
 
     def conv2d_dw_db(self, x: Array, dy: Array, window: Window, *, dw: Array, db: Array | None) -> None:
-        """Gradients of `conv2d`: `dw[u,v,c,o] = sum_n sum_m dy[m,n,o] x[m*SH + u*DH, n*SW + v*DW, c]`, `db[o] = sum dy`.
+        """Gradients of `conv2d`: `dw[u,v,c,o] = sum dy[m,n,o] x[m*SH + u*DH, n*SW + v*DW, c]`, `db[o] = sum dy`.
 
         Paper: section 3.2, convolution, dL/dk and dL/db.
         x (N, H, W, C), dy (N, OH, OW, OC) -> dw (KH, KW, C, OC), db (OC,) or None.
@@ -166,7 +174,7 @@ class Backend:
     def max_pool2d(self, x: Array, window: Window, *, out: Array = None, winners: Array = None) -> tuple[Array, Array]:
         """Largest pixel under each window, `P = max`, and which tap it was: the winning unit, the first on a tie.
 
-        Paper: section 3.1, pooling. Padding is -inf; NaN wins.
+        Paper: section 3.1, pooling. Padding is -inf; NaN wins over numbers, the last one if there are several.
         x (N, H, W, C) -> out (N, OH, OW, C), winners (N, OH, OW, C) of dtype `winner_dtype(window)`.
         """
         first, *others = self.taps(x, window, -float("inf"))
@@ -215,7 +223,8 @@ class Backend:
         if count_padding:
             return float(window.taps)
         _, H, W, _ = x_shape
-        return sum(self.taps(self.xp.ones((1, H, W, 1), dtype=dtype), window, 0.0))
+        counts = sum(self.taps(self.xp.ones((1, H, W, 1), dtype=dtype), window, 0.0))
+        return self.xp.where(counts > 0, counts, self.xp.ones((), dtype=dtype))  # a window of padding alone gives 0
 
     def lp_pool2d(self, x: Array, p: float, window: Window, *, out: Array = None) -> Array:
         """Lp norm of the pixels under each window: `P = (sum |x|^p)^(1/p)`; p = 2 is the paper's L2 pooling.
@@ -413,9 +422,18 @@ class Backend:
     # ---- data -----------------------------------------------------------------------------------------------------
 
     def gather_batch(
-        self, images: Array, labels: Array, order: Array, cursor: Array, scale: Array, shift: Array, *, x: Array, y: Array
+        self,
+        images: Array,
+        labels: Array,
+        order: Array,
+        cursor: Array,
+        scale: Array,
+        shift: Array,
+        *,
+        x: Array,
+        y: Array,
     ) -> None:
-        """Take the next batch of a data set that lies on the device: `x = images[...] * scale + shift`, `y = labels[...]`.
+        """Take the next batch of a data set on the device: `x = images[...] * scale + shift`, `y = labels[...]`.
 
         The samples are `order[cursor : cursor + N]`, N = len(x); `cursor`, int64 (1,), then moves on by N.
         images (S, H, W, C) uint8, labels (S,) int32, order (S,) int32, scale and shift (C,) -> x (N, H, W, C), y (N,).
@@ -430,7 +448,3 @@ class Backend:
         """Write 1 at each row's label and 0 elsewhere. labels (N,) -> out (N, K)."""
         is_label = labels[:, None] == self.xp.arange(out.shape[1], dtype=labels.dtype)[None, :]
         return self._store(self._cast(is_label, out.dtype), out)
-
-    def argmax(self, x: Array, *, out: Array) -> Array:
-        """Write the column of each row's largest element, the first on a tie. x (N, K) -> out (N,) int32."""
-        return self._store(self._cast(self.xp.argmax(x, axis=1), out.dtype), out)

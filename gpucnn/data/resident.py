@@ -62,7 +62,5 @@ class ResidentSplit:
         """Gather the next N samples: x (N, H, W, C) normalized, y (N,); both are overwritten by the next call."""
         x = self._workspace.take("x", (N, *self.images.shape[1:]), self.backend.float_dtype)
         y = self._workspace.take("y", (N,), self.labels.dtype)
-        self.backend.gather_batch(
-            self.images, self.labels, self._order, self._cursor, self.scale, self.shift, x=x, y=y
-        )
+        self.backend.gather_batch(self.images, self.labels, self._order, self._cursor, self.scale, self.shift, x=x, y=y)
         return x, y

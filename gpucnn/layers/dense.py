@@ -38,7 +38,8 @@ class Dense(Layer):
     def infer(self, input_shape: Shape) -> Shape:
         if len(input_shape) != 1:
             raise InputError(
-                f"{self.label}: expected flat samples of shape (I,), received {tuple(input_shape)}; put Flatten() before it"
+                f"{self.label}: expected flat samples of shape (I,), received {tuple(input_shape)}; put Flatten() "
+                f"before it"
             )
         self.w = Parameter("w", (input_shape[0], self.units), self.initializer)
         self.b = Parameter("b", (self.units,), zeros) if self.bias else None

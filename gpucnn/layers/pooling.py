@@ -96,7 +96,7 @@ class LpPool2D(Pool2D):
     def __init__(self, kernel_size, stride=None, padding: Padding = 0, *, p: float = 2.0, name=None):
         super().__init__(kernel_size, stride, padding, name=name)
         if not 1 <= p < float("inf"):
-            raise InputError(f"{self.label}: p must be at least 1 and finite, received {p!r}; for p = inf use MaxPool2D")
+            raise InputError(f"{self.label}: p must be at least 1 and finite, received {p!r}; p = inf is MaxPool2D")
         self.p = float(p)
 
     def _forward(self, x: Array, train: bool) -> Array:

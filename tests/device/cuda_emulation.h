@@ -26,6 +26,9 @@
 #define __noinline__ __attribute__((noinline))
 #define __launch_bounds__(...)
 
+#undef INFINITY  // NVRTC has neither: write -__int_as_float(0x7f800000), or define them in the preamble
+#undef NAN
+
 struct dim3 { unsigned x = 1, y = 1, z = 1; };
 static dim3 threadIdx, blockIdx, blockDim, gridDim;
 static const int warpSize = 32;

@@ -8,7 +8,6 @@ Compiled objects live as long as the process, or in `$GPUCNN_EMULATION_CACHE` if
 from __future__ import annotations
 
 import ctypes
-import functools
 import re
 from dataclasses import dataclass
 from types import SimpleNamespace
@@ -170,7 +169,6 @@ class ElementwiseProgram:
             raise IndexError(f"kernel {self.record.name!r}: index {report[1]} is outside of raw parameter "
                              f"{parameter.name!r} of size {size}, at element i = {report[2]}")
 
-    @functools.lru_cache(maxsize=16)  # noqa: B019 - programs live as long as the tests
     def _source(self, types: tuple[np.dtype, ...]) -> str:
         """Return the C++ source: the body as a function of one element, and the loop over all elements."""
         letters = {p.type_name: C_TYPES[t.name] for p, t in zip(self.parameters, types, strict=True)
@@ -302,6 +300,8 @@ class BlockProgram:
         """Return the array whose bytes the launch passes: an address, or the value of a scalar."""
         where = f"kernel {self.name!r}, argument {argument.name!r}"
         expected = element if argument.c_type == _ELEMENT else DTYPES.get(argument.c_type)
+        if value is None and argument.pointer:  # a null pointer, as for CuPy
+            return np.array(0, np.uintp)
         if not isinstance(value, np.ndarray if argument.pointer else np.generic):
             form = "an array" if argument.pointer else "a NumPy scalar"
             raise TypeError(f"{where}: expected {form} ({argument.c_type}), received {type(value)}")

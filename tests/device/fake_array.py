@@ -14,7 +14,7 @@ import numpy as np
 __all__ = ["Counts", "FakeArray", "ForbiddenInStep", "Memory", "MemoryPointer", "Stats", "World", "unwrap"]
 
 
-class ForbiddenInStep(AssertionError):  # noqa: N818 - reads as the sentence it makes
+class ForbiddenInStep(AssertionError):
     """A transfer, a synchronisation or an allocation happened where none may."""
 
 
@@ -120,10 +120,12 @@ class World:
             self.stats.allocate(what, array.nbytes)
         return self.array_class._wrap(array, Memory(self, array))
 
-    def result(self, array: Any, what: str) -> FakeArray:
-        """Make the device array that one launch computed into new memory."""
+    def result(self, array: Any, what: str, order: str = "C") -> FakeArray:
+        """Make the device array that one launch computed into new memory, in C order as CuPy does."""
         array = np.asarray(array)
-        made = self.own(array.copy(order="K") if array.base is not None else array, what)
+        if array.base is not None or (order == "C" and not array.flags.c_contiguous):
+            array = array.copy(order)
+        made = self.own(array, what)
         if array.size:
             self.stats.launch()
         return made
@@ -135,7 +137,7 @@ class Memory:
     def __init__(self, world: World, array: np.ndarray) -> None:
         self.world = world
         self.device = world.device
-        self.bytes = array.reshape(-1, order="A").view(np.uint8) if array.nbytes else np.empty(0, np.uint8)
+        self.bytes = array.ravel(order="K").view(np.uint8)
         self.rounded = -(-array.nbytes // 512) * 512
         world.used_bytes += self.rounded
         world.total_bytes = max(world.total_bytes, world.used_bytes)
@@ -292,10 +294,10 @@ class FakeArray:
     def astype(self, dtype: Any, order: str = "K", casting: Any = None, subok: Any = None, copy: bool = True):
         if not copy and self.dtype == np.dtype(dtype):
             return self
-        return self._world.result(self._array.astype(dtype, order), "astype")
+        return self._world.result(self._array.astype(dtype, order), "astype", order)
 
     def copy(self, order: str = "C") -> FakeArray:
-        return self._world.result(self._array.copy(order), "copy")
+        return self._world.result(self._array.copy(order), "copy", order)
 
     def flatten(self, order: str = "C") -> FakeArray:
         return self._world.result(self._array.flatten(order), "flatten")

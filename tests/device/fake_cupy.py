@@ -29,8 +29,9 @@ def _names(text: str) -> list[str]:
 UFUNCS = _names(
     "add subtract multiply divide true_divide floor_divide power remainder mod negative positive absolute "
     "abs fabs sign exp exp2 expm1 log log2 log10 log1p sqrt square cbrt reciprocal sin cos tan arcsin arccos "
-    "arctan arctan2 sinh cosh tanh maximum minimum fmax fmin floor ceil rint trunc equal not_equal less less_equal "
-    "greater greater_equal logical_and logical_or logical_not logical_xor bitwise_and bitwise_or bitwise_xor "
+    "arctan arctan2 sinh cosh tanh maximum minimum fmax fmin floor ceil rint trunc equal not_equal less "
+    "less_equal greater greater_equal "
+    "logical_and logical_or logical_not logical_xor bitwise_and bitwise_or bitwise_xor "
     "invert left_shift right_shift isfinite isinf isnan signbit copysign hypot logaddexp")
 REDUCTIONS = _names("sum prod max min amax amin mean var std any all argmax argmin")
 VIEWS = _names("reshape ravel transpose swapaxes squeeze expand_dims moveaxis broadcast_to flip")
@@ -106,13 +107,15 @@ def _ufunc(world: World, name: str) -> Any:
     return call
 
 
-def _uses_cub(array: np.ndarray, axis: Any, name: str) -> bool:
-    """Whether CuPy reduces with CUB, which takes temporary memory even if `out` is given."""
+def _needs_temporary(array: np.ndarray, axis: Any, name: str) -> bool:
+    """Whether CuPy takes temporary memory even if `out` is given, as it does where it reduces with CUB."""
     axes = range(array.ndim) if axis is None else axis if isinstance(axis, tuple) else (axis,)
     reduced = {k % array.ndim for k in axes} if array.ndim else set()
     full = len(reduced) == array.ndim
-    if name in ("mean", "var", "std", "any", "all") or (name.startswith("arg") and not full):
-        return full
+    if name in ("var", "std"):
+        return True  # not one reduction but several operations
+    if name in ("mean", "any", "all", "argmax", "argmin") and not full:
+        return False  # these reduce in one pass, unless they reduce everything
     last = set(range(array.ndim - len(reduced), array.ndim))
     first = set(range(len(reduced)))
     return (array.flags.c_contiguous and reduced == last) or (array.flags.f_contiguous and reduced == first)
@@ -128,8 +131,8 @@ def _reduction(world: World, name: str) -> Any:
         kwargs = {"axis": axis, "keepdims": keepdims} | ({} if dtype is None else {"dtype": dtype})
         if out is None:
             return world.result(function(array, **kwargs), f"result of cupy.{name}")
-        if _uses_cub(array, axis, name):
-            _temporary(world, f"temporary of cupy.{name} with CUB", _output(world, out).nbytes)
+        if _needs_temporary(array, axis, name):
+            _temporary(world, f"temporary of cupy.{name}", _output(world, out).nbytes)
         function(array, out=_output(world, out), **kwargs)
         world.stats.launch()
         return out
@@ -166,25 +169,27 @@ def _copying(world: World, name: str) -> Any:
     return call
 
 
-def _matmul(world: World) -> Any:
+def _matmul(world: World, name: str) -> Any:
     def call(a: Any, b: Any, out: Any = None) -> Any:
         if not (isinstance(a, FakeArray) and isinstance(b, FakeArray)):
-            raise TypeError(f"cupy.matmul: unsupported types {type(a)}, {type(b)}")
+            raise TypeError(f"cupy.{name}: unsupported types {type(a)}, {type(b)}")
         x, y = unwrap(a, world), unwrap(b, world)
-        product = np.matmul(x, y)
+        product = np.asarray(getattr(np, name)(x, y))
         if max(x.ndim, y.ndim) <= 2:
             for operand in (x, y):  # cuBLAS takes either order; anything else is copied
                 if operand.dtype != product.dtype or not (
                         operand.flags.c_contiguous or operand.flags.f_contiguous):
-                    _temporary(world, "copy of an operand of cupy.matmul for cuBLAS", operand.nbytes)
+                    _temporary(world, "copy of an operand of a matrix product for cuBLAS", operand.nbytes)
         if out is None:
-            return world.result(product, "result of cupy.matmul")
+            return world.result(product, f"result of cupy.{name}")
         target = _output(world, out)
         if target.shape != product.shape:
             raise ValueError(f"Output array has an invalid size: {target.shape} instead of {product.shape}")
+        if name == "dot" and not target.flags.c_contiguous:
+            raise ValueError("Output array must be C-contiguous")
         overlaps = np.may_share_memory(target, x) or np.may_share_memory(target, y)
         if not target.flags.c_contiguous or target.dtype != product.dtype or overlaps or product.size == 1:
-            _temporary(world, "temporary output of cupy.matmul", product.nbytes)
+            _temporary(world, f"temporary output of cupy.{name}", product.nbytes)
         np.copyto(target, product, casting="same_kind")
         world.stats.launch()
         return out
@@ -196,7 +201,7 @@ def _add_functions(world: World, module: ModuleType) -> None:
     for names, make in ((UFUNCS, _ufunc), (REDUCTIONS, _reduction), (VIEWS, _view), (COPIES, _copying)):
         for name in names:
             setattr(module, name, make(world, name))
-    module.matmul = module.dot = _matmul(world)
+    module.matmul, module.dot = _matmul(world, "matmul"), _matmul(world, "dot")
     module.may_share_memory = module.shares_memory = lambda a, b: np.may_share_memory(a._array, b._array)
     module.result_type = lambda *args: np.result_type(*(unwrap(a, world) if isinstance(a, FakeArray) else a
                                                         for a in args))
@@ -297,10 +302,9 @@ def _add_kernels(world: World, module: ModuleType) -> None:
             if shared_mem:
                 raise NotImplementedError("the emulation has no dynamic shared memory")
             world.require_device()
-            values = [args_k._array if isinstance(args_k, FakeArray) and unwrap(args_k, world) is not None
-                      else args_k for args_k in args]
             if any(isinstance(arg, (np.ndarray, MemoryPointer)) for arg in args):
                 raise TypeError(f"kernel {self.name!r}: pass device arrays, not host arrays or bare pointers")
+            values = [unwrap(arg, world) if isinstance(arg, FakeArray) else arg for arg in args]
             self.program.run(grid, block, values, order=world.order)
             world.stats.launch()
 

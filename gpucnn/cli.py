@@ -1,0 +1,254 @@
+"""The command line: `gpucnn train`, which `scripts/train.py` calls too."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import math
+import os
+import platform
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+
+import gpucnn
+from gpucnn import data, zoo
+from gpucnn.backend import PRECISIONS, Backend, get_backend
+from gpucnn.backend.gpu import missing_gpu_reason
+from gpucnn.data.resident import Normalization, ResidentSplit
+from gpucnn.errors import DeviceError, DivergedError, InputError, unknown_name
+from gpucnn.losses import get_loss
+from gpucnn.optimizers import OPTIMIZERS, get_optimizer
+from gpucnn.trainer import Metrics, Trainer
+
+__all__ = ["main"]
+
+DONE, BAD_INPUT, DIVERGED, INTERRUPTED = 0, 2, 3, 130
+Progress = Callable[[int], None]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code: 0 done, 2 bad input or no device, 3 diverged, 130 interrupted."""
+    try:
+        options = _parser().parse_args(arguments)
+        return options.run(options)
+    except (InputError, DeviceError) as error:
+        return _fail(error, BAD_INPUT)
+    except DivergedError as error:
+        return _fail(error, DIVERGED)
+    except KeyboardInterrupt:
+        return _fail("interrupted", INTERRUPTED)
+
+
+def _fail(message: object, code: int) -> int:
+    print(f"gpucnn: {message}", file=sys.stderr)
+    return code
+
+
+# ---- arguments ----------------------------------------------------------------------------------------------------
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise InputError(f"{message.removeprefix('argument ')}; see {self.prog} --help")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="gpucnn", description=gpucnn.__doc__)
+    parser.add_argument("--version", action="version", version=f"gpucnn {gpucnn.__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    train = commands.add_parser("train", help="train a network on images", allow_abbrev=False)
+    train.set_defaults(run=_train)
+
+    add = train.add_argument
+    add("--dataset", default="digits", help=f"{', '.join(data.DATASETS)} (default: digits, which is built in)")
+    add("--data-dir", type=Path, metavar="DIR", help="folder that holds the data set")
+    add("--download", action="store_true", help="fetch the data set into the cache if it is not there")
+    add("--model", default="paper", help=f"{', '.join(zoo.MODELS)} (default: %(default)s)")
+    add("--epochs", type=_whole(), default=20, metavar="N", help="passes over the data (default: %(default)s)")
+    add("--batch-size", type=_whole(), default=64, metavar="N", help="images per step (default: %(default)s)")
+    add("--learning-rate", type=_number, metavar="RATE", help="step size (default: the model's own)")
+    add("--optimizer", help=f"{', '.join(OPTIMIZERS)} (default: the model's own)")
+    add("--momentum", type=_number, metavar="M", help="for sgd and nesterov (default: 0.9)")
+    add("--weight-decay", type=_number, default=0.0, metavar="D", help="L2 penalty (default: %(default)s)")
+    add("--device", default="auto", help="auto, cpu, gpu, gpu:N or reference (default: %(default)s)")
+    add("--precision", default="float32", help=f"{' or '.join(PRECISIONS)} (default: %(default)s)")
+    add("--seed", type=_whole(least=0), default=0, metavar="N", help="of weights and order (default: %(default)s)")
+    add("--summary", type=Path, metavar="FILE.json", help="write the results to this file as JSON")
+    add("--quiet", action="store_true", help="print the last line only")
+    return parser
+
+
+def _whole(least: int = 1) -> Callable[[str], int]:
+    def parse(text: str) -> int:
+        if not text.removeprefix("+").isdecimal() or int(text) < least:
+            raise argparse.ArgumentTypeError(f"expected a whole number of at least {least}, received {text!r}")
+        return int(text)
+
+    return parse
+
+
+def _number(text: str) -> float:
+    with contextlib.suppress(ValueError):
+        if 0 <= float(text) < math.inf:
+            return float(text)
+    raise argparse.ArgumentTypeError(f"expected a finite number of at least 0, received {text!r}")
+
+
+# ---- train --------------------------------------------------------------------------------------------------------
+
+
+def _train(options: argparse.Namespace) -> int:
+    say = (lambda *_: None) if options.quiet else print
+    _check_names(options)
+    summary = _Summary(options.summary)
+    backend = get_backend(options.device, options.precision)
+    say(f"device: {backend.describe()}{_why_cpu(options, backend)}")
+    trainer, train, test = _prepare(options, backend)
+    say(f"data: {options.dataset}, {train.samples:,} images to train on, {test.samples:,} to test\n")
+    say(trainer.model.summary() + "\n")
+    summary.update(_settings(options, backend))
+    try:
+        _fit(trainer, train, options, summary)
+        tested = trainer.evaluate(test)
+    except (DivergedError, KeyboardInterrupt) as stop:
+        summary.write(status="diverged" if isinstance(stop, DivergedError) else "interrupted")
+        raise
+    summary.update(test_loss=tested.loss, test_accuracy=tested.accuracy, weights_sha256=trainer.model.weights_sha256())
+    summary.write(status="done")
+    hits = round(tested.accuracy * tested.samples)
+    print(f"test accuracy {tested.accuracy:.2%} ({hits:,} of {tested.samples:,}), loss {tested.loss:.4f}")
+    return DONE
+
+
+def _check_names(options: argparse.Namespace) -> None:
+    """Find misspelt names before any data is read."""
+    zoo.get_recipe(options.model)
+    if options.dataset not in data.DATASETS:
+        raise unknown_name("data set", options.dataset, data.DATASETS)
+    if options.optimizer not in (None, *OPTIMIZERS):
+        raise unknown_name("optimizer", options.optimizer, OPTIMIZERS)
+    if options.precision not in PRECISIONS:
+        raise unknown_name("precision", options.precision, PRECISIONS)
+
+
+def _why_cpu(options: argparse.Namespace, backend: Backend) -> str:
+    return f" (no GPU: {missing_gpu_reason()})" if options.device == "auto" and backend.name == "cpu" else ""
+
+
+def _prepare(options: argparse.Namespace, backend: Backend) -> tuple[Trainer, ResidentSplit, ResidentSplit]:
+    """Read the data, build the model, and put both on the device."""
+    recipe = zoo.get_recipe(options.model)
+    dataset = data.load(options.dataset, options.data_dir, download=options.download)
+    model = recipe.model(dataset.classes)
+    rate = recipe.learning_rate if options.learning_rate is None else options.learning_rate
+    optimizer = get_optimizer(options.optimizer or recipe.optimizer, rate, options.momentum, options.weight_decay)
+    batch = min(options.batch_size, len(dataset.train.labels))
+    model.build(dataset.image_shape, backend, max_batch=batch, seed=options.seed)
+    trainer = Trainer(model, get_loss(recipe.loss), optimizer, batch_size=batch, seed=options.seed)
+    normalization = Normalization(dataset.train.images)
+    train, test = (ResidentSplit(split, backend, normalization) for split in (dataset.train, dataset.test))
+    return trainer, train, test
+
+
+def _fit(trainer: Trainer, train: ResidentSplit, options: argparse.Namespace, summary: _Summary) -> None:
+    """Train for all epochs; the summary follows, so that what is known is kept if the run stops early."""
+    reads, seconds = trainer.backend.host_reads, 0.0
+    with _reporter(options.epochs, train.samples, options.quiet) as begin:
+        for epoch in range(options.epochs):
+            progress, end = begin(epoch)
+            start = time.perf_counter()
+            metrics = trainer.train_epoch(train, epoch, progress)
+            elapsed = time.perf_counter() - start
+            seconds += elapsed
+            end(metrics, train.samples / elapsed)
+            summary.update(
+                epochs_done=epoch + 1,
+                train_loss=metrics.loss,
+                train_accuracy=metrics.accuracy,
+                seconds=seconds,
+                images_per_second=(epoch + 1) * train.samples / seconds,
+                host_syncs_per_epoch=(trainer.backend.host_reads - reads) / (epoch + 1),
+            )
+
+
+# ---- what is shown ------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def _reporter(epochs: int, samples: int, quiet: bool) -> Iterator[Callable[[int], tuple]]:
+    """Yield a function that begins an epoch and returns how to advance it and how to end it."""
+    if quiet:
+        yield lambda epoch: (None, lambda metrics, speed: None)
+    elif sys.stdout.isatty():
+        with _bars(epochs, samples) as begin:
+            yield begin
+    else:
+        yield lambda epoch: (None, lambda metrics, speed: print(_epoch_line(epoch, epochs, metrics, speed), flush=True))
+
+
+def _epoch_line(epoch: int, epochs: int, metrics: Metrics, speed: float) -> str:
+    number = f"{epoch + 1:>{len(str(epochs))}}/{epochs}"
+    return f"epoch {number}  loss {metrics.loss:.4f}  accuracy {metrics.accuracy:7.2%}  {speed:,.0f} images/s"
+
+
+@contextlib.contextmanager
+def _bars(epochs: int, samples: int) -> Iterator[Callable[[int], tuple]]:
+    """One bar per epoch, each left on the screen with its results."""
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+    columns = TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn()
+    with Progress(*columns, TextColumn("{task.fields[results]}")) as bars:
+
+        def begin(epoch: int) -> tuple:
+            task = bars.add_task(f"epoch {epoch + 1}/{epochs}", total=samples, results="")
+
+            def end(metrics: Metrics, speed: float) -> None:
+                results = _epoch_line(epoch, epochs, metrics, speed).partition("  ")[2]
+                bars.update(task, completed=samples, results=results)
+
+            return lambda count: bars.update(task, advance=count), end
+
+        yield begin
+
+
+def _settings(options: argparse.Namespace, backend: Backend) -> dict[str, Any]:
+    names = ("dataset", "model", "epochs", "batch_size", "seed", "precision")
+    versions = {"gpucnn": gpucnn.__version__, "python": platform.python_version(), "numpy": np.__version__}
+    return {
+        "device": backend.name,
+        **{name: getattr(options, name) for name in names},
+        "versions": versions | backend.versions(),
+    }
+
+
+class _Summary:
+    """The results of a run, written whole or not at all; without a path, nothing is written."""
+
+    def __init__(self, path: Path | None):
+        self.path = path
+        self.fields: dict[str, Any] = {}
+        if path is not None and (path.is_dir() or not os.access(path.parent, os.W_OK)):
+            raise InputError(f"--summary {path}: cannot be written there; name a file in a folder that exists")
+
+    def update(self, fields: dict[str, Any] | None = None, /, **more: Any) -> None:
+        self.fields |= (fields or {}) | more
+
+    def write(self, status: str) -> None:
+        if self.path is None:
+            return
+        required = ("train_loss", "test_loss", "test_accuracy", "weights_sha256")
+        fields = {"status": status} | dict.fromkeys(required) | self.fields
+        fields = {name: None if value != value or value == math.inf else value for name, value in fields.items()}
+        temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}")
+        temporary.write_text(json.dumps(fields, indent=2, allow_nan=False) + "\n")
+        os.replace(temporary, self.path)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,82 @@
+"""Which backends the tests run on, and what happens where there is no GPU."""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Callable, Iterator
+
+import pytest
+from device.fake_cupy import make_fake_cupy
+from device.fixtures import installed_cupy
+from device.host_compiler import missing_compiler
+
+from gpucnn.backend import get_backend
+from gpucnn.backend.reference import Backend
+from gpucnn.errors import DeviceError
+
+REQUIRE_GPU = "GPUCNN_REQUIRE_GPU"
+
+# Every backend that is compared with the reference; tests get their names from the fixture `backend_name`.
+BACKENDS = ("cpu", "fake-gpu", "gpu")  # "fake-gpu" is the GPU backend on the strict fake of `tests/device`
+
+
+@functools.cache
+def make_backend(name: str, float_dtype: str) -> Backend:
+    """Return the backend of this name; one object serves all tests, so they also meet its used buffers."""
+    if name == "array_api_strict":
+        return Backend(float_dtype, xp=pytest.importorskip("array_api_strict"))
+    if name == "fake-gpu":
+        if missing_compiler() is not None:
+            pytest.skip(missing_compiler())
+        with installed_cupy(make_fake_cupy()):
+            return get_backend("gpu", float_dtype)
+    return get_backend(name, float_dtype)
+
+
+@functools.cache
+def gpu_state() -> str | None:
+    """Return why no GPU can be used, or None where one can."""
+    try:
+        get_backend("gpu")
+    except DeviceError as error:
+        return str(error)
+    return None
+
+
+@pytest.fixture(
+    params=[pytest.param(name, marks=[pytest.mark.gpu] if name == "gpu" else []) for name in BACKENDS]
+)
+def backend_name(request: pytest.FixtureRequest) -> str:
+    """Name of a backend to compare with the reference."""
+    return request.param
+
+
+@pytest.fixture(name="make_backend")
+def make_backend_fixture() -> Callable[[str, str], Backend]:
+    """Return the function (name, float_dtype) -> backend."""
+    return make_backend
+
+
+def pytest_report_header() -> str:
+    """Say at the top of the report whether a GPU takes part."""
+    reason = gpu_state()
+    return "GPU: usable" if reason is None else f"GPU: not used, {reason}"
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip a test marked `gpu` where no GPU can be used."""
+    reason = gpu_state() if item.get_closest_marker("gpu") else None
+    if reason is not None:
+        pytest.skip(f"no GPU: {reason}")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
+    """Where a GPU is required, turn each skip of a test marked `gpu` into a failure, whoever skipped it."""
+    report = yield
+    if report.skipped and item.get_closest_marker("gpu") and os.environ.get(REQUIRE_GPU) == "1":
+        reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr
+        report.outcome = "failed"
+        report.longrepr = f"{REQUIRE_GPU}=1, but {reason}"
+    return report

@@ -1,0 +1,198 @@
+"""The GPU backend on the strict fake device: what a training step launches, and that it does nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from types import ModuleType
+
+import numpy as np
+import pytest
+from device.fake_cupy import ForbiddenInStep, make_fake_cupy
+from device.fixtures import absent_cupy, broken_cupy, installed_cupy, requires_compiler
+
+from gpucnn import Conv2D, Dropout, Sequential, Sigmoid, Softmax, Tanh, available_devices, get_backend
+from gpucnn.backend import backend_of, gpu
+from gpucnn.data import ResidentSplit, Split
+from gpucnn.data.resident import Normalization
+from gpucnn.errors import DeviceError
+from gpucnn.layers import AveragePool2D, Dense, Flatten, LpPool2D
+from gpucnn.losses import MeanSquaredError, get_loss
+from gpucnn.optimizers import Adam, get_optimizer
+from gpucnn.trainer import Trainer
+from gpucnn.zoo import MODELS
+
+IMAGES = {"paper": (8, 8, 1), "lenet5": (28, 28, 1), "mnist": (8, 8, 1), "vgg": (8, 8, 3)}
+
+# What a step may launch: measured, and bounded so that it does not grow unseen.
+LAUNCHES = {"paper": 36, "lenet5": 46, "mnist": 39, "vgg": 81}
+
+
+@pytest.fixture
+def cupy() -> Iterator[ModuleType]:
+    """A strict fake of CuPy with one device."""
+    with installed_cupy(make_fake_cupy()) as module:
+        yield module
+
+
+def random_split(N: int, shape: tuple[int, ...]) -> Split:
+    rng = np.random.default_rng(0)
+    return Split(rng.integers(0, 256, (N, *shape), dtype=np.uint8), rng.integers(0, 10, N, dtype=np.int32))
+
+
+def make_trainer(model: Sequential, loss, optimizer, device: str, shape: tuple[int, ...], batch: int = 4):
+    """Return a trainer and its data, two batches and a half, on a device."""
+    model.build(shape, get_backend(device), max_batch=batch, seed=0)
+    trainer = Trainer(model, loss, optimizer, batch_size=batch)
+    split = random_split(5 * batch // 2, shape)
+    return trainer, ResidentSplit(split, model.backend, Normalization(split.images))
+
+
+def zoo_trainer(name: str, device: str):
+    recipe = MODELS[name]
+    optimizer = get_optimizer(recipe.optimizer, recipe.learning_rate)
+    return make_trainer(recipe.model(10), get_loss(recipe.loss), optimizer, device, IMAGES[name])
+
+
+def kitchen_sink(device: str):
+    """A net of the layers that the zoo does not use."""
+    layers = [Conv2D(4, 3, 2, "same", bias=False), Tanh(), AveragePool2D(3, 2, 1), LpPool2D(2, 1)]
+    layers += [Flatten(), Dense(12), Sigmoid(), Dropout(0.3), Dense(10), Softmax()]
+    return make_trainer(Sequential(layers), MeanSquaredError(), Adam(0.01), device, (9, 9, 2))
+
+
+@requires_compiler
+@pytest.mark.parametrize("name", [*MODELS, "kitchen sink"])
+def test_step_only_launches_kernels(name: str, cupy: ModuleType) -> None:
+    """From the second batch on no transfer, no wait and no allocation; the epoch reads once and uploads its order."""
+    trainer, data = kitchen_sink("gpu") if name == "kitchen sink" else zoo_trainer(name, "gpu")
+    trainer.train_epoch(data, 0)
+    with cupy.stats.step() as counts:
+        data.rewind()
+        for N in (4, 4, 2):
+            trainer.step(*data.next_batch(N))
+    launches = (counts.launches - 1) / 3
+    print(f"{name}: {launches:.1f} launches per step")
+    assert launches <= LAUNCHES.get(name, 60)
+    with cupy.stats.counting() as counts:
+        trainer.train_epoch(data, 1)
+    assert counts.d2h_copies == 1
+    assert counts.h2d_copies == 1
+    assert counts.allocations == 0
+
+
+@requires_compiler
+@pytest.mark.parametrize("name", [*MODELS, "kitchen sink"])
+def test_trains_as_on_the_cpu(name: str, cupy: ModuleType) -> None:
+    """Two epochs on the fake GPU end at the CPU's weights, to the rounding of float32."""
+    results = []
+    for device in ("gpu", "cpu"):
+        trainer, data = kitchen_sink(device) if name == "kitchen sink" else zoo_trainer(name, device)
+        metrics = [trainer.train_epoch(data, epoch) for epoch in range(2)] + [trainer.evaluate(data)]
+        results.append((trainer.model.state_dict(), metrics))
+    (gpu_weights, gpu_metrics), (cpu_weights, cpu_metrics) = results
+    for name, value in cpu_weights.items():
+        np.testing.assert_allclose(gpu_weights[name], value, rtol=0, atol=2e-4, err_msg=name)
+    for ours, theirs in zip(gpu_metrics, cpu_metrics, strict=True):
+        assert ours.loss == pytest.approx(theirs.loss, rel=1e-3)
+        assert ours.samples == theirs.samples
+
+
+@requires_compiler
+def test_a_transfer_in_a_step_is_noticed(cupy: ModuleType) -> None:
+    backend = get_backend("gpu")
+    x = backend.zeros((3,))
+    with cupy.stats.step():
+        with pytest.raises(ForbiddenInStep):
+            backend.to_host(x)
+        with pytest.raises(ForbiddenInStep):
+            backend.from_host(np.zeros(3), out=x)
+        with pytest.raises(ForbiddenInStep):
+            backend.zeros((3,))
+
+
+@requires_compiler
+def test_a_layer_follows_its_array_to_the_gpu(cupy: ModuleType) -> None:
+    """A layer built without a device moves to its first array, with the weights that it had."""
+    x = np.random.default_rng(0).standard_normal((2, 9, 9, 3)).astype("float32")
+    conv = Conv2D(4, 3)
+    conv.build((9, 9, 3))
+    conv.b.value[...] = 1.5
+    weights = conv.w.value.copy()
+    y = conv.forward(cupy.asarray(x))
+    assert conv.backend.name == "gpu:0"
+    np.testing.assert_array_equal(conv.w.value.get(), weights)
+    expected = get_backend("cpu").conv2d(x, weights, np.full(4, 1.5, "float32"), conv.window)
+    np.testing.assert_allclose(y.get(), expected, atol=1e-5)
+    assert Dense(3)(cupy.asarray(x[:, 0, 0])).shape == (2, 3)
+
+
+@requires_compiler
+@pytest.mark.parametrize("built_on", ["cpu", "gpu"])
+def test_mixing_devices_names_the_layer_both_devices_and_the_cure(built_on: str, cupy: ModuleType) -> None:
+    host = np.zeros((1, 5, 5, 1), "float32")
+    device = cupy.asarray(host)
+    conv = Conv2D(2, 3, name="conv1")
+    conv.forward(host if built_on == "cpu" else device)
+    with pytest.raises(DeviceError, match=r'Conv2D "conv1": built on (cpu|gpu:0), .* a (cupy|numpy) ndarray; move'):
+        conv.forward(device if built_on == "cpu" else host)
+
+
+@requires_compiler
+def test_gpu_numbers(cupy: ModuleType) -> None:
+    assert available_devices() == ["gpu:0", "cpu"]
+    assert get_backend("auto").name == "gpu:0"
+    assert backend_of(cupy.zeros((2,), "float64")).precision == "float64"
+    with pytest.raises(DeviceError, match=r"gpu:1 is not there: the GPUs are gpu:0 to gpu:0"):
+        get_backend("gpu:1")
+
+
+def test_cupy_absent() -> None:
+    with absent_cupy(), pytest.raises(DeviceError, match=r'CuPy is not installed; pip install "gpucnn\[gpu\]"'):
+        get_backend("gpu")
+
+
+@pytest.mark.parametrize(
+    "error", [ImportError("libcublas.so.12: cannot open"), ModuleNotFoundError("no cuda", name="cuda"), OSError("bad")]
+)
+def test_cupy_broken(error: Exception) -> None:
+    with broken_cupy(error), pytest.raises(DeviceError, match=rf"cannot be imported \({type(error).__name__}: "):
+        get_backend("gpu")
+
+
+def test_no_device() -> None:
+    fake = make_fake_cupy(device_count=0)
+    with installed_cupy(fake), pytest.raises(DeviceError, match="CuPy finds no NVIDIA GPU .* install a current NVIDIA"):
+        get_backend("gpu")
+
+
+def test_device_without_its_libraries(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A GPU on which nothing can be computed is reported at once, with what to install."""
+    fake = make_fake_cupy()
+
+    def fail(*_args, **_options):
+        raise RuntimeError("libnvrtc.so.12 not found")
+
+    monkeypatch.setattr(fake, "ElementwiseKernel", fail)
+    with installed_cupy(fake), pytest.raises(DeviceError, match=r"cannot compute on it \(RuntimeError: libnvrtc"):
+        get_backend("gpu")
+
+
+@pytest.mark.parametrize("state", [absent_cupy, broken_cupy, lambda: installed_cupy(make_fake_cupy(device_count=0))])
+def test_auto_is_the_cpu_without_a_gpu(state) -> None:
+    with state():
+        assert get_backend("auto").name == "cpu"
+        assert available_devices() == ["cpu"]
+        assert gpu.missing_gpu_reason().startswith("CuPy ")
+
+
+@pytest.mark.gpu
+def test_real_gpu_trains_as_the_cpu() -> None:
+    results = []
+    for device in ("gpu", "cpu"):
+        trainer, data = zoo_trainer("lenet5", device)
+        trainer.train_epoch(data, 0)
+        results.append(trainer.model.state_dict())
+    for name, value in results[1].items():
+        np.testing.assert_allclose(results[0][name], value, rtol=0, atol=2e-4, err_msg=name)
+
+

@@ -1,0 +1,587 @@
+"""Layers: their gradients, shapes and buffers, what they do alone, and every sentence they refuse with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from tolerances import assert_close
+
+from gpucnn import (
+    AveragePool2D,
+    Conv2D,
+    Dense,
+    DeviceError,
+    Dropout,
+    Flatten,
+    InputError,
+    Layer,
+    LpPool2D,
+    MaxPool2D,
+    ReLU,
+    Sequential,
+    Sigmoid,
+    Softmax,
+    Tanh,
+    get_backend,
+)
+from gpucnn.gradcheck import check_layer, directional_error
+
+# A step of 1e-6 in float64 leaves 1e-16/1e-6 = 1e-10 of rounding, times the size of the sum over all outputs; a wrong
+# gradient is off by a tenth or more.
+GRADIENT_ERROR = 1e-6
+WRONG_GRADIENT = 1e-2
+KINK_DISTANCE = 1e-2  # of inputs from zero and from each other: 1,000 times the largest step
+
+DEVICES = ["reference", "cpu", pytest.param("gpu", marks=pytest.mark.gpu)]
+
+
+def smooth_batch(shape: tuple[int, ...], seed: int = 0) -> np.ndarray:
+    """Return values of either sign in a random order, no two nearer than `KINK_DISTANCE`, none near 0, float64."""
+    size = int(np.prod(shape))
+    values = (np.arange(size) - size // 2 + 0.5) * max(2.0 / size, 2 * KINK_DISTANCE)
+    return np.random.default_rng(seed).permutation(values).reshape(shape)
+
+
+IMAGES = (3, 7, 6, 2)
+GRADIENT_CASES: dict[str, tuple[Callable[[], Layer], tuple[int, ...]]] = {
+    "conv": (lambda: Conv2D(4, 3), IMAGES),
+    "conv stride": (lambda: Conv2D(3, 3, stride=2), IMAGES),
+    "conv stride beyond kernel": (lambda: Conv2D(3, 2, stride=3), IMAGES),
+    "conv padding": (lambda: Conv2D(3, (3, 2), padding=(2, 1)), IMAGES),
+    "conv padding per side": (lambda: Conv2D(3, 3, stride=(2, 1), padding=((0, 2), (1, 0))), IMAGES),
+    "conv padding beyond kernel": (lambda: Conv2D(2, 2, padding=3), IMAGES),
+    "conv same": (lambda: Conv2D(3, 4, padding="same"), IMAGES),
+    "conv same stride": (lambda: Conv2D(3, 3, stride=2, padding="same"), IMAGES),
+    "conv dilation": (lambda: Conv2D(3, (3, 2), dilation=(2, 3), padding=1), IMAGES),
+    "conv dilation stride": (lambda: Conv2D(3, 2, stride=2, dilation=2), IMAGES),
+    "conv no bias": (lambda: Conv2D(3, 3, bias=False), IMAGES),
+    "conv 1x1": (lambda: Conv2D(3, 1), IMAGES),
+    "conv whole image": (lambda: Conv2D(3, (7, 6)), IMAGES),
+    "max pool": (lambda: MaxPool2D(2), IMAGES),
+    "max pool overlapping": (lambda: MaxPool2D(3, stride=1, padding=1), IMAGES),
+    "max pool gaps": (lambda: MaxPool2D(2, stride=3), IMAGES),
+    "average pool": (lambda: AveragePool2D(2), IMAGES),
+    "average pool without padding": (lambda: AveragePool2D(3, stride=2, padding=1), IMAGES),
+    "average pool with padding": (lambda: AveragePool2D(3, stride=2, padding=1, count_padding=True), IMAGES),
+    "lp pool 1": (lambda: LpPool2D(2, p=1), IMAGES),
+    "lp pool 2": (lambda: LpPool2D(3, stride=2, padding=1), IMAGES),
+    "lp pool 3": (lambda: LpPool2D(2, stride=1, p=3), IMAGES),
+    "dense": (lambda: Dense(5), (4, 7)),
+    "dense no bias": (lambda: Dense(5, bias=False), (4, 7)),
+    "flatten": (Flatten, IMAGES),
+    "relu": (ReLU, IMAGES),
+    "sigmoid": (Sigmoid, (4, 7)),
+    "tanh": (Tanh, IMAGES),
+    "softmax": (Softmax, (4, 7)),
+    "softmax over channels": (Softmax, IMAGES),
+    "dropout": (lambda: Dropout(0.4), (4, 7)),
+    "dropout 0": (lambda: Dropout(0.0), (4, 7)),
+    "network": (
+        lambda: Sequential(
+            [Conv2D(4, 3, padding="same"), Tanh(), AveragePool2D(2), Flatten(), Dropout(0.3), Dense(5), Sigmoid()]
+        ),
+        IMAGES,
+    ),
+}
+
+# Every layer on one small batch: what makes it, and the shape of a sample.
+LAYER_NAMES = "conv,conv no bias,max pool,average pool,lp pool 2,dense,flatten,relu,sigmoid,tanh,softmax,dropout,network"
+LAYERS = {name: GRADIENT_CASES[name] for name in LAYER_NAMES.split(",")}
+
+
+def batch(shape: tuple[int, ...], dtype: str = "float32", seed: int = 1) -> np.ndarray:
+    return np.random.default_rng(seed).standard_normal(shape).astype(dtype)
+
+
+@pytest.fixture(params=LAYERS)
+def layer_and_shape(request: pytest.FixtureRequest) -> tuple[Layer, tuple[int, ...]]:
+    make, shape = LAYERS[request.param]
+    return make(), shape
+
+
+# ---- gradients ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("case", GRADIENT_CASES)
+def test_gradients(case: str, device: str) -> None:
+    make, shape = GRADIENT_CASES[case]
+    layer = make()
+    errors = check_layer(layer, smooth_batch(shape), device=device)
+    assert len(errors) == 1 + len(layer.parameters())
+    assert max(errors.values()) < GRADIENT_ERROR, errors
+
+
+class HalvedGradient(Tanh):
+    def _backward(self, dy, need_dx):
+        return 0.5 * super()._backward(dy, need_dx)
+
+
+class WrongFeature(Dense):
+    """Gives the gradient of one weight to its neighbour."""
+
+    def _backward(self, dy, need_dx):
+        dx = super()._backward(dy, need_dx)
+        self.w.gradient[0] = np.roll(self.w.gradient[0], 1)
+        return dx
+
+
+class ForgottenBias(Conv2D):
+    def _backward(self, dy, need_dx):
+        dx = super()._backward(dy, need_dx)
+        self.b.gradient[...] = 0
+        return dx
+
+
+@pytest.mark.parametrize(
+    ("layer", "shape", "wrong"),
+    [(HalvedGradient(), (3, 4), "x"), (WrongFeature(4), (3, 5), "w"), (ForgottenBias(3, 2), IMAGES, "b")],
+    ids=["x", "w", "b"],
+)
+def test_a_wrong_gradient_is_noticed(layer: Layer, shape: tuple[int, ...], wrong: str) -> None:
+    errors = check_layer(layer, smooth_batch(shape))
+    assert {name for name, error in errors.items() if error > GRADIENT_ERROR} == {wrong}
+    assert errors[wrong] > WRONG_GRADIENT
+
+
+def test_directional_error_is_relative() -> None:
+    x = np.array([1.0, 2.0, 3.0])
+    rng = np.random.default_rng(0)
+    assert directional_error(lambda x: float(np.sum(x**2)), x, 2 * x, rng) < GRADIENT_ERROR
+    assert directional_error(lambda x: 1e9 * float(np.sum(x**2)), x, 2e9 * x, rng) < GRADIENT_ERROR
+    assert directional_error(lambda x: 1e-9 * float(np.sum(x**2)), x, 4e-9 * x, rng) > WRONG_GRADIENT
+
+
+def test_check_layer_leaves_the_weights_alone() -> None:
+    layer, same = Dense(3), Dense(3)
+    check_layer(layer, smooth_batch((2, 4)), seed=5)
+    same.build((4,), get_backend("cpu", "float64"), seed=5)
+    np.testing.assert_array_equal(layer.w.value, same.w.value)
+
+
+def test_max_pool_ties_go_to_the_first() -> None:
+    x = np.array([[1, 3, 2, 2], [3, 3, 2, 2]], np.float32).reshape(1, 2, 4, 1)
+    for device in ("reference", "cpu"):
+        pool = MaxPool2D(2)
+        pool.build(x.shape[1:], device)
+        np.testing.assert_array_equal(pool.forward(x).ravel(), [3, 2])
+        dx = pool.backward(np.array([5, 7], np.float32).reshape(1, 1, 2, 1))
+        np.testing.assert_array_equal(dx.reshape(2, 4), [[0, 5, 7, 0], [0, 0, 0, 0]])
+
+
+def test_dropout_drops_a_share_and_scales_the_rest() -> None:
+    layer, x = Dropout(0.25), np.ones((50, 400), np.float32)
+    y = layer.forward(x).copy()
+    assert set(np.unique(y)) == {np.float32(0), np.float32(1 / 0.75)}
+    assert abs(np.mean(y == 0) - 0.25) < 5 * np.sqrt(0.25 * 0.75 / y.size)  # 5 sigma
+    np.testing.assert_array_equal(layer.backward(np.full_like(x, 3)), 3 * y)
+    assert not np.array_equal(layer.forward(x), y), "the same mask twice"
+    layer.reset()
+    np.testing.assert_array_equal(layer.forward(x), y)
+    np.testing.assert_array_equal(layer.forward(x, train=False), x)
+
+
+def test_dropout_layers_of_a_model_have_masks_of_their_own() -> None:
+    model = Sequential([Dropout(0.5), Dropout(0.5)])
+    model.build((2000,), "cpu")
+    kept = np.mean(model.forward(np.ones((1, 2000), np.float32)) > 0)
+    assert abs(kept - 0.25) < 5 * np.sqrt(0.25 * 0.75 / 2000)  # two equal masks would keep half
+
+
+def test_a_seed_gives_the_same_masks_on_every_device() -> None:
+    masks = []
+    for device, seed in (("cpu", 3), ("reference", 3), ("cpu", 4)):
+        layer = Dropout(0.5)
+        layer.build((100,), device, seed=seed)
+        masks.append(layer.forward(np.ones((2, 100), np.float32)).copy())
+    np.testing.assert_array_equal(masks[0], masks[1])
+    assert not np.array_equal(masks[0], masks[2])
+
+
+# ---- shapes -------------------------------------------------------------------------------------------------------
+
+SHAPES = [
+    (Conv2D(8, 3), (28, 28, 1), (26, 26, 8)),
+    (Conv2D(8, (5, 3), stride=(2, 3), padding=(2, 0)), (28, 28, 3), (14, 9, 8)),
+    (Conv2D(4, 3, padding="same"), (7, 9, 2), (7, 9, 4)),
+    (Conv2D(4, 2, stride=2, padding="same"), (7, 9, 2), (4, 5, 4)),
+    (Conv2D(4, 3, dilation=2), (7, 9, 2), (3, 5, 4)),
+    (MaxPool2D(2), (7, 9, 5), (3, 4, 5)),
+    (AveragePool2D(3, stride=2, padding=1), (7, 9, 5), (4, 5, 5)),
+    (LpPool2D((1, 3), stride=1), (7, 9, 5), (7, 7, 5)),
+    (Dense(11), (6,), (11,)),
+    (Flatten(), (3, 4, 5), (60,)),
+    (ReLU(), (3, 4), (3, 4)),
+    (Dropout(0.1), (3, 4, 5), (3, 4, 5)),
+]
+
+
+@pytest.mark.parametrize(("layer", "sample", "output"), SHAPES, ids=lambda value: getattr(value, "label", None))
+def test_shapes(layer: Layer, sample: tuple[int, ...], output: tuple[int, ...]) -> None:
+    assert layer.build(sample) == output == layer.output_shape
+    x = np.zeros((3, *sample), np.float32)
+    y = layer.forward(x)
+    assert y.shape == (3, *output)
+    assert layer.backward(np.zeros_like(y)).shape == x.shape
+
+
+def test_parameter_shapes() -> None:
+    conv, dense = Conv2D(8, (5, 3)), Dense(4)
+    conv.build((9, 9, 2))
+    dense.build((6,))
+    assert [(p.name, p.value.shape, p.gradient.shape) for p in conv.parameters()] == [
+        ("w", (5, 3, 2, 8), (5, 3, 2, 8)),
+        ("b", (8,), (8,)),
+    ]
+    assert [(p.name, p.value.shape) for p in dense.parameters()] == [("w", (6, 4)), ("b", (4,))]
+    assert not conv.b.value.any()
+    assert not dense.b.value.any()
+
+
+# ---- a layer alone ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("built", [False, True], ids=["on first array", "after build"])
+def test_a_layer_alone(dtype: str, built: bool) -> None:
+    conv = Conv2D(8, 3)
+    if built:
+        assert conv.build((28, 28, 1)) == (26, 26, 8)
+    x = batch((2, 28, 28, 1), dtype)
+    y = conv.forward(x)
+    assert y.shape == (2, 26, 26, 8)
+    assert y.dtype == dtype == conv.w.value.dtype
+    dx = conv.backward(np.ones_like(y))
+    assert dx.shape == x.shape
+    assert dx.dtype == dtype == conv.w.gradient.dtype
+    m, n, o = 4, 7, 3  # one output pixel by the definition
+    expected = np.sum(x[1, m : m + 3, n : n + 3, :] * conv.w.value[..., o])
+    assert_close(y[1, m, n, o], expected, dtype, terms=9)
+    assert_close(conv.b.gradient, np.full(8, 2 * 26 * 26), dtype)
+
+
+def test_a_layer_is_callable() -> None:
+    dense = Dense(3)
+    x = batch((2, 4))
+    np.testing.assert_array_equal(dense(x).copy(), dense.forward(x))
+
+
+def test_weights_set_before_the_first_forward_survive_the_move_to_float64() -> None:
+    dense = Dense(2)
+    dense.build((3,))
+    dense.w.value[...] = [[1, 2], [3, 4], [5, 6]]
+    dense.b.value[...] = [10, 20]
+    y = dense.forward(np.ones((1, 3)))
+    assert y.dtype == np.float64
+    np.testing.assert_array_equal(y, [[19, 32]])
+    np.testing.assert_array_equal(dense.w.value, [[1, 2], [3, 4], [5, 6]])
+
+
+def test_a_model_moves_to_float64_like_a_layer() -> None:
+    model = Sequential([Dense(3), Tanh(), Dense(2)])
+    model.build((4,), max_batch=2)
+    before = model.state_dict()
+    y = model.forward(np.ones((2, 4)))
+    assert y.dtype == np.float64
+    for name, value in model.state_dict().items():
+        np.testing.assert_array_equal(value, before[name])
+    assert model.arena.values.dtype == np.float64
+    assert all(np.shares_memory(parameter.value, model.arena.values) for parameter in model.parameters())
+
+
+def test_after_the_first_forward_a_layer_stays_where_it_is() -> None:
+    dense = Dense(2)
+    dense.forward(batch((1, 3)))
+    with pytest.raises(InputError, match="expected input of dtype float32, received float64"):
+        dense.forward(batch((1, 3), "float64"))
+
+
+def test_equal_seeds_give_equal_weights() -> None:
+    values = []
+    for seed in (1, 1, 2):
+        dense = Dense(5)
+        dense.build((4,), seed=seed)
+        values.append(dense.w.value)
+    np.testing.assert_array_equal(values[0], values[1])
+    assert not np.array_equal(values[0], values[2])
+
+
+# ---- what forward and backward leave ------------------------------------------------------------------------------
+
+
+def test_inputs_are_unchanged(layer_and_shape: tuple[Layer, tuple[int, ...]]) -> None:
+    layer, shape = layer_and_shape
+    x = batch(shape)
+    x_before = x.copy()
+    y = layer.forward(x)
+    dy = batch(y.shape, seed=2)
+    dy_before = dy.copy()
+    layer.backward(dy)
+    np.testing.assert_array_equal(x, x_before)
+    np.testing.assert_array_equal(dy, dy_before)
+
+
+def test_read_only_inputs_are_welcome(layer_and_shape: tuple[Layer, tuple[int, ...]]) -> None:
+    layer, shape = layer_and_shape
+    x = batch(shape)
+    x.flags.writeable = False
+    dy = batch(layer.forward(x).shape)
+    dy.flags.writeable = False
+    layer.backward(dy)
+
+
+def test_outputs_are_the_layers_own_buffers_and_reused(layer_and_shape: tuple[Layer, tuple[int, ...]]) -> None:
+    layer, shape = layer_and_shape
+    if isinstance(layer, Flatten):
+        pytest.skip("Flatten computes nothing: it returns views")
+    y = layer.forward(batch(shape))
+    dy = batch(y.shape)
+    dx = layer.backward(dy)
+    other = batch(shape, seed=3)
+    assert not np.shares_memory(dx, y)
+    assert not np.shares_memory(dx, dy)
+    assert not np.shares_memory(y, other)
+    again = layer.forward(other)
+    assert np.shares_memory(again, y)
+    assert np.shares_memory(layer.backward(dy), dx)
+    assert again.flags.c_contiguous
+
+
+def test_flatten_returns_views() -> None:
+    layer, x = Flatten(), batch((2, 3, 4, 5))
+    y = layer.forward(x)
+    assert np.shares_memory(x, y)
+    np.testing.assert_array_equal(y, x.reshape(2, 60))
+
+
+def test_without_need_dx_the_gradients_are_still_written(layer_and_shape: tuple[Layer, tuple[int, ...]]) -> None:
+    layer, shape = layer_and_shape
+    y = layer.forward(batch(shape))
+    dy = batch(y.shape)
+    assert layer.backward(dy) is not None
+    expected = [parameter.gradient.copy() for parameter in layer.parameters()]
+    for parameter in layer.parameters():
+        parameter.gradient[...] = np.nan
+    assert layer.backward(dy, need_dx=False) is None
+    for parameter, gradient in zip(layer.parameters(), expected, strict=True):
+        np.testing.assert_array_equal(parameter.gradient, gradient)
+        assert gradient.any()
+
+
+@pytest.mark.parametrize("case", LAYERS)
+def test_batches_may_shrink_and_grow(case: str) -> None:
+    make, shape = LAYERS[case]
+    layer = make()
+    layer.build(shape[1:], "cpu")
+    for N in (3, 1, 5, 2, 5):
+        fresh = make()
+        fresh.build(shape[1:], "cpu")
+        layer.reset()  # the dropout mask of a new layer
+        x = batch((N, *shape[1:]), seed=N)
+        y, expected = layer.forward(x), fresh.forward(x)
+        assert_close(y, expected, "float32", terms=100)
+        dy = batch(y.shape, seed=N + 10)
+        assert_close(layer.backward(dy), fresh.backward(dy), "float32", terms=100)
+        for parameter, other in zip(layer.parameters(), fresh.parameters(), strict=True):
+            assert_close(parameter.gradient, other.gradient, "float32", terms=300)
+
+
+def test_backward_overwrites_the_gradients_of_before() -> None:
+    dense = Dense(2)
+    dense.forward(np.ones((1, 3), np.float32))
+    for _ in range(2):
+        dense.backward(np.ones((1, 2), np.float32))
+        np.testing.assert_array_equal(dense.w.gradient, np.ones((3, 2)))
+        np.testing.assert_array_equal(dense.b.gradient, np.ones(2))
+
+
+# ---- refusals -----------------------------------------------------------------------------------------------------
+
+
+def conv(name: str = "conv1", **settings) -> Conv2D:
+    layer = Conv2D(4, 3, name=name, **settings)
+    layer.build((8, 8, 2), "cpu")
+    return layer
+
+
+def after_forward(train: bool = True) -> Conv2D:
+    layer = conv()
+    layer.forward(np.zeros((5, 8, 8, 2), np.float32), train=train)
+    return layer
+
+
+REFUSALS = {
+    "channels": (
+        lambda: conv().forward(np.zeros((5, 8, 8, 3), np.float32)),
+        'Conv2D "conv1": expected input of shape (N, 8, 8, 2), received (5, 8, 8, 3); reshape it, or build the layer '
+        "for that shape",
+    ),
+    "rank": (
+        lambda: conv().forward(np.zeros((8, 8, 2), np.float32)),
+        'Conv2D "conv1": expected input of shape (N, 8, 8, 2), received (8, 8, 2)',
+    ),
+    "rank 0": (
+        lambda: conv().forward(np.zeros((), np.float32)),
+        'Conv2D "conv1": expected input of shape (N, 8, 8, 2), received ()',
+    ),
+    "not an image": (
+        lambda: Conv2D(4, 3, name="c").build((8, 8)),
+        'Conv2D "c": expected images of shape (H, W, C), received samples of shape (8, 8); use channels last, and one '
+        "channel axis even for grey images",
+    ),
+    "not an image to pool": (
+        lambda: MaxPool2D(2).forward(np.zeros((5, 8, 8), np.float32)),
+        "MaxPool2D: expected images of shape (H, W, C), received samples of shape (8, 8)",
+    ),
+    "not flat": (
+        lambda: Dense(3, name="d").build((4, 4, 2)),
+        'Dense "d": expected flat samples of shape (I,), received (4, 4, 2); put Flatten() before it',
+    ),
+    "dtype": (
+        lambda: conv().forward(np.zeros((5, 8, 8, 2))),
+        'Conv2D "conv1": expected input of dtype float32, received float64; convert it with astype, or build the '
+        "layer for that precision",
+    ),
+    "dtype of dy": (
+        lambda: after_forward().backward(np.zeros((5, 6, 6, 4))),
+        'Conv2D "conv1": expected dy of dtype float32, received float64',
+    ),
+    "float16": (
+        lambda: Dense(3).forward(np.zeros((2, 4), np.float16)),
+        "Dense: expected floats (float32 or float64), received float16; convert with astype",
+    ),
+    "integers": (
+        lambda: Dense(3).forward(np.zeros((2, 4), np.int64)),
+        "Dense: expected floats (float32 or float64), received int64; convert with astype",
+    ),
+    "integers when built": (
+        lambda: conv().forward(np.zeros((5, 8, 8, 2), np.uint8)),
+        'Conv2D "conv1": expected input of dtype float32, received uint8',
+    ),
+    "a list": (
+        lambda: Dense(3).forward([[1.0, 2.0]]),
+        "Dense: expected a NumPy or CuPy array, received list",
+    ),
+    "dy a list": (
+        lambda: after_forward().backward([1.0]),
+        'Conv2D "conv1": built on cpu, but its dy is a builtins list',
+    ),
+    "backward first": (
+        lambda: conv().backward(np.zeros((5, 6, 6, 4), np.float32)),
+        'Conv2D "conv1": backward needs a forward with train=True before it',
+    ),
+    "backward of a new layer": (
+        lambda: Dense(3).backward(np.zeros((5, 3), np.float32)),
+        "Dense: backward needs a forward with train=True before it",
+    ),
+    "backward after train=False": (
+        lambda: after_forward(train=False).backward(np.zeros((5, 6, 6, 4), np.float32)),
+        'Conv2D "conv1": backward needs a forward with train=True before it',
+    ),
+    "dy of wrong shape": (
+        lambda: after_forward().backward(np.zeros((5, 6, 6, 3), np.float32)),
+        'Conv2D "conv1": expected dy of shape (5, 6, 6, 4), received (5, 6, 6, 3)',
+    ),
+    "dy of another batch": (
+        lambda: after_forward().backward(np.zeros((4, 6, 6, 4), np.float32)),
+        'Conv2D "conv1": expected dy of shape (5, 6, 6, 4), received (4, 6, 6, 4)',
+    ),
+    "padding as large as the window": (
+        lambda: MaxPool2D(2, padding=2, name="p").build((8, 8, 1)),
+        'MaxPool2D "p": padding 2 is not less than the kernel size 2, so a window could lie wholly in the padding; '
+        "use less padding or a larger kernel",
+    ),
+    "padding on one side": (
+        lambda: AveragePool2D((4, 3), padding=((0, 0), (0, 3))).build((8, 8, 1)),
+        "AveragePool2D: padding 3 is not less than the kernel size 3",
+    ),
+    "rate 1": (lambda: Dropout(1.0), "Dropout: rate must be at least 0 and below 1, received 1.0"),
+    "rate -0.1": (lambda: Dropout(-0.1, name="d"), 'Dropout "d": rate must be at least 0 and below 1, received -0.1'),
+    "rate NaN": (lambda: Dropout(float("nan")), "Dropout: rate must be at least 0 and below 1, received nan"),
+    "p 0.5": (
+        lambda: LpPool2D(2, p=0.5),
+        "LpPool2D: p must be at least 1 and finite, received 0.5; ",
+    ),
+    "p inf": (lambda: LpPool2D(2, p=float("inf")), "LpPool2D: p must be at least 1 and finite, received inf"),
+    "filters 0": (lambda: Conv2D(0, 3), "Conv2D: filters must be an integer of at least 1, received 0"),
+    "filters 2.5": (lambda: Conv2D(2.5, 3), "Conv2D: filters must be an integer of at least 1, received 2.5"),
+    "units 0": (lambda: Dense(0, name="out"), 'Dense "out": units must be an integer of at least 1, received 0'),
+    "kernel 0": (
+        lambda: Conv2D(4, (3, 0)).build((8, 8, 1)),
+        "Conv2D: kernel_size must be an integer of at least 1, received 0",
+    ),
+    "stride 0": (
+        lambda: MaxPool2D(2, stride=0).build((8, 8, 1)),
+        "MaxPool2D: stride must be an integer of at least 1, received 0",
+    ),
+    "kernel too large": (
+        lambda: Conv2D(4, 5, name="conv1").build((3, 4, 1)),
+        'Conv2D "conv1": kernel 5x5 does not fit input 3x4 (OH = (3 + 0 + 0 - 5)//1 + 1 = -1); use a smaller kernel, '
+        "more padding or a larger input",
+    ),
+    "padding unknown": (
+        lambda: Conv2D(4, 3, padding="full").build((8, 8, 1)),
+        "Conv2D: padding must be \"same\", \"valid\", an integer or a pair, received 'full'",
+    ),
+    "initializer of a convolution": (
+        lambda: Conv2D(4, 3, initializer="he_norml"),
+        "unknown initializer 'he_norml': did you mean 'he_normal'?",
+    ),
+    "initializer of a dense layer": (
+        lambda: Dense(4, initializer="glorot-uniform"),
+        "unknown initializer 'glorot-uniform': did you mean 'glorot_uniform'?",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", REFUSALS)
+def test_refusals(case: str) -> None:
+    call, message = REFUSALS[case]
+    with pytest.raises((InputError, DeviceError)) as error:
+        call()
+    assert str(error.value).startswith(message)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "build", [lambda layer: layer.build((2,), "cpu"), lambda layer: layer.forward(np.zeros((1, 2), np.float32))]
+)
+def test_a_list_is_refused_by_a_built_layer(build: Callable) -> None:
+    layer = Dense(3, name="out")
+    build(layer)
+    with pytest.raises((InputError, DeviceError), match='Dense "out": .* list'):
+        layer.forward([[1.0, 2.0]])
+
+
+class DeviceArray:
+    """Stands for an array of a GPU: only its type's module tells where it is."""
+
+    dtype, shape, ndim = np.dtype("float32"), (5, 8, 8, 2), 4
+
+
+DeviceArray.__module__ = "cupy"
+DeviceArray.__qualname__ = DeviceArray.__name__ = "ndarray"
+
+
+@pytest.mark.parametrize("device", ["cpu", "reference"])
+def test_mixing_devices(device: str) -> None:
+    layer = Conv2D(4, 3, name="conv1")
+    layer.build((8, 8, 2), device)
+    message = (
+        f'Conv2D "conv1": built on {device}, but its input is a cupy ndarray; move the array there with '
+        "backend.from_host/to_host, or build the layer on the array's device"
+    )
+    with pytest.raises(DeviceError) as error:
+        layer.forward(DeviceArray())
+    assert str(error.value) == message
+    layer.forward(np.zeros((5, 8, 8, 2), np.float32))
+    with pytest.raises(DeviceError) as error:
+        layer.backward(DeviceArray())
+    assert str(error.value) == message.replace("its input", "its dy")
+
+
+def test_the_base_class_computes_nothing() -> None:
+    with pytest.raises(NotImplementedError):
+        Layer().infer((3,))

@@ -1,0 +1,352 @@
+"""`Sequential` and the models by name: names, counts, state, warm-up, and that a step allocates nothing."""
+
+from __future__ import annotations
+
+import hashlib
+import tracemalloc
+
+import numpy as np
+import pytest
+
+from gpucnn import (
+    SGD,
+    Conv2D,
+    Dense,
+    Dropout,
+    Flatten,
+    InputError,
+    MaxPool2D,
+    ReLU,
+    Sequential,
+    SoftmaxCrossEntropy,
+    Tanh,
+    Trainer,
+    get_backend,
+    zoo,
+)
+from gpucnn.data import ResidentSplit, Split
+from gpucnn.data.resident import Normalization
+from gpucnn.gradcheck import check_layer
+from gpucnn.losses import get_loss
+from gpucnn.optimizers import get_optimizer
+
+# Above what Python's own short-lived objects (tuples, slices, views) need, below the smallest array of a batch: 10
+# outputs of 4 bytes for each of 128 samples.
+MOST_BYTES_IN_A_STEP = 5000
+# NumPy converts dtypes through buffers of a fixed number of elements; few, so that they do not hide an array.
+CONVERSION_ELEMENTS = 64
+
+
+def small(**settings) -> Sequential:
+    model = Sequential([Conv2D(2, 3, name="first"), ReLU(), MaxPool2D(2), Flatten(), Dropout(0.5), Dense(3)])
+    model.build((6, 6, 1), "cpu", **settings)
+    return model
+
+
+# ---- names --------------------------------------------------------------------------------------------------------
+
+
+def test_layers_are_named_by_kind_and_place() -> None:
+    model = Sequential([Conv2D(2, 3), ReLU(), Conv2D(2, 3), ReLU(name="mine"), ReLU(), Flatten(), Dense(2)])
+    names = [layer.name for layer in model.layers]
+    assert names == ["conv2d1", "relu1", "conv2d2", "mine", "relu3", "flatten1", "dense1"]
+    model.build((8, 8, 1))
+    assert [name for name, _ in model.named_parameters()] == [
+        *("conv2d1.w", "conv2d1.b", "conv2d2.w", "conv2d2.b", "dense1.w", "dense1.b"),
+    ]
+
+
+def test_a_name_twice_is_refused() -> None:
+    with pytest.raises(InputError) as error:
+        Sequential([Dense(3, name="a"), ReLU(), Dense(3, name="a")])
+    assert str(error.value) == "Sequential: 2 layers are named 'a'; give each its own name"
+
+
+def test_a_layer_twice_is_refused() -> None:
+    relu = ReLU()
+    with pytest.raises(InputError) as error:
+        Sequential([Dense(3), relu, Dense(3), relu])
+    assert str(error.value) == "Sequential: one layer object appears twice; make a new layer for each place"
+
+
+def test_empty_is_refused() -> None:
+    with pytest.raises(InputError, match="Sequential: expected at least one layer, received none"):
+        Sequential([])
+
+
+def test_errors_name_the_layer_in_the_model() -> None:
+    model = Sequential([Conv2D(2, 3), ReLU(), Conv2D(2, 9, name="second")], name="net")
+    with pytest.raises(InputError, match='^Conv2D "second": kernel 9x9 does not fit input 6x6'):
+        model.build((8, 8, 1))
+    with pytest.raises(InputError, match='^Sequential "net": max_batch must be an integer of at least 0, received -1'):
+        model.build((20, 20, 1), max_batch=-1)
+    model.build((20, 20, 1), "cpu")
+    with pytest.raises(InputError, match=r'^Sequential "net": expected input of shape \(N, 20, 20, 1\)'):
+        model.forward(np.zeros((1, 8, 8, 1), np.float32))
+
+
+def test_a_model_in_a_model() -> None:
+    """Equal layers in the inner and the outer model share neither buffers nor names."""
+    model = Sequential([Sequential([Dense(5), Tanh()]), Dense(5), Tanh(), Sequential([Dense(5), Tanh()]), Dense(2)])
+    errors = check_layer(model, np.random.default_rng(0).standard_normal((3, 4)))
+    assert len(errors) == 1 + len(model.parameters())
+    assert max(errors.values()) < 1e-6, errors
+    assert len(model.state_dict()) == len(model.parameters()) == 8
+
+
+# ---- summary and counts -------------------------------------------------------------------------------------------
+
+
+def test_summary() -> None:
+    assert small().summary().splitlines() == [
+        "layer       kind       output     parameters",
+        "--------------------------------------------",
+        "input                  6 x 6 x 1            ",
+        "first       Conv2D     4 x 4 x 2          20",
+        "relu1       ReLU       4 x 4 x 2           -",
+        "maxpool2d1  MaxPool2D  2 x 2 x 2           -",
+        "flatten1    Flatten    8                   -",
+        "dropout1    Dropout    8                   -",
+        "dense1      Dense      3                  27",
+        "--------------------------------------------",
+        "total                                     47",
+    ]
+
+
+def test_summary_needs_shapes() -> None:
+    with pytest.raises(InputError, match="Sequential: summary needs the shapes; call build first"):
+        Sequential([Dense(3)]).summary()
+
+
+# Each layer by hand: KH*KW*C*OC + OC, or I*O + O.
+COUNTS = {
+    "paper": (28, 1, (25 * 1 * 16 + 16) + (14 * 14 * 16 * 128 + 128) + (128 * 64 + 64) + (64 * 10 + 10)),
+    "lenet5": (28, 1, 156 + 2_416 + 48_120 + 10_164 + 850),
+    "mnist": (28, 1, (25 * 32 + 32) + (25 * 32 * 64 + 64) + (7 * 7 * 64 * 512 + 512) + (512 * 10 + 10)),
+    "vgg": (
+        *(32, 3),
+        *[
+            (27 * 32 + 32) + (288 * 32 + 32) + (288 * 64 + 64) + (576 * 64 + 64) + (576 * 128 + 128)
+            + (1152 * 128 + 128) + (4 * 4 * 128 * 256 + 256) + (256 * 10 + 10)
+        ],
+    ),
+}  # fmt: skip
+
+
+def test_every_model_has_a_count() -> None:
+    assert set(COUNTS) == set(zoo.MODELS)
+    assert COUNTS["lenet5"][2] == 61_706
+
+
+@pytest.mark.parametrize("name", COUNTS)
+def test_parameter_counts(name: str) -> None:
+    size, channels, count = COUNTS[name]
+    model = zoo.get_recipe(name).model(10)
+    assert model.build((size, size, channels)) == (10,)
+    assert sum(parameter.size for parameter in model.parameters()) == count
+    assert model.summary().split()[-1] == f"{count:,}"
+    assert model.name == name
+
+
+@pytest.mark.parametrize("name", zoo.MODELS)
+def test_models_take_any_number_of_classes(name: str) -> None:
+    assert zoo.get_recipe(name).model(7).build((32, 32, 3)) == (7,)
+
+
+def test_an_unknown_model() -> None:
+    with pytest.raises(InputError, match="unknown model 'lenet': did you mean 'lenet5'"):
+        zoo.get_recipe("lenet")
+
+
+# ---- running ------------------------------------------------------------------------------------------------------
+
+
+def test_predict_keeps_nothing_for_backward() -> None:
+    model, x = small(), np.ones((2, 6, 6, 1), np.float32)
+    first = model.predict(x).copy()
+    np.testing.assert_array_equal(model.predict(x), first)  # no dropout
+    assert not model.state_dict()["dropout1.counter"].any()
+    with pytest.raises(InputError, match="backward needs a forward with train=True before it"):
+        model.backward(np.zeros((2, 3), np.float32))
+
+
+def test_need_dx_reaches_the_first_layer_only() -> None:
+    model, x = small(), np.random.default_rng(0).standard_normal((2, 6, 6, 1)).astype(np.float32)
+    dy = np.ones((2, 3), np.float32)
+    model.forward(x)
+    dx = model.backward(dy)
+    assert dx.shape == x.shape
+    gradients = model.arena.gradients.copy()
+    assert model.backward(dy, need_dx=False) is None
+    np.testing.assert_array_equal(model.arena.gradients, gradients)
+    assert gradients.any()
+
+
+# ---- state --------------------------------------------------------------------------------------------------------
+
+
+def test_state_round_trip() -> None:
+    model, x = small(seed=1), np.ones((2, 6, 6, 1), np.float32)
+    model.forward(x)  # advances the counter of the dropout
+    state = model.state_dict()
+    assert set(state) == {"first.w", "first.b", "dense1.w", "dense1.b", "dropout1.counter"}
+    assert state["dropout1.counter"].tolist() == [1]
+    expected = model.forward(x).copy()
+    model.arena.values[...] = 0
+    assert state["first.w"].any(), "state_dict copies"
+    other = small(seed=2)
+    other.load_state_dict(state)
+    np.testing.assert_array_equal(other.forward(x), expected)
+    for name, value in state.items():
+        if name != "dropout1.counter":
+            np.testing.assert_array_equal(other.state_dict()[name], value)
+
+
+def test_state_goes_to_another_device_and_precision() -> None:
+    model = small()
+    other = Sequential([Conv2D(2, 3, name="first"), ReLU(), MaxPool2D(2), Flatten(), Dropout(0.5), Dense(3)])
+    other.build((6, 6, 1), get_backend("reference", "float64"), seed=8)
+    other.load_state_dict(model.state_dict())
+    for name, value in other.state_dict().items():
+        np.testing.assert_array_equal(value, model.state_dict()[name])
+    assert other.state_dict()["first.w"].dtype == np.float64
+
+
+def without(state: dict, *names: str) -> dict:
+    return {name: value for name, value in state.items() if name not in names}
+
+
+BAD_STATES = [
+    (lambda state: without(state, "first.b", "dense1.w"), "Sequential: the state lacks dense1.w, first.b"),
+    (
+        lambda state: {**state, "dense2.w": state["dense1.w"]},
+        "Sequential: the state has dense2.w, which this model has not",
+    ),
+    (
+        lambda state: {**state, "dense1.w": state["dense1.w"].T},
+        "Sequential: dense1.w is (8, 3) here and (3, 8) in the state",
+    ),
+    (
+        lambda state: {**state, "dropout1.counter": np.zeros(2, np.int64)},
+        "Sequential: dropout1.counter is (1,) here and (2,) in the state",
+    ),
+]
+
+
+@pytest.mark.parametrize(("spoil", "message"), BAD_STATES)
+def test_bad_states_change_nothing(spoil, message: str) -> None:
+    model = small(seed=1)
+    before = model.state_dict()
+    with pytest.raises(InputError) as error:
+        model.load_state_dict(spoil({name: value + 1 for name, value in before.items()}))
+    assert str(error.value) == message
+    for name, value in model.state_dict().items():
+        np.testing.assert_array_equal(value, before[name])
+
+
+def test_weights_sha256() -> None:
+    model = small(seed=1)
+    digest = hashlib.sha256()
+    for name, shape in (("first.w", (3, 3, 1, 2)), ("first.b", (2,)), ("dense1.w", (8, 3)), ("dense1.b", (3,))):
+        digest.update(f"{name} {shape} float32\n".encode())
+        digest.update(model.state_dict()[name].astype("<f4").tobytes())
+    assert model.weights_sha256() == digest.hexdigest()
+    assert small(seed=1).weights_sha256() == model.weights_sha256()
+    assert small(seed=2).weights_sha256() != model.weights_sha256()
+    model.layers[-1].b.value[2] = np.nextafter(np.float32(0), np.float32(1))
+    assert small(seed=1).weights_sha256() != model.weights_sha256()
+
+
+# ---- warm-up ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("device", ["reference", "cpu", pytest.param("gpu", marks=pytest.mark.gpu)])
+def test_warm_up_leaves_no_trace(device: str) -> None:
+    models = []
+    for max_batch in (0, 5):
+        model = Sequential([Conv2D(2, 3), ReLU(), MaxPool2D(2), Flatten(), Dropout(0.5), Dense(3)])
+        model.build((6, 6, 1), device, max_batch=max_batch, seed=4)
+        models.append(model)
+    without_warm_up, with_warm_up = models
+    assert with_warm_up.weights_sha256() == without_warm_up.weights_sha256()
+    for name, value in without_warm_up.state_dict().items():
+        np.testing.assert_array_equal(with_warm_up.state_dict()[name], value)
+    assert not with_warm_up.backend.to_host(with_warm_up.arena.gradients).any()
+    with pytest.raises(InputError, match="backward needs a forward"):
+        with_warm_up.backward(with_warm_up.backend.zeros((5, 3)))
+    x = np.random.default_rng(0).standard_normal((4, 6, 6, 1)).astype(np.float32)
+    outputs = [model.backend.to_host(model.forward(model.backend.from_host(x))) for model in models]
+    np.testing.assert_array_equal(*outputs)
+
+
+def test_larger_batches_than_max_batch_are_possible() -> None:
+    model, plain = small(max_batch=2), small()
+    x = np.random.default_rng(0).standard_normal((7, 6, 6, 1)).astype(np.float32)
+    np.testing.assert_array_equal(model.predict(x), plain.predict(x))
+
+
+# ---- memory -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def small_conversion_buffers():
+    """Make NumPy's conversion buffers small, whose size is fixed, so that what grows with the batch stands out."""
+    size = np.setbufsize(CONVERSION_ELEMENTS)
+    yield
+    np.setbufsize(size)
+
+
+def make_trainer(name: str, batch_size: int, steps: int) -> tuple[Trainer, ResidentSplit]:
+    """Return a trainer of a model by name, with random images for so many steps."""
+    recipe, backend, rng = zoo.get_recipe(name), get_backend("cpu"), np.random.default_rng(0)
+    model = recipe.model(10)
+    model.build((28, 28, 1), backend, max_batch=batch_size)
+    optimizer = get_optimizer(recipe.optimizer, recipe.learning_rate / 50)  # small: noise must not make it diverge
+    trainer = Trainer(model, get_loss(recipe.loss), optimizer, batch_size=batch_size)
+    images = rng.integers(0, 256, (steps * batch_size, 28, 28, 1), dtype=np.uint8)
+    split = Split(images, rng.integers(0, 10, len(images), dtype=np.int32))
+    return trainer, ResidentSplit(split, backend, Normalization(images))
+
+
+@pytest.mark.usefixtures("small_conversion_buffers")
+@pytest.mark.parametrize(("name", "batch_size"), [("paper", 128), ("lenet5", 128), ("mnist", 16), ("vgg", 16)])
+def test_a_step_on_the_cpu_allocates_nothing(name: str, batch_size: int) -> None:
+    trainer, data = make_trainer(name, batch_size, steps=6)
+    trainer.step(*data.next_batch(batch_size))
+    tracemalloc.start()
+    try:
+        before, _ = tracemalloc.get_traced_memory()
+        tracemalloc.reset_peak()
+        for _ in range(5):
+            trainer.step(*data.next_batch(batch_size))
+        after, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert np.isfinite(trainer.model.arena.values).all()
+    assert peak - before < MOST_BYTES_IN_A_STEP
+    assert after - before < MOST_BYTES_IN_A_STEP
+
+
+def test_all_options_of_the_cpu_step_allocate_nothing() -> None:
+    """Momentum, Nesterov, weight decay, dropout and a softmax loss, without the conversions of the data."""
+    model = Sequential([Conv2D(4, 3, stride=2, padding="same"), Tanh(), Flatten(), Dropout(0.5), Dense(20)])
+    model.build((16, 16, 2), "cpu", max_batch=64)
+    loss, optimizer = SoftmaxCrossEntropy(), SGD(0.01, 0.9, nesterov=True, weight_decay=0.1)
+    loss.build(model.backend)
+    optimizer.attach(model.arena, model.backend)
+    x, labels = np.ones((64, 16, 16, 2), np.float32), np.zeros(64, np.int32)
+
+    def step() -> None:
+        loss.forward(model.forward(x), labels)
+        model.backward(loss.backward())
+        optimizer.step()
+
+    step()
+    tracemalloc.start()
+    try:
+        before, _ = tracemalloc.get_traced_memory()
+        step()
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak - before < MOST_BYTES_IN_A_STEP

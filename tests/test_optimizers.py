@@ -1,0 +1,211 @@
+"""Optimizers: against scalar Python loops over several steps, and what the arena and the device hold."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import pytest
+from tolerances import assert_close
+
+from gpucnn import SGD, Adam, Conv2D, Dense, Flatten, InputError, Sequential, get_backend
+from gpucnn.optimizers import Optimizer, get_optimizer
+
+STEPS = 6
+DEVICES = ["reference", "cpu", pytest.param("gpu", marks=pytest.mark.gpu)]
+
+Scalar = Iterator[float]  # is sent gradients, yields weights
+
+
+def sgd(w: float, rate: float, momentum: float = 0.0, decay: float = 0.0, nesterov: bool = False) -> Scalar:
+    v = 0.0
+    while True:
+        g = (yield w) + decay * w
+        v = momentum * v + g
+        w = w - rate * (g + momentum * v if nesterov else v)
+
+
+def adam(w: float, rate: float, b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8, decay: float = 0.0) -> Scalar:
+    m = v = 0.0
+    t = 0
+    while True:
+        g = (yield w) + decay * w
+        t += 1
+        m = b1 * m + (1 - b1) * g
+        v = b2 * v + (1 - b2) * g * g
+        w = w - rate * (m / (1 - b1**t)) / (math.sqrt(v / (1 - b2**t)) + eps)
+
+
+CASES: dict[str, tuple[Callable[[], Optimizer], Callable[[float], Scalar]]] = {
+    "sgd": (lambda: SGD(0.1), lambda w: sgd(w, 0.1)),
+    "momentum": (lambda: SGD(0.1, 0.8), lambda w: sgd(w, 0.1, 0.8)),
+    "decay": (lambda: SGD(0.1, weight_decay=0.3), lambda w: sgd(w, 0.1, decay=0.3)),
+    "momentum decay": (lambda: SGD(0.1, 0.8, weight_decay=0.3), lambda w: sgd(w, 0.1, 0.8, 0.3)),
+    "nesterov": (lambda: SGD(0.1, 0.8, nesterov=True), lambda w: sgd(w, 0.1, 0.8, nesterov=True)),
+    "nesterov decay": (
+        lambda: SGD(0.1, 0.8, nesterov=True, weight_decay=0.3),
+        lambda w: sgd(w, 0.1, 0.8, 0.3, nesterov=True),
+    ),
+    "adam": (lambda: Adam(0.1), lambda w: adam(w, 0.1)),
+    "adam betas": (lambda: Adam(0.1, beta1=0.5, beta2=0.7, eps=0.1), lambda w: adam(w, 0.1, 0.5, 0.7, 0.1)),
+    "adam decay": (lambda: Adam(0.1, weight_decay=0.3), lambda w: adam(w, 0.1, decay=0.3)),
+    "adam no memory": (lambda: Adam(0.1, beta1=0.0, beta2=0.0), lambda w: adam(w, 0.1, 0.0, 0.0)),
+}
+
+
+def built_model(device: str = "cpu", dtype: str = "float64") -> Sequential:
+    """Return a model whose parameters do not fill their cache lines, and whose arena is more than one block."""
+    model = Sequential([Conv2D(3, 3), Flatten(), Dense(50), Dense(7)])
+    model.build((14, 14, 2), get_backend(device, dtype))
+    assert model.arena.size > 1 << 14
+    return model
+
+
+def gradients_of_steps(size: int) -> np.ndarray:
+    return np.random.default_rng(4).standard_normal((STEPS, size))
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("case", CASES)
+def test_agrees_with_scalar_loops(case: str, device: str) -> None:
+    make, loop = CASES[case]
+    model = built_model(device)
+    arena, backend = model.arena, model.backend
+    first = backend.to_host(arena.values)
+    gradients = gradients_of_steps(arena.size)
+    optimizer = make()
+    optimizer.attach(arena, backend)
+    watched = [0, 1, 100, (1 << 14) - 1, 1 << 14, (1 << 14) + 1, arena.size - 100]  # around the end of a block too
+    loops = {i: loop(float(first[i])) for i in watched}
+    for scalar in loops.values():
+        next(scalar)
+    for step in range(STEPS):
+        backend.from_host(gradients[step], out=arena.gradients)
+        optimizer.step()
+        values = backend.to_host(arena.values)
+        expected = [scalar.send(float(gradients[step, i])) for i, scalar in loops.items()]
+        assert_close(values[watched], expected, "float64", terms=4 * STEPS, name=f"step {step}")
+        np.testing.assert_array_equal(backend.to_host(arena.gradients), gradients[step])
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("case", CASES)
+def test_padding_of_the_arena_stays_zero(case: str, device: str) -> None:
+    model = built_model(device, "float32")
+    arena, backend = model.arena, model.backend
+    used = np.zeros(arena.size, bool)
+    start = 0
+    for parameter in model.parameters():
+        used[start : start + parameter.size] = True
+        start += -(-parameter.size // 64) * 64
+        assert parameter.value.shape == parameter.gradient.shape == parameter.shape
+    assert start == arena.size
+    assert 0 < np.count_nonzero(~used)
+    optimizer = CASES[case][0]()
+    optimizer.attach(arena, backend)
+    for gradient in gradients_of_steps(arena.size):
+        for parameter in model.parameters():
+            backend.from_host(gradient[: parameter.size].reshape(parameter.shape), out=parameter.gradient)
+        optimizer.step()
+    values = backend.to_host(arena.values)
+    assert not values[~used].any()
+    assert not backend.to_host(arena.gradients)[~used].any()
+    assert np.isfinite(values).all()
+
+
+def test_parameters_start_on_cache_lines_and_do_not_overlap() -> None:
+    arena = built_model().arena
+    starts = [parameter.value.ctypes.data - arena.values.ctypes.data for parameter in arena.parameters]
+    assert all(start % (64 * 8) == 0 for start in starts)
+    for number, parameter in enumerate(arena.parameters):
+        parameter.value[...] = number + 1
+        parameter.gradient[...] = -number - 1
+    for number, parameter in enumerate(arena.parameters):
+        assert (parameter.value == number + 1).all()
+        assert (parameter.gradient == -number - 1).all()
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("make", [SGD, Adam])
+def test_a_new_learning_rate_reaches_the_device(make: type[Optimizer], device: str) -> None:
+    model = built_model(device)
+    backend = model.backend
+    optimizer = make(0.5)
+    optimizer.learning_rate = 0.25
+    assert optimizer.learning_rate == 0.25
+    optimizer.attach(model.arena, backend)
+    held = optimizer.hyper
+    assert backend.to_host(held)[0] == 0.25
+    rest = backend.to_host(held)[1:]
+    optimizer.learning_rate = 0.0
+    assert optimizer.hyper is held, "a captured step sees only the array that it was captured with"
+    assert backend.to_host(held)[0] == 0.0
+    np.testing.assert_array_equal(backend.to_host(held)[1:], rest)
+    before = backend.to_host(model.arena.values)
+    model.arena.gradients[...] = 1
+    optimizer.step()
+    np.testing.assert_array_equal(backend.to_host(model.arena.values), before)
+
+
+def test_a_refused_learning_rate_changes_nothing() -> None:
+    model, optimizer = built_model(), SGD(0.5)
+    optimizer.attach(model.arena, model.backend)
+    with pytest.raises(InputError, match="received -1"):
+        optimizer.learning_rate = -1
+    assert optimizer.learning_rate == 0.5 == optimizer.hyper[0]
+
+
+def test_attaching_again_starts_anew() -> None:
+    results = []
+    optimizer = Adam(0.1)
+    for _ in range(2):
+        model = built_model()
+        optimizer.attach(model.arena, model.backend)
+        model.arena.gradients[...] = 0.5
+        optimizer.step()
+        results.append(model.arena.values.copy())
+    np.testing.assert_array_equal(*results)
+
+
+BAD = [
+    (lambda: SGD(-0.1), "SGD: learning_rate must be at least 0 and finite, received -0.1"),
+    (lambda: SGD(math.nan), "SGD: learning_rate must be at least 0 and finite, received nan"),
+    (lambda: Adam(math.inf), "Adam: learning_rate must be at least 0 and finite, received inf"),
+    (lambda: SGD("0.1"), "SGD: learning_rate must be at least 0 and finite, received '0.1'"),
+    (lambda: SGD(0.1, 1.0), "SGD: momentum must be at least 0 and below 1, received 1.0"),
+    (lambda: SGD(0.1, -0.5), "SGD: momentum must be at least 0 and below 1, received -0.5"),
+    (lambda: SGD(0.1, weight_decay=-1), "SGD: weight_decay must be at least 0 and finite, received -1"),
+    (lambda: Adam(beta1=1.0), "Adam: beta1 must be at least 0 and below 1, received 1.0"),
+    (lambda: Adam(beta2=1.5), "Adam: beta2 must be at least 0 and below 1, received 1.5"),
+    (lambda: Adam(eps=-1e-8), "Adam: eps must be "),
+    (lambda: Adam(weight_decay=math.nan), "Adam: weight_decay must be at least 0 and finite, received nan"),
+    (
+        lambda: get_optimizer("nestorov", 0.1),
+        "unknown optimizer 'nestorov': did you mean 'nesterov'? known are sgd, nesterov, adam",
+    ),
+]
+
+
+@pytest.mark.parametrize(("make", "message"), BAD)
+def test_bad_settings(make: Callable[[], Optimizer], message: str) -> None:
+    with pytest.raises(InputError) as error:
+        make()
+    assert str(error.value).startswith(message)
+
+
+def test_optimizers_by_name() -> None:
+    plain, nesterov = get_optimizer("sgd", 0.3, 0.7, 0.1), get_optimizer("nesterov", 0.3, 0.7, 0.1)
+    assert isinstance(plain, SGD)
+    assert isinstance(nesterov, SGD)
+    assert (plain.learning_rate, plain.momentum, plain.weight_decay, plain.nesterov) == (0.3, 0.7, 0.1, False)
+    assert (nesterov.momentum, nesterov.nesterov) == (0.7, True)
+    by_name = get_optimizer("adam", 0.3, weight_decay=0.1)
+    assert isinstance(by_name, Adam)
+    assert (by_name.learning_rate, by_name.weight_decay, by_name.beta1) == (0.3, 0.1, 0.9)
+
+
+def test_adam_without_eps_leaves_no_nan() -> None:
+    """Where a gradient is exactly zero, 0/(sqrt(0) + 0) is NaN: so eps = 0 is refused."""
+    with pytest.raises(InputError, match="Adam: eps"):
+        Adam(eps=0.0)
