@@ -24,12 +24,11 @@ from gpucnn.data.resident import Normalization, ResidentSplit
 from gpucnn.errors import DeviceError, DivergedError, InputError, unknown_name
 from gpucnn.losses import get_loss
 from gpucnn.optimizers import OPTIMIZERS, get_optimizer
-from gpucnn.trainer import Metrics, Trainer
+from gpucnn.trainer import Trainer
 
 __all__ = ["main"]
 
 DONE, BAD_INPUT, DIVERGED, INTERRUPTED = 0, 2, 3, 130
-Progress = Callable[[int], None]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -159,62 +158,43 @@ def _prepare(options: argparse.Namespace, backend: Backend) -> tuple[Trainer, Re
 def _fit(trainer: Trainer, train: ResidentSplit, options: argparse.Namespace, summary: _Summary) -> None:
     """Train for all epochs; the summary follows, so that what is known is kept if the run stops early."""
     reads, seconds = trainer.backend.host_reads, 0.0
-    with _reporter(options.epochs, train.samples, options.quiet) as begin:
-        for epoch in range(options.epochs):
-            progress, end = begin(epoch)
+    for epoch in range(options.epochs):
+        with _shown(epoch, options.epochs, train.samples, options.quiet) as (advance, end):
             start = time.perf_counter()
-            metrics = trainer.train_epoch(train, epoch, progress)
+            metrics = trainer.train_epoch(train, epoch, advance)
             elapsed = time.perf_counter() - start
-            seconds += elapsed
-            end(metrics, train.samples / elapsed)
-            summary.update(
-                epochs_done=epoch + 1,
-                train_loss=metrics.loss,
-                train_accuracy=metrics.accuracy,
-                seconds=seconds,
-                images_per_second=(epoch + 1) * train.samples / seconds,
-                host_syncs_per_epoch=(trainer.backend.host_reads - reads) / (epoch + 1),
-            )
+            speed = f"{train.samples / elapsed:,.0f} images/s"
+            end(f"loss {metrics.loss:.4f}  accuracy {metrics.accuracy:7.2%}  {speed}")
+        seconds += elapsed
+        summary.update(
+            epochs_done=epoch + 1,
+            train_loss=metrics.loss,
+            train_accuracy=metrics.accuracy,
+            seconds=seconds,
+            images_per_second=(epoch + 1) * train.samples / seconds,
+            host_syncs_per_epoch=(trainer.backend.host_reads - reads) / (epoch + 1),
+        )
 
 
 # ---- what is shown ------------------------------------------------------------------------------------------------
 
 
 @contextlib.contextmanager
-def _reporter(epochs: int, samples: int, quiet: bool) -> Iterator[Callable[[int], tuple]]:
-    """Yield a function that begins an epoch and returns how to advance it and how to end it."""
+def _shown(epoch: int, epochs: int, samples: int, quiet: bool) -> Iterator[tuple[Callable | None, Callable]]:
+    """Show the progress of one epoch: yield how to advance it by a number of samples, and how to show its results."""
+    name = f"epoch {epoch + 1:>{len(str(epochs))}}/{epochs}"
     if quiet:
-        yield lambda epoch: (None, lambda metrics, speed: None)
-    elif sys.stdout.isatty():
-        with _bars(epochs, samples) as begin:
-            yield begin
+        yield None, lambda results: None
+    elif not sys.stdout.isatty():
+        yield None, lambda results: print(f"{name}  {results}", flush=True)
     else:
-        yield lambda epoch: (None, lambda metrics, speed: print(_epoch_line(epoch, epochs, metrics, speed), flush=True))
+        from rich import progress
 
-
-def _epoch_line(epoch: int, epochs: int, metrics: Metrics, speed: float) -> str:
-    number = f"{epoch + 1:>{len(str(epochs))}}/{epochs}"
-    return f"epoch {number}  loss {metrics.loss:.4f}  accuracy {metrics.accuracy:7.2%}  {speed:,.0f} images/s"
-
-
-@contextlib.contextmanager
-def _bars(epochs: int, samples: int) -> Iterator[Callable[[int], tuple]]:
-    """One bar per epoch, each left on the screen with its results."""
-    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
-
-    columns = TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn()
-    with Progress(*columns, TextColumn("{task.fields[results]}")) as bars:
-
-        def begin(epoch: int) -> tuple:
-            task = bars.add_task(f"epoch {epoch + 1}/{epochs}", total=samples, results="")
-
-            def end(metrics: Metrics, speed: float) -> None:
-                results = _epoch_line(epoch, epochs, metrics, speed).partition("  ")[2]
-                bars.update(task, completed=samples, results=results)
-
-            return lambda count: bars.update(task, advance=count), end
-
-        yield begin
+        columns = progress.BarColumn(20), progress.TaskProgressColumn(), progress.TimeRemainingColumn()
+        layout = progress.TextColumn("{task.description}"), *columns, progress.TextColumn("{task.fields[results]}")
+        with progress.Progress(*layout) as bars:
+            task = bars.add_task(name, total=samples, results="")
+            yield lambda count: bars.advance(task, count), lambda results: bars.update(task, results=results)
 
 
 def _settings(options: argparse.Namespace, backend: Backend) -> dict[str, Any]:

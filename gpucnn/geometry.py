@@ -51,9 +51,9 @@ class Window:
         return H + sum(self.padding[0]), W + sum(self.padding[1])
 
     def output_size(self, H: int, W: int) -> Pair:
-        """Size of the output, Eqn 2.1: `OH = (H + padding - extent)//SH + 1`, and so for the width.
+        """Size of the output: `OH = (H + padding - extent)//SH + 1`, and so for the width.
 
-        Below 1 where the kernel does not fit its input.
+        Paper: Eqn 2.1. Below 1 where the kernel does not fit its input.
         """
         sizes = zip(self.padded_size(H, W), self.extent, self.stride, strict=True)
         OH, OW = ((size - extent) // stride + 1 for size, extent, stride in sizes)

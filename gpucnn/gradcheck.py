@@ -63,8 +63,7 @@ def check_layer(layer: Layer, x: np.ndarray, *, device: str = "cpu", seed: int =
     forward(x)
     gradients = {"x": backend.to_host(layer.backward(backend.from_host(upstream)))}
     points = {"x": (x, forward)}
-    names = getattr(layer, "named_parameters", lambda: ((p.name, p) for p in layer.parameters()))()
-    for name, parameter in names:
+    for name, parameter in layer.named_parameters():
         gradients[name] = backend.to_host(parameter.gradient)
         points[name] = backend.to_host(parameter.value), with_value(parameter)
     return {name: directional_error(points[name][1], points[name][0], gradients[name], rng) for name in points}

@@ -111,10 +111,9 @@ class Sequential(Layer):
         return [parameter for _, parameter in self.named_parameters()]
 
     def named_parameters(self) -> Iterator[tuple[str, Parameter]]:
-        """Yield each parameter with its full name: "conv2d1.w"."""
         for layer in self.layers:
-            for parameter in layer.parameters():
-                yield f"{layer.name}.{parameter.name}", parameter
+            for name, parameter in layer.named_parameters():
+                yield f"{layer.name}.{name}", parameter
 
     def state(self) -> dict[str, Array]:
         return {f"{layer.name}.{name}": array for layer in self.layers for name, array in layer.state().items()}

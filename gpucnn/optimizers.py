@@ -61,7 +61,7 @@ class Optimizer:
 
 
 class SGD(Optimizer):
-    """Gradient descent, `w = w - alpha dL/dw` (paper, section 3.2, update), with momentum and weight decay.
+    """Gradient descent, `w = w - alpha dL/dw` (paper, section 3, backward, update), with momentum and weight decay.
 
     `g = dL/dw + weight_decay w; v = momentum v + g; w = w - learning_rate v`; with `nesterov` w moves by
     `g + momentum v` instead. Source: Sutskever et al., ICML 2013, in PyTorch's form.
@@ -96,6 +96,8 @@ class Adam(Optimizer):
         self.beta1 = self._checked("beta1", beta1, below=1.0)
         self.beta2 = self._checked("beta2", beta2, below=1.0)
         self.eps = self._checked("eps", eps)
+        if self.eps == 0:
+            raise InputError("Adam: eps must be above 0, else a weight whose gradient is 0 becomes 0/0; try 1e-8")
         self.weight_decay = self._checked("weight_decay", weight_decay)
 
     def attach(self, arena: Arena, backend: Backend) -> None:

@@ -16,7 +16,7 @@ __all__ = ["MODELS", "Recipe", "get_recipe", "lenet5", "mnist", "paper", "vgg"]
 def paper(classes: int = 10) -> Sequential:
     """The paper's own network: one padded convolution + ReLU, one max pooling, dense layers with sigmoids.
 
-    Its outputs are logits: the sigmoid of the output belongs to the loss, `SigmoidCrossEntropy` (paper, section 3.2).
+    Its outputs are logits: the sigmoid of the output belongs to the loss, `SigmoidCrossEntropy`.
     """
     return Sequential(
         [
@@ -92,7 +92,7 @@ class Recipe:
     model: Callable[[int], Sequential]
     loss: str = "softmax_cross_entropy"
     optimizer: str = "sgd"
-    learning_rate: float = 0.05
+    learning_rate: float = 0.01
 
 
 MODELS = {

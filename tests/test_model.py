@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import hashlib
 import tracemalloc
+from collections.abc import Callable
 
 import numpy as np
 import pytest
 
 from gpucnn import (
     SGD,
+    AveragePool2D,
     Conv2D,
     Dense,
     Dropout,
     Flatten,
     InputError,
+    Layer,
+    LpPool2D,
     MaxPool2D,
     ReLU,
     Sequential,
-    SoftmaxCrossEntropy,
+    Sigmoid,
+    Softmax,
     Tanh,
     Trainer,
     get_backend,
@@ -27,12 +32,13 @@ from gpucnn import (
 from gpucnn.data import ResidentSplit, Split
 from gpucnn.data.resident import Normalization
 from gpucnn.gradcheck import check_layer
-from gpucnn.losses import get_loss
+from gpucnn.losses import LOSSES, Loss, get_loss
 from gpucnn.optimizers import get_optimizer
 
-# Above what Python's own short-lived objects (tuples, slices, views) need, below the smallest array of a batch: 10
-# outputs of 4 bytes for each of 128 samples.
-MOST_BYTES_IN_A_STEP = 5000
+# Python's own short-lived objects (tuples, slices, views) in one operation; they do not grow with the batch, while the
+# smallest array of a batch, one float32 for each sample, grows by more than this from the small batch to the large.
+MOST_BYTES_OF_OBJECTS = 8000
+MOST_BYTES_OF_GROWTH = 1000
 # NumPy converts dtypes through buffers of a fixed number of elements; few, so that they do not hide an array.
 CONVERSION_ELEMENTS = 64
 
@@ -194,7 +200,8 @@ def test_state_round_trip() -> None:
     expected = model.forward(x).copy()
     model.arena.values[...] = 0
     assert state["first.w"].any(), "state_dict copies"
-    other = small(seed=2)
+    other = small(seed=1)  # the masks of dropout come from the seed
+    other.arena.values[...] = np.nan
     other.load_state_dict(state)
     np.testing.assert_array_equal(other.forward(x), expected)
     for name, value in state.items():
@@ -308,45 +315,70 @@ def make_trainer(name: str, batch_size: int, steps: int) -> tuple[Trainer, Resid
     return trainer, ResidentSplit(split, backend, Normalization(images))
 
 
-@pytest.mark.usefixtures("small_conversion_buffers")
-@pytest.mark.parametrize(("name", "batch_size"), [("paper", 128), ("lenet5", 128), ("mnist", 16), ("vgg", 16)])
-def test_a_step_on_the_cpu_allocates_nothing(name: str, batch_size: int) -> None:
-    trainer, data = make_trainer(name, batch_size, steps=6)
-    trainer.step(*data.next_batch(batch_size))
-    tracemalloc.start()
-    try:
-        before, _ = tracemalloc.get_traced_memory()
-        tracemalloc.reset_peak()
-        for _ in range(5):
-            trainer.step(*data.next_batch(batch_size))
-        after, peak = tracemalloc.get_traced_memory()
-    finally:
-        tracemalloc.stop()
-    assert np.isfinite(trainer.model.arena.values).all()
-    assert peak - before < MOST_BYTES_IN_A_STEP
-    assert after - before < MOST_BYTES_IN_A_STEP
+def bytes_of_a_step(step: Callable[[], None]) -> tuple[int, int]:
+    """Return how much memory a step takes beyond what it had, and how much in arrays five steps have kept.
 
-
-def test_all_options_of_the_cpu_step_allocate_nothing() -> None:
-    """Momentum, Nesterov, weight decay, dropout and a softmax loss, without the conversions of the data."""
-    model = Sequential([Conv2D(4, 3, stride=2, padding="same"), Tanh(), Flatten(), Dropout(0.5), Dense(20)])
-    model.build((16, 16, 2), "cpu", max_batch=64)
-    loss, optimizer = SoftmaxCrossEntropy(), SGD(0.01, 0.9, nesterov=True, weight_decay=0.1)
-    loss.build(model.backend)
-    optimizer.attach(model.arena, model.backend)
-    x, labels = np.ones((64, 16, 16, 2), np.float32), np.zeros(64, np.int32)
-
-    def step() -> None:
-        loss.forward(model.forward(x), labels)
-        model.backward(loss.backward())
-        optimizer.step()
-
+    The median of five: now and then a table of the interpreter grows, while what a step allocates is in each of them.
+    """
+    arrays = tracemalloc.DomainFilter(True, np.lib.tracemalloc_domain)
     step()
     tracemalloc.start()
     try:
-        before, _ = tracemalloc.get_traced_memory()
-        step()
-        _, peak = tracemalloc.get_traced_memory()
+        peaks = []
+        for _ in range(5):
+            before, _ = tracemalloc.get_traced_memory()
+            tracemalloc.reset_peak()
+            step()
+            peaks.append(tracemalloc.get_traced_memory()[1] - before)
+        kept = tracemalloc.take_snapshot().filter_traces([arrays]).traces
     finally:
         tracemalloc.stop()
-    assert peak - before < MOST_BYTES_IN_A_STEP
+    return sorted(peaks)[2], sum(trace.size for trace in kept)
+
+
+def make_step(layers: list[Layer], loss: Loss, N: int) -> Callable[[], None]:
+    """Return a training step of some layers on one batch, with every option of SGD."""
+    model, backend, optimizer = Sequential(layers), get_backend("cpu"), SGD(0.01, 0.9, nesterov=True, weight_decay=0.1)
+    model.build((8, 8, 2), backend, max_batch=N)
+    loss.build(backend)
+    optimizer.attach(model.arena, backend)
+    totals, labels = np.zeros(4), np.zeros(N, np.int32)
+    x = np.random.default_rng(0).standard_normal((N, 8, 8, 2)).astype(np.float32)
+
+    def step() -> None:
+        loss.forward(model.forward(x), labels, totals=totals)
+        model.backward(loss.backward())
+        optimizer.step()
+
+    return step
+
+
+def check_memory(small_step: Callable[[], None], large_step: Callable[[], None]) -> None:
+    """Check that a step keeps no array, needs next to nothing, and with a large batch no more than with a small."""
+    (small_peak, small_kept), (large_peak, large_kept) = map(bytes_of_a_step, (small_step, large_step))
+    assert max(small_kept, large_kept) < MOST_BYTES_OF_GROWTH
+    assert max(small_peak, large_peak) < MOST_BYTES_OF_OBJECTS
+    assert large_peak - small_peak < MOST_BYTES_OF_GROWTH
+
+
+@pytest.mark.usefixtures("small_conversion_buffers")
+@pytest.mark.parametrize(("name", "larger"), [("paper", 400), ("lenet5", 400), ("mnist", 48), ("vgg", 48)])
+def test_a_step_on_the_cpu_allocates_no_array(name: str, larger: int) -> None:
+    def make_step_of_model(batch_size: int) -> Callable[[], None]:
+        trainer, data = make_trainer(name, batch_size, steps=6)
+        return lambda: trainer.step(*data.next_batch(batch_size))
+
+    check_memory(make_step_of_model(16), make_step_of_model(larger))
+
+
+@pytest.mark.usefixtures("small_conversion_buffers")
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("layers", [
+    lambda: [Conv2D(4, 3, stride=2, padding="same"), Tanh(), Flatten(), Dense(20)],
+    lambda: [Conv2D(4, 3, dilation=2, bias=False), Sigmoid(), Flatten(), Softmax()],
+    lambda: [MaxPool2D(3, stride=2, padding=1), Flatten(), Dense(20)],
+    lambda: [AveragePool2D(3, stride=1, padding=1), LpPool2D(2), LpPool2D(2, p=3), Flatten()],
+    lambda: [Dropout(0.5), Flatten(), Dense(20)],
+], ids=["strided", "dilated", "max pool", "pools", "dropout"])  # fmt: skip
+def test_other_layers_and_losses_allocate_no_array_either(layers: Callable[[], list[Layer]], loss: str) -> None:
+    check_memory(make_step(layers(), get_loss(loss), 16), make_step(layers(), get_loss(loss), 512))

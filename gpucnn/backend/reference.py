@@ -151,7 +151,8 @@ class Backend:
     def conv2d_dx(self, dy: Array, w: Array, x_shape: tuple[int, ...], window: Window, *, out: Array = None) -> Array:
         """Gradient of `conv2d` in its input: each dy goes back, weighted, to the pixels its window met.
 
-        Paper: section 3.2, convolution, dL/dI: at stride 1 the full correlation of dy with kernels rotated 180 degrees.
+        Paper: section 3, backward, convolution, dL/dI. At stride 1 it is the full correlation of dy with the kernels
+        rotated by 180 degrees.
         dy (N, OH, OW, OC), w (KH, KW, C, OC) -> (N, H, W, C).
         """
         OC = w.shape[-1]
@@ -161,7 +162,7 @@ class Backend:
     def conv2d_dw_db(self, x: Array, dy: Array, window: Window, *, dw: Array, db: Array | None) -> None:
         """Gradients of `conv2d`: `dw[u,v,c,o] = sum dy[m,n,o] x[m*SH + u*DH, n*SW + v*DW, c]`, `db[o] = sum dy`.
 
-        Paper: section 3.2, convolution, dL/dk and dL/db.
+        Paper: section 3, backward, convolution, dL/dk and dL/db.
         x (N, H, W, C), dy (N, OH, OW, OC) -> dw (KH, KW, C, OC), db (OC,) or None.
         """
         columns, rows = self.im2col(x, window), self.xp.reshape(dy, (-1, dy.shape[-1]))
@@ -188,7 +189,10 @@ class Backend:
     def max_pool2d_dx(
         self, dy: Array, winners: Array, x_shape: tuple[int, ...], window: Window, *, out: Array = None
     ) -> Array:
-        """Gradient of `max_pool2d`: the whole error goes to the winning unit. Paper: section 3.2, pooling, max."""
+        """Gradient of `max_pool2d`: the whole error goes to the winning unit.
+
+        Paper: section 3, backward, pooling, max.
+        """
         zero = self.xp.zeros((), dtype=dy.dtype)
         taps = [self.xp.where(winners == tap, dy, zero) for tap in range(window.taps)]
         return self._store(self.sum_taps(taps, x_shape, window), out)
@@ -214,7 +218,7 @@ class Backend:
         count_padding: bool = False,
         out: Array = None,
     ) -> Array:
-        """Gradient of `average_pool2d`: the error is shared equally. Paper: section 3.2, pooling, average."""
+        """Gradient of `average_pool2d`: the error is shared equally. Paper: section 3, backward, pooling, average."""
         share = dy / self._pool_counts(x_shape, window, count_padding, dy.dtype)
         return self._store(self.sum_taps([share] * window.taps, x_shape, window), out)
 
@@ -238,7 +242,7 @@ class Backend:
     def lp_pool2d_dx(self, dy: Array, x: Array, y: Array, p: float, window: Window, *, out: Array = None) -> Array:
         """Gradient of `lp_pool2d`: the error is scaled by `sign(x) (|x|/P)^(p-1)`, for p = 2 by x/P; by 0 where P = 0.
 
-        Paper: section 3.2, pooling, L2.
+        Paper: section 3, backward, pooling, L2.
         """
         xp = self.xp
         norm = xp.where(y > 0, y, xp.ones((), dtype=y.dtype))
@@ -256,13 +260,13 @@ class Backend:
         return self._store(y if b is None else y + b, out)
 
     def dense_dx(self, dy: Array, w: Array, *, out: Array = None) -> Array:
-        """Gradient of `dense` in its input: `W^T delta`. Paper: section 3.2, fully connected, delta^(l-1)."""
+        """Gradient of `dense` in its input: `W^T delta`. Paper: section 3, backward, fully connected, delta."""
         return self._store(self.xp.matmul(dy, w.T), out)
 
     def dense_dw_db(self, x: Array, dy: Array, *, dw: Array, db: Array | None) -> None:
         """Gradients of `dense`: `dL/dW = delta a^T`, `dL/db = delta`, summed over the batch.
 
-        Paper: section 3.2, fully connected, dL/dW and dL/db.
+        Paper: section 3, backward, fully connected, dL/dW and dL/db.
         """
         dw[...] = self.xp.matmul(x.T, dy)
         if db is not None:
@@ -336,7 +340,7 @@ class Backend:
     ) -> Array:
         """`L = -1/N sum_n log softmax(z_n)[label_n]`; its gradient is `(softmax(z) - onehot(label))/N`.
 
-        Paper: Eqn 2.14 for a softmax output; section 3.2, output. logits (N, K), labels (N,) integers in 0..K-1.
+        Paper: Eqn 2.14, softmax. logits (N, K), labels (N,) integers in 0..K-1.
         """
         xp = self.xp
         N, K = logits.shape
@@ -356,7 +360,7 @@ class Backend:
     ) -> Array:
         """`L = -1/N sum_n sum_k [t log s(z) + (1-t) log(1 - s(z))]`, s the sigmoid; its gradient is `(s(z) - t)/N`.
 
-        Paper: Eqn 2.14; section 3.2, output. Stable: each term is `max(z, 0) - z t + log(1 + e^-|z|)`.
+        Paper: Eqn 2.14. Stable: each term is `max(z, 0) - z t + log(1 + e^-|z|)`.
         logits (N, K), targets (N, K) in 0..1.
         """
         xp = self.xp
@@ -399,7 +403,8 @@ class Backend:
         """Gradient descent with momentum, in place: `g' = g + decay w; v = momentum v + g'; w = w - rate v`.
 
         Nesterov's form moves by `g' + momentum v` instead of v. hyper (3,) = rate, momentum, decay.
-        Paper: section 3.2, update (momentum and decay 0). Source: Sutskever et al., ICML 2013, as PyTorch writes it.
+        Paper: section 3, backward, update. There momentum and decay are 0.
+        Source: Sutskever et al., ICML 2013, in PyTorch's form.
         """
         rate, momentum, decay = (hyper[i] for i in range(3))
         gradient = g + decay * w

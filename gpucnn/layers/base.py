@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,12 @@ class Context:
         self.workspace = Workspace(backend)
         self.seed = seed
         self._streams = 0
+        self._layers = 0
+
+    def layer_number(self) -> int:
+        """Return a new number for a layer; it keeps the buffers of two layers of one name apart."""
+        self._layers += 1
+        return self._layers
 
     def random_key(self) -> tuple[int, int]:
         """Return a new Philox key; the n-th layer that asks gets the n-th key of the seed on every device."""
@@ -78,6 +85,11 @@ class Layer:
         """Return what this layer trains, in a fixed order."""
         return []
 
+    def named_parameters(self) -> Iterator[tuple[str, Parameter]]:
+        """Yield each parameter with its name inside this layer: "w"; inside a model "conv2d1.w"."""
+        for parameter in self.parameters():
+            yield parameter.name, parameter
+
     def state(self) -> dict[str, Array]:
         """Return what this layer carries from step to step beside its parameters."""
         return {}
@@ -94,7 +106,7 @@ class Layer:
 
     def buffer(self, name: str, shape: Shape, dtype: Any = None) -> Array:
         """Return this layer's own buffer `name`, allocated by the first call and kept."""
-        return self.context.workspace.take(f"{self.name}.{name}", shape, dtype or self.backend.float_dtype)
+        return self.context.workspace.take(f"{self._number}.{name}", shape, dtype or self.backend.float_dtype)
 
     # ---- building -------------------------------------------------------------------------------------------------
 
@@ -124,6 +136,7 @@ class Layer:
     def bind(self, context: Context) -> None:
         """Take the context to compute in; the parameters already lie in an arena."""
         self.context = context
+        self._number = context.layer_number()
 
     def reset(self) -> None:
         """Bring `state` to where a new layer has it."""
@@ -157,14 +170,14 @@ class Layer:
 
     def _accept(self, x: Array) -> None:
         """Build or move a layer used alone to where x is, then check x."""
-        if self.context is None:
+        if not self._device_fixed:
             backend = backend_of(x, self.label)
-            self.build(x.shape[1:], backend)
-        elif not self._device_fixed:
-            if not self.backend.owns(x) or x.dtype != self.backend.float_dtype:
-                self._move(backend_of(x, self.label))
+            if self.context is None:
+                self.build(x.shape[1:], backend)
+            elif (backend.name, backend.precision) != (self.backend.name, self.backend.precision):
+                self._move(backend)
             self._device_fixed = True
-        N = x.shape[0] if x.ndim else 0
+        N = x.shape[0] if getattr(x, "ndim", 0) else 0
         self._check(x, "input", (N, *self.input_shape))
 
     def _check(self, array: Array, what: str, shape: Shape) -> None:
