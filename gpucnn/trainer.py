@@ -70,10 +70,11 @@ class Trainer:
             At the end of the epoch, if the loss became NaN or infinite; names the step it did in.
         """
         data.shuffle(np.random.default_rng((self.seed, epoch)))
-        for N in self._batches(data):
-            self.step(*data.next_batch(N))
-            if on_batch:
-                on_batch(N)
+        with np.errstate(all="ignore"):  # NaN and infinity are reported below, once
+            for N in self._batches(data):
+                self.step(*data.next_batch(N))
+                if on_batch:
+                    on_batch(N)
         metrics, finite = self._read_totals()
         if finite < metrics.samples:
             raise DivergedError(
@@ -85,9 +86,10 @@ class Trainer:
     def evaluate(self, data: ResidentSplit) -> Metrics:
         """Return the mean loss and the accuracy over all samples, without training."""
         data.rewind()
-        for N in self._batches(data):
-            x, y = data.next_batch(N)
-            self.loss.forward(self.model._forward(x, train=False), y, train=False, totals=self._totals)
+        with np.errstate(all="ignore"):
+            for N in self._batches(data):
+                x, y = data.next_batch(N)
+                self.loss.forward(self.model._forward(x, train=False), y, train=False, totals=self._totals)
         return self._read_totals()[0]
 
     def _batches(self, data: ResidentSplit) -> Iterator[int]:

@@ -217,6 +217,7 @@ BAD_INPUT = {
     "seed -1": (("--seed=-1",), "--seed: expected a whole number of at least 0, received '-1'"),
     "rate": (("--learning-rate=-0.1",), "--learning-rate: expected a finite number of at least 0, received '-0.1'"),
     "rate nan": (("--learning-rate", "nan"), "--learning-rate: expected a finite number of at least 0, received 'nan'"),
+    "rate inf": (("--learning-rate", "inf"), "--learning-rate: expected a finite number of at least 0, received 'inf'"),
     "rate word": (("--learning-rate", "x"), "--learning-rate: expected a finite number of at least 0, received 'x'"),
     "decay": (("--weight-decay=-1",), "--weight-decay: expected a finite number of at least 0, received '-1'"),
     "momentum": (("--optimizer", "sgd", "--momentum", "1"), "momentum must be at least 0 and below 1, received 1.0"),
@@ -267,12 +268,21 @@ def test_names_are_checked_before_the_data_is_read(run, monkeypatch: pytest.Monk
     assert run("--summary", "/nowhere/x.json")[0] == 2
 
 
-# ---- the four states of CuPy --------------------------------------------------------------------------------------
+# ---- the states of CuPy -------------------------------------------------------------------------------------------
+
+
+def cupy_that_counts_no_device() -> AbstractContextManager:
+    """A driver is there, but every GPU is hidden from it."""
+    cupy = make_fake_cupy()
+    cupy.cuda.runtime.getDeviceCount = lambda: 0
+    return installed_cupy(cupy)
+
 
 STATES: dict[str, tuple[Callable[[], AbstractContextManager], str]] = {
     "absent": (absent_cupy, 'CuPy is not installed; pip install "gpucnn[gpu]"'),
     "broken": (broken_cupy, "CuPy is installed but cannot be imported (ImportError: libcublas.so.12: cannot open"),
-    "no device": (lambda: installed_cupy(make_fake_cupy(0)), "CuPy finds no NVIDIA GPU ("),
+    "no driver": (lambda: installed_cupy(make_fake_cupy(0)), "CuPy finds no NVIDIA GPU (CUDARuntimeError: "),
+    "no device": (cupy_that_counts_no_device, "CuPy finds no NVIDIA GPU (the driver shows none)"),
 }
 
 
@@ -390,7 +400,10 @@ def test_an_interrupt(after: int, run, tmp_path: Path, monkeypatch: pytest.Monke
 
     monkeypatch.setattr(Trainer, "train_epoch", train_epoch)
     path = tmp_path / "summary.json"
-    code, _, err = run("--device", "cpu", "--epochs", "9", "--summary", str(path))
+    try:
+        code, _, err = run("--device", "cpu", "--epochs", "9", "--summary", str(path))
+    except KeyboardInterrupt:
+        pytest.fail("the interrupt was not caught")
     assert (code, err) == (130, ["gpucnn: interrupted"])
     summary = json.loads(path.read_text())
     assert summary["status"] == "interrupted"

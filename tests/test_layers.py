@@ -88,9 +88,10 @@ GRADIENT_CASES: dict[str, tuple[Callable[[], Layer], tuple[int, ...]]] = {
 
 # Every layer on one small batch: what makes it, and the shape of a sample.
 ONE_OF_EACH = (
-    "conv, conv no bias, max pool, average pool, lp pool 2, dense, flatten, relu, sigmoid, tanh, softmax, dropout, network"
+    *("conv", "conv no bias", "max pool", "average pool", "lp pool 2", "dense", "flatten"),
+    *("relu", "sigmoid", "tanh", "softmax", "dropout", "network"),
 )
-LAYERS = {name: GRADIENT_CASES[name] for name in ONE_OF_EACH.split(", ")}
+LAYERS = {name: GRADIENT_CASES[name] for name in ONE_OF_EACH}
 
 
 def batch(shape: tuple[int, ...], dtype: str = "float32", seed: int = 1) -> np.ndarray:

@@ -200,6 +200,8 @@ def test_evaluate_changes_nothing() -> None:
         np.testing.assert_array_equal(value, before[name])
     np.testing.assert_array_equal(trainer.model.arena.gradients, gradients)
     np.testing.assert_array_equal(trainer.optimizer.velocity, velocity)
+    with pytest.raises(InputError, match="backward needs a forward with train=True"):
+        trainer.loss.backward()  # no gradient was computed
 
 
 def test_evaluating_between_epochs_does_not_change_training() -> None:

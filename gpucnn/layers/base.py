@@ -24,18 +24,16 @@ class Context:
         self.backend = backend
         self.workspace = Workspace(backend)
         self.seed = seed
-        self._streams = 0
         self._layers = 0
 
     def layer_number(self) -> int:
-        """Return a new number for a layer; it keeps the buffers of two layers of one name apart."""
+        """Return a new number for a layer: it keeps the buffers and the random streams of two layers apart."""
         self._layers += 1
         return self._layers
 
-    def random_key(self) -> tuple[int, int]:
-        """Return a new Philox key; the n-th layer that asks gets the n-th key of the seed on every device."""
-        self._streams += 1
-        low, high = np.random.SeedSequence((self.seed, self._streams)).generate_state(2)
+    def random_key(self, number: int) -> tuple[int, int]:
+        """Return the Philox key of the layer with this number, the same on every device."""
+        low, high = np.random.SeedSequence((self.seed, number)).generate_state(2)
         return int(low), int(high)
 
 
@@ -106,7 +104,7 @@ class Layer:
 
     def buffer(self, name: str, shape: Shape, dtype: Any = None) -> Array:
         """Return this layer's own buffer `name`, allocated by the first call and kept."""
-        return self.context.workspace.take(f"{self._number}.{name}", shape, dtype or self.backend.float_dtype)
+        return self.context.workspace.take(f"{self.number}.{name}", shape, dtype or self.backend.float_dtype)
 
     # ---- building -------------------------------------------------------------------------------------------------
 
@@ -136,7 +134,7 @@ class Layer:
     def bind(self, context: Context) -> None:
         """Take the context to compute in; the parameters already lie in an arena."""
         self.context = context
-        self._number = context.layer_number()
+        self.number = context.layer_number()
 
     def reset(self) -> None:
         """Bring `state` to where a new layer has it."""

@@ -25,7 +25,7 @@ class Dropout(Layer):
 
     def bind(self, context: Context) -> None:
         super().bind(context)
-        self.key = context.random_key()
+        self.key = context.random_key(self.number)
         self.counter = self.backend.zeros((1,), self.backend.xp.int64)
 
     def reset(self) -> None:
