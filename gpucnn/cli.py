@@ -21,9 +21,10 @@ from gpucnn import data, zoo
 from gpucnn.backend import PRECISIONS, Backend, get_backend
 from gpucnn.backend.gpu import missing_gpu_reason
 from gpucnn.data.resident import Normalization, ResidentSplit
-from gpucnn.errors import DeviceError, DivergedError, InputError, unknown_name
+from gpucnn.errors import DeviceError, DivergedError, InputError
 from gpucnn.losses import get_loss
-from gpucnn.optimizers import OPTIMIZERS, get_optimizer
+from gpucnn.optimizers import OPTIMIZERS, Optimizer, get_optimizer
+from gpucnn.schedules import SCHEDULES, get_schedule
 from gpucnn.trainer import Trainer
 
 __all__ = ["main"]
@@ -71,7 +72,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--model", default="paper", help=f"{', '.join(zoo.MODELS)} (default: %(default)s)")
     add("--epochs", type=_whole(), default=20, metavar="N", help="passes over the data (default: %(default)s)")
     add("--batch-size", type=_whole(), default=64, metavar="N", help="images per step (default: %(default)s)")
-    add("--learning-rate", type=_number, metavar="RATE", help="step size (default: the model's own)")
+    add("--learning-rate", type=_number, metavar="RATE", help="step size at the start (default: the model's own)")
+    add("--schedule", default="linear", help=f"of the step size: {', '.join(SCHEDULES)} (default: %(default)s)")
     add("--optimizer", help=f"{', '.join(OPTIMIZERS)} (default: the model's own)")
     add("--momentum", type=_number, metavar="M", help="for sgd and nesterov (default: 0.9)")
     add("--weight-decay", type=_number, default=0.0, metavar="D", help="L2 penalty (default: %(default)s)")
@@ -104,16 +106,19 @@ def _number(text: str) -> float:
 
 def _train(options: argparse.Namespace) -> int:
     say = (lambda *_: None) if options.quiet else print
-    _check_names(options)
     summary = _Summary(options.summary)
+    recipe = zoo.get_recipe(options.model)
+    schedule = get_schedule(options.schedule)
+    optimizer = _optimizer(options, recipe)
     backend = get_backend(options.device, options.precision)
     say(f"device: {backend.describe()}{_why_cpu(options, backend)}")
-    trainer, train, test = _prepare(options, backend)
+    dataset = data.load(options.dataset, options.data_dir, download=options.download)
+    trainer, train, test = _prepare(options, recipe, optimizer, dataset, backend)
     say(f"data: {options.dataset}, {train.samples:,} images to train on, {test.samples:,} to test\n")
     say(trainer.model.summary() + "\n")
-    summary.update(_settings(options, backend))
+    summary.update(_settings(options, trainer))
     try:
-        _fit(trainer, train, options, summary)
+        _fit(trainer, train, schedule, options, summary)
         tested = trainer.evaluate(test)
     except (DivergedError, KeyboardInterrupt) as stop:
         summary.write(status="diverged" if isinstance(stop, DivergedError) else "interrupted")
@@ -125,28 +130,20 @@ def _train(options: argparse.Namespace) -> int:
     return DONE
 
 
-def _check_names(options: argparse.Namespace) -> None:
-    """Find misspelt names before any data is read."""
-    zoo.get_recipe(options.model)
-    if options.dataset not in data.DATASETS:
-        raise unknown_name("data set", options.dataset, data.DATASETS)
-    if options.optimizer not in (None, *OPTIMIZERS):
-        raise unknown_name("optimizer", options.optimizer, OPTIMIZERS)
-    if options.precision not in PRECISIONS:
-        raise unknown_name("precision", options.precision, PRECISIONS)
+def _optimizer(options: argparse.Namespace, recipe: zoo.Recipe) -> Optimizer:
+    rate = recipe.learning_rate if options.learning_rate is None else options.learning_rate
+    return get_optimizer(options.optimizer or recipe.optimizer, rate, options.momentum, options.weight_decay)
 
 
 def _why_cpu(options: argparse.Namespace, backend: Backend) -> str:
     return f" (no GPU: {missing_gpu_reason()})" if options.device == "auto" and backend.name == "cpu" else ""
 
 
-def _prepare(options: argparse.Namespace, backend: Backend) -> tuple[Trainer, ResidentSplit, ResidentSplit]:
-    """Read the data, build the model, and put both on the device."""
-    recipe = zoo.get_recipe(options.model)
-    dataset = data.load(options.dataset, options.data_dir, download=options.download)
+def _prepare(
+    options: argparse.Namespace, recipe: zoo.Recipe, optimizer: Optimizer, dataset: data.Dataset, backend: Backend
+) -> tuple[Trainer, ResidentSplit, ResidentSplit]:
+    """Build the model, and put it and the data on the device."""
     model = recipe.model(dataset.classes)
-    rate = recipe.learning_rate if options.learning_rate is None else options.learning_rate
-    optimizer = get_optimizer(options.optimizer or recipe.optimizer, rate, options.momentum, options.weight_decay)
     batch = min(options.batch_size, len(dataset.train.labels))
     model.build(dataset.image_shape, backend, max_batch=batch, seed=options.seed)
     trainer = Trainer(model, get_loss(recipe.loss), optimizer, batch_size=batch, seed=options.seed)
@@ -155,10 +152,18 @@ def _prepare(options: argparse.Namespace, backend: Backend) -> tuple[Trainer, Re
     return trainer, train, test
 
 
-def _fit(trainer: Trainer, train: ResidentSplit, options: argparse.Namespace, summary: _Summary) -> None:
+def _fit(
+    trainer: Trainer,
+    train: ResidentSplit,
+    schedule: Callable[[float], float],
+    options: argparse.Namespace,
+    summary: _Summary,
+) -> None:
     """Train for all epochs; the summary follows, so that what is known is kept if the run stops early."""
+    rate = trainer.optimizer.learning_rate
     reads, seconds = trainer.backend.host_reads, 0.0
     for epoch in range(options.epochs):
+        trainer.optimizer.learning_rate = rate * schedule(epoch / options.epochs)
         with _shown(epoch, options.epochs, train.samples, options.quiet) as (advance, end):
             start = time.perf_counter()
             metrics = trainer.train_epoch(train, epoch, advance)
@@ -197,13 +202,21 @@ def _shown(epoch: int, epochs: int, samples: int, quiet: bool) -> Iterator[tuple
             yield lambda count: bars.advance(task, count), lambda results: bars.update(task, results=results)
 
 
-def _settings(options: argparse.Namespace, backend: Backend) -> dict[str, Any]:
-    names = ("dataset", "model", "epochs", "batch_size", "seed", "precision")
+def _settings(options: argparse.Namespace, trainer: Trainer) -> dict[str, Any]:
+    """What was run, for the summary."""
     versions = {"gpucnn": gpucnn.__version__, "python": platform.python_version(), "numpy": np.__version__}
     return {
-        "device": backend.name,
-        **{name: getattr(options, name) for name in names},
-        "versions": versions | backend.versions(),
+        "device": trainer.backend.name,
+        "precision": trainer.backend.precision,
+        "dataset": options.dataset,
+        "model": options.model,
+        "epochs": options.epochs,
+        "batch_size": trainer.batch_size,
+        "seed": options.seed,
+        "optimizer": type(trainer.optimizer).__name__,
+        "learning_rate": trainer.optimizer.learning_rate,
+        "schedule": options.schedule,
+        "versions": versions | trainer.backend.versions(),
     }
 
 

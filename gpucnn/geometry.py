@@ -6,13 +6,15 @@ and `OC` output channels; an output of `OH` x `OW` pixels; stride `SH, SW`; dila
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Iterator
 from dataclasses import dataclass
+from numbers import Real
 
 from gpucnn.errors import InputError
 
-__all__ = ["Padding", "Window", "integer", "pair"]
+__all__ = ["Padding", "Window", "integer", "number", "pair"]
 
 Pair = tuple[int, int]
 Padding = int | Pair | tuple[Pair, Pair] | str
@@ -113,6 +115,14 @@ def integer(value: object, what: str, *, least: int) -> int:
     if isinstance(value, bool) or number < least:
         raise InputError(f"{what} must be an integer of at least {least}, received {value!r}")
     return number
+
+
+def number(value: object, what: str, *, least: float = 0.0, below: float = math.inf) -> float:
+    """Return `value` as a float, at least `least` and less than `below`; `what` names it in the error."""
+    if not isinstance(value, Real) or isinstance(value, bool) or not least <= value < below:
+        limit = "finite" if below == math.inf else f"below {below:g}"
+        raise InputError(f"{what} must be a number of at least {least:g} and {limit}, received {value!r}")
+    return float(value)
 
 
 def pair(value: object, what: str, *, least: int) -> Pair:

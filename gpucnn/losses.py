@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from gpucnn.backend import Backend, backend_of
-from gpucnn.errors import InputError, unknown_name
+from gpucnn.errors import DeviceError, InputError, unknown_name
 from gpucnn.memory import Workspace
 
 __all__ = ["LOSSES", "Loss", "MeanSquaredError", "SigmoidCrossEntropy", "SoftmaxCrossEntropy", "get_loss"]
@@ -40,13 +40,21 @@ class Loss:
         With `train` the gradient is computed alongside. `totals`, float64 (4,), grows by the batch's sum of losses,
         its hits, its samples, and its samples if the sum is still finite.
         """
+        name = type(self).__name__
         if self.backend is None:
-            self.build(backend_of(outputs, type(self).__name__))
+            self.build(backend_of(outputs, name))
+        if not (self.backend.owns(outputs) and self.backend.owns(targets)):
+            raise DeviceError(
+                f"{name}: computes on {self.backend.name}, but received a {_kind(outputs)} and a {_kind(targets)}; "
+                f"move both there with backend.from_host"
+            )
         if outputs.ndim != 2 or targets.shape not in (outputs.shape, outputs.shape[:1]):
             raise InputError(
-                f"{type(self).__name__}: expected outputs (N, K) and targets (N,) or (N, K), received "
+                f"{name}: expected outputs (N, K) and targets (N,) or (N, K), received "
                 f"{tuple(outputs.shape)} and {tuple(targets.shape)}"
             )
+        if targets.ndim == 1 and "int" not in str(targets.dtype):
+            raise InputError(f"{name}: expected integer class labels, received {targets.dtype}; convert with astype")
         loss = self.workspace.take("loss", (), outputs.dtype)
         self._dx = self.workspace.take("dx", tuple(outputs.shape), outputs.dtype) if train else None
         compute = getattr(self.backend, self.operation)
@@ -63,6 +71,10 @@ class Loss:
         if targets.ndim == 2:
             return targets
         return self.backend.one_hot(targets, out=self.workspace.take("targets", tuple(outputs.shape), outputs.dtype))
+
+
+def _kind(array: object) -> str:
+    return f"{type(array).__module__.partition('.')[0]} {type(array).__name__}"
 
 
 class SoftmaxCrossEntropy(Loss):

@@ -37,6 +37,9 @@ class Sequential(Layer):
         self.layers = list(layers)
         if not self.layers:
             raise InputError("Sequential: expected at least one layer, received none")
+        for layer in self.layers:
+            if not isinstance(layer, Layer):
+                raise InputError(f"Sequential: expected layers, as ReLU(), received {layer!r}")
         if len({id(layer) for layer in self.layers}) < len(self.layers):
             raise InputError("Sequential: one layer object appears twice; make a new layer for each place")
         self._name_layers()
@@ -81,7 +84,6 @@ class Sequential(Layer):
         dy = self.backend.zeros((N, *self.output_shape))
         self._forward(x, train=True)
         self._backward(dy, need_dx=False)
-        self.arena.gradients[...] = 0
         self.reset()
 
     def infer(self, input_shape: Shape) -> Shape:
@@ -120,12 +122,11 @@ class Sequential(Layer):
 
     def state_dict(self) -> dict[str, np.ndarray]:
         """Copy all weights and state to the host, by full name."""
-        arrays = {name: parameter.value for name, parameter in self.named_parameters()} | self.state()
-        return {name: self.backend.to_host(array) for name, array in arrays.items()}
+        return {name: self.backend.to_host(array) for name, array in self._arrays().items()}
 
     def load_state_dict(self, state: dict[str, np.ndarray]) -> None:
         """Set all weights and state from host arrays; on an error nothing is changed."""
-        arrays = {name: parameter.value for name, parameter in self.named_parameters()} | self.state()
+        arrays = self._arrays()
         if missing := arrays.keys() - state.keys():
             raise InputError(f"{self.label}: the state lacks {', '.join(sorted(missing))}")
         if unknown := state.keys() - arrays.keys():
@@ -138,8 +139,17 @@ class Sequential(Layer):
         for name, array in arrays.items():
             self.backend.from_host(np.asarray(state[name]), out=array)
 
+    def _arrays(self) -> dict[str, Array]:
+        self._require_shapes("weights")
+        return {name: parameter.value for name, parameter in self.named_parameters()} | self.state()
+
+    def _require_shapes(self, what: str) -> None:
+        if self.input_shape is None:
+            raise InputError(f"{self.label}: has no {what} yet; call build first")
+
     def weights_sha256(self) -> str:
         """Return the SHA-256 of all weights: names, shapes and little-endian bytes, in order."""
+        self._require_shapes("weights")
         digest = hashlib.sha256()
         for name, parameter in self.named_parameters():
             value = self.backend.to_host(parameter.value)
@@ -149,8 +159,7 @@ class Sequential(Layer):
 
     def summary(self) -> str:
         """Return a table of the layers: name, kind, shape of the output, number of parameters."""
-        if self.input_shape is None:
-            raise InputError(f"{self.label}: summary needs the shapes; call build first")
+        self._require_shapes("shapes")
         rows = [("layer", "kind", "output", "parameters"), ("input", "", _shape_text(self.input_shape), "")]
         for layer in self.layers:
             count = sum(parameter.size for parameter in layer.parameters())

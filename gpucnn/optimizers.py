@@ -9,6 +9,7 @@ import numpy as np
 
 from gpucnn.backend import Backend
 from gpucnn.errors import InputError, unknown_name
+from gpucnn.geometry import number
 from gpucnn.memory import Arena
 
 __all__ = ["OPTIMIZERS", "SGD", "Adam", "Optimizer", "get_optimizer"]
@@ -21,7 +22,7 @@ class Optimizer:
     """
 
     def __init__(self, learning_rate: float):
-        self._learning_rate = self._checked("learning_rate", learning_rate)
+        self._learning_rate = self._number("learning_rate", learning_rate)
         self.arena: Arena | None = None
         self.backend: Backend | None = None
         self.hyper: Any = None
@@ -49,15 +50,12 @@ class Optimizer:
 
     @learning_rate.setter
     def learning_rate(self, value: float) -> None:
-        self._learning_rate = self._checked("learning_rate", value)
+        self._learning_rate = self._number("learning_rate", value)
         if self.backend is not None:
             self.backend.from_host(self._hyper(), out=self.hyper)
 
-    def _checked(self, what: str, value: float, below: float = math.inf) -> float:
-        if not (isinstance(value, (int, float)) and 0 <= value < below):
-            limit = "finite" if below == math.inf else f"below {below:g}"
-            raise InputError(f"{type(self).__name__}: {what} must be at least 0 and {limit}, received {value!r}")
-        return float(value)
+    def _number(self, what: str, value: float, below: float = math.inf) -> float:
+        return number(value, f"{type(self).__name__}: {what}", below=below)
 
 
 class SGD(Optimizer):
@@ -69,8 +67,8 @@ class SGD(Optimizer):
 
     def __init__(self, learning_rate: float = 0.01, momentum: float = 0.0, *, nesterov=False, weight_decay=0.0):
         super().__init__(learning_rate)
-        self.momentum = self._checked("momentum", momentum, below=1.0)
-        self.weight_decay = self._checked("weight_decay", weight_decay)
+        self.momentum = self._number("momentum", momentum, below=1.0)
+        self.weight_decay = self._number("weight_decay", weight_decay)
         self.nesterov = nesterov
 
     def attach(self, arena: Arena, backend: Backend) -> None:
@@ -93,12 +91,12 @@ class Adam(Optimizer):
 
     def __init__(self, learning_rate: float = 0.001, *, beta1=0.9, beta2=0.999, eps=1e-8, weight_decay=0.0):
         super().__init__(learning_rate)
-        self.beta1 = self._checked("beta1", beta1, below=1.0)
-        self.beta2 = self._checked("beta2", beta2, below=1.0)
-        self.eps = self._checked("eps", eps)
+        self.beta1 = self._number("beta1", beta1, below=1.0)
+        self.beta2 = self._number("beta2", beta2, below=1.0)
+        self.eps = self._number("eps", eps)
         if self.eps == 0:
             raise InputError("Adam: eps must be above 0, else a weight whose gradient is 0 becomes 0/0; try 1e-8")
-        self.weight_decay = self._checked("weight_decay", weight_decay)
+        self.weight_decay = self._number("weight_decay", weight_decay)
 
     def attach(self, arena: Arena, backend: Backend) -> None:
         super().attach(arena, backend)

@@ -48,6 +48,7 @@ class Trainer:
             raise InputError("Trainer: the model has no arrays yet; call model.build first")
         self.model, self.loss, self.optimizer, self.seed = model, loss, optimizer, seed
         self.backend = model.backend
+        model.pin()
         loss.build(self.backend)
         optimizer.attach(model.arena, self.backend)
         self._totals = self.backend.zeros((4,), self.backend.xp.float64)

@@ -388,9 +388,7 @@ def lp_pool2d(dtype: str) -> Iterator[Case]:
     choices = [(label, *rest, 2.0, "normal") for label, *rest in pools()]
     window = WINDOWS["padding 1"][1]
     choices += [(f"p = {p}", (2, 5, 4, 3), window, {}, p, "normal") for p in (1.0, 1.5, 3.0, 4.0)]
-    choices += [
-        (f"p = {p}, ties", (2, 6, 4, 3), window, {"smooth": False}, p, "few") for p in (1.0, 2.0, 3.0)
-    ]
+    choices += [(f"p = {p}, ties", (2, 6, 4, 3), window, {"smooth": False}, p, "few") for p in (1.0, 2.0, 3.0)]
     zero_window = WINDOWS["2x2, stride 2"][1]
     choices += [("all zero", (1, 4, 4, 2), zero_window, {"smooth": False}, p, "zero") for p in (2.0, 3.0)]
     for label, x_shape, window, further, p, kind in choices:
@@ -552,9 +550,7 @@ def losses(dtype: str) -> Iterator[Case]:
         targets = draw.uniform(N, K)
         yield from loss_case("sigmoid_cross_entropy", label, {"logits": logits, "targets": targets}, further)
         if label != "extreme":
-            yield from loss_case(
-                "mean_squared_error", label, {"outputs": logits, "targets": targets}, further
-            )
+            yield from loss_case("mean_squared_error", label, {"outputs": logits, "targets": targets}, further)
         given = {"logits": logits, "targets": np.eye(K, dtype=dtype)[labels]}
         yield from loss_case("sigmoid_cross_entropy", f"{label}, one-hot", given, further)
     given = {"logits": draw.normal(3, 4), "labels": draw.labels(3, 4).astype(np.int64)}
@@ -624,9 +620,7 @@ def gather_batch(dtype: str) -> Iterator[Case]:
 def one_hot(dtype: str) -> Iterator[Case]:
     for N, K in ((7, 5), (1, 1), (1, 4), (33, 10)):
         draw = Draw(f"one_hot {N} {K}", dtype)
-        yield Case(
-            "one_hot", f"{N}x{K}", dtype, {"labels": draw.labels(N, K)}, {"out": Output((N, K), dtype)}
-        )
+        yield Case("one_hot", f"{N}x{K}", dtype, {"labels": draw.labels(N, K)}, {"out": Output((N, K), dtype)})
 
 
 OPERATIONS = sorted({case.operation for case in CASES})

@@ -44,9 +44,7 @@ def gpu_state() -> str | None:
     return None
 
 
-@pytest.fixture(
-    params=[pytest.param(name, marks=[pytest.mark.gpu] if name == "gpu" else []) for name in BACKENDS]
-)
+@pytest.fixture(params=[pytest.param(name, marks=[pytest.mark.gpu] if name == "gpu" else []) for name in BACKENDS])
 def backend_name(request: pytest.FixtureRequest) -> str:
     """Name of a backend to compare with the reference."""
     return request.param

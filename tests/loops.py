@@ -38,9 +38,7 @@ def each(function: Callable[..., float], *arrays: Array) -> Array:
 # ---- windows -----------------------------------------------------------------------------------------------
 
 
-def positions(
-    size: int, kernel: int, stride: int, padding: tuple[int, int], dilation: int
-) -> list[list[int | None]]:
+def positions(size: int, kernel: int, stride: int, padding: tuple[int, int], dilation: int) -> list[list[int | None]]:
     """For each output pixel along one axis, the input pixel under each tap, None in the padding."""
     before, after = padding
     found, start = [], -before
@@ -351,9 +349,7 @@ def largest(row: Array) -> int:
     return best
 
 
-def report(
-    losses: list, hits: list[bool], dx: Array, totals: Array | None
-) -> tuple[Array, Array, Array | None]:
+def report(losses: list, hits: list[bool], dx: Array, totals: Array | None) -> tuple[Array, Array, Array | None]:
     N, loss_sum = len(losses), float(sum(losses))
     if totals is not None:
         before = [float(total) for total in totals]

@@ -108,7 +108,7 @@ def test_options_reach_the_training(run, tmp_path: Path, monkeypatch: pytest.Mon
     train_epoch = Trainer.train_epoch
 
     def spy(self, *arguments):
-        seen.append((self.optimizer, self.batch_size, self.backend, self.seed))
+        seen.append((self.optimizer, self.optimizer.learning_rate, self.batch_size, self.backend, self.seed))
         return train_epoch(self, *arguments)
 
     monkeypatch.setattr(Trainer, "train_epoch", spy)
@@ -119,10 +119,10 @@ def test_options_reach_the_training(run, tmp_path: Path, monkeypatch: pytest.Mon
     )
     assert code == 0
     assert out[0].startswith("device: reference (")
-    assert len(seen) == 3
-    optimizer, batch_size, backend, seed = seen[0]
+    assert [rate for _, rate, *_ in seen] == pytest.approx([0.25, 0.25 * 2 / 3, 0.25 / 3])  # the linear schedule
+    optimizer, _, batch_size, backend, seed = seen[0]
     assert isinstance(optimizer, SGD)
-    assert (optimizer.learning_rate, optimizer.momentum, optimizer.weight_decay) == (0.25, 0.5, 0.125)
+    assert (optimizer.momentum, optimizer.weight_decay) == (0.5, 0.125)
     assert optimizer.nesterov
     assert (batch_size, backend.name, backend.precision, seed) == (7, "reference", "float64", 11)
 
@@ -220,7 +220,10 @@ BAD_INPUT = {
     "rate inf": (("--learning-rate", "inf"), "--learning-rate: expected a finite number of at least 0, received 'inf'"),
     "rate word": (("--learning-rate", "x"), "--learning-rate: expected a finite number of at least 0, received 'x'"),
     "decay": (("--weight-decay=-1",), "--weight-decay: expected a finite number of at least 0, received '-1'"),
-    "momentum": (("--optimizer", "sgd", "--momentum", "1"), "momentum must be at least 0 and below 1, received 1.0"),
+    "momentum": (
+        ("--optimizer", "sgd", "--momentum", "1"),
+        "momentum must be a number of at least 0 and below 1, received 1.0",
+    ),
     "dataset": (("--dataset", "digit"), "unknown data set 'digit': did you mean 'digits'?"),
     "model": (("--model", "lenet"), "unknown model 'lenet': did you mean 'lenet5'?"),
     "optimizer": (("--optimizer", "adan"), "unknown optimizer 'adan': did you mean 'adam'?"),
@@ -357,7 +360,7 @@ def test_divergence(quiet: tuple[str, ...], run, tmp_path: Path, monkeypatch: py
     path = tmp_path / "summary.json"
     monkeypatch.setattr("gpucnn.cli.get_optimizer", lambda *_: PoisonedSGD(0.01))
     arguments = ("--device", "cpu", "--epochs", "5", "--batch-size", "512", "--summary", str(path), *quiet)
-    code, out, err = run(*arguments)  # three steps in an epoch
+    code, out, err = run(*arguments, "--schedule", "constant")  # three steps in an epoch
     assert (code, len(err)) == (3, 1)
     assert err[0].startswith("gpucnn: the loss became NaN or infinite in epoch 2, step 2, at learning rate 0.01")
     assert not any("test accuracy" in line for line in out)

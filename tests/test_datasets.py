@@ -4,13 +4,9 @@ from __future__ import annotations
 
 import gzip
 import hashlib
-import http.server
 import importlib.util
-import io
 import struct
 import sys
-import tarfile
-import threading
 import tracemalloc
 import warnings
 import zlib
@@ -18,49 +14,26 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
-from gpucnn.data import download
-from gpucnn.data.datasets import DATASETS, load
-from gpucnn.data.download import SOURCES, RemoteFile, cache_folder, fetch
-from gpucnn.errors import InputError
-
-ROOT = Path(__file__).resolve().parents[1]
-IDX_FILES = (
-    "train-images-idx3-ubyte",
-    "train-labels-idx1-ubyte",
-    "t10k-images-idx3-ubyte",
-    "t10k-labels-idx1-ubyte",
+from dataset_files import (
+    CIFAR_FILES,
+    PIXELS,
+    ROOT,
+    TEST_IMAGES,
+    TEST_LABELS,
+    TRAIN_IMAGES,
+    TRAIN_LABELS,
+    assert_split,
+    cifar_bytes,
+    idx_bytes,
+    mnist_dir,
+    random_bytes,
+    refusal,
+    write_cifar,
+    write_mnist,
 )
-TRAIN_IMAGES, TRAIN_LABELS, TEST_IMAGES, TEST_LABELS = IDX_FILES
 
-
-def mnist_dir() -> Path:
-    """Return the folder of the real MNIST files beside the repository, or skip."""
-    folder = ROOT.parent / "shared" / "data" / "mnist"
-    if not folder.is_dir():
-        pytest.skip("the real MNIST files are not at ../shared/data/mnist of the repository")
-    return folder
-
-
-def refusal(name, data_dir, **options) -> str:
-    """Load what must be refused, and return the sentence."""
-    with pytest.raises(InputError) as caught:
-        load(name, data_dir, **options)
-    message = str(caught.value)
-    assert "\n" not in message
-    return message
-
-
-def random_bytes(*shape, most=256, seed=0) -> np.ndarray:
-    return np.random.default_rng(seed).integers(0, most, shape, dtype=np.uint8)
-
-
-def assert_split(split, images, labels):
-    assert split.images.dtype == np.uint8 and split.images.flags.c_contiguous
-    assert split.labels.dtype == np.int32
-    np.testing.assert_array_equal(split.images, images)
-    np.testing.assert_array_equal(split.labels, labels)
-
+from gpucnn.data.datasets import DATASETS, load
+from gpucnn.data.download import SOURCES, cache_folder
 
 # --- names and folders --------------------------------------------------------------------------------------
 
@@ -79,9 +52,7 @@ def test_every_data_set_is_described():
 def test_missing_data_dir(tmp_path, name):
     message = refusal(name, tmp_path / "nowhere")
     assert f"{tmp_path / 'nowhere'} does not exist" in message and "--data-dir DIR" in message
-    assert {"mnist": "train-labels-idx1-ubyte", "cifar10": "data_batch_1.bin", "folder": "<class>"}[
-        name
-    ] in message
+    assert {"mnist": "train-labels-idx1-ubyte", "cifar10": "data_batch_1.bin", "folder": "<class>"}[name] in message
 
 
 @pytest.mark.parametrize("name", ["mnist", "cifar10", "folder"])
@@ -173,26 +144,6 @@ def test_digits_take_no_data_dir(tmp_path):
 # --- IDX ----------------------------------------------------------------------------------------------------
 
 
-def idx_bytes(array: np.ndarray, shape=None, magic=None) -> bytes:
-    shape = array.shape if shape is None else shape
-    magic = bytes((0, 0, 8, len(shape))) if magic is None else magic
-    return magic + struct.pack(f">{len(shape)}I", *shape) + array.tobytes()
-
-
-def write_mnist(folder: Path, end: str = "") -> dict[str, np.ndarray]:
-    """Write six training and four test images of 5x4 pixels; return the arrays."""
-    arrays = {
-        TRAIN_IMAGES: random_bytes(6, 5, 4),
-        TRAIN_LABELS: np.array([9, 0, 3, 1, 0, 7], np.uint8),
-        TEST_IMAGES: random_bytes(4, 5, 4, seed=1),
-        TEST_LABELS: np.array([2, 2, 8, 5], np.uint8),
-    }
-    for name, array in arrays.items():
-        content = idx_bytes(array)
-        (folder / (name + end)).write_bytes(gzip.compress(content) if end.endswith(".gz") else content)
-    return arrays
-
-
 @pytest.fixture
 def mnist(tmp_path):
     """A folder with a small, whole data set in raw IDX files."""
@@ -208,9 +159,7 @@ def test_idx_files_are_read(tmp_path, name, dot, end):
     for path in list(tmp_path.iterdir()):
         path.rename(tmp_path / path.name.replace("-idx", f"{dot}idx"))
     data = load(name, str(tmp_path))
-    assert (
-        data.name == name and data.image_range == 255 and data.image_shape == (5, 4, 1) and data.classes == 10
-    )
+    assert data.name == name and data.image_range == 255 and data.image_shape == (5, 4, 1) and data.classes == 10
     assert_split(data.train, arrays[TRAIN_IMAGES][..., np.newaxis], arrays[TRAIN_LABELS])
     assert_split(data.test, arrays[TEST_IMAGES][..., np.newaxis], arrays[TEST_LABELS])
 
@@ -234,7 +183,6 @@ def spoil(path: Path, content: bytes, zipped: bool) -> Path:
     return path
 
 
-PIXELS = random_bytes(6, 5, 4)
 ZIPPED = pytest.mark.parametrize("zipped", [False, True], ids=["raw", "gzip"])
 
 
@@ -401,29 +349,6 @@ def test_real_mnist_has_the_checksums_of_the_downloads():
 
 # --- CIFAR-10 -----------------------------------------------------------------------------------------------
 
-CIFAR_FILES = (*(f"data_batch_{i}.bin" for i in range(1, 6)), "test_batch.bin")
-
-
-def cifar_bytes(images: np.ndarray, labels) -> bytes:
-    """Write record after record, each pixel by hand: the label, then the red, green and blue planes."""
-    records = bytearray()
-    for image, label in zip(images, labels, strict=True):
-        records.append(label)
-        for channel in range(3):
-            records += bytes(int(image[row, column, channel]) for row in range(32) for column in range(32))
-    return bytes(records)
-
-
-def write_cifar(folder: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Write files of 2, 1, 3, 1, 1 and 2 records; return their images (N, 32, 32, 3) and labels."""
-    folder.mkdir(exist_ok=True)
-    written = {}
-    for seed, (name, count) in enumerate(zip(CIFAR_FILES, (2, 1, 3, 1, 1, 2), strict=True)):
-        images, labels = random_bytes(count, 32, 32, 3, seed=seed), random_bytes(count, most=10, seed=seed)
-        (folder / name).write_bytes(cifar_bytes(images, labels))
-        written[name] = images, labels
-    return written
-
 
 @pytest.fixture
 def cifar(tmp_path):
@@ -436,9 +361,7 @@ def cifar(tmp_path):
 def test_cifar_is_read_as_nhwc(tmp_path, subfolder):
     written = write_cifar(tmp_path / subfolder)
     data = load("cifar10", tmp_path)
-    images, labels = (
-        np.concatenate(arrays) for arrays in zip(*(written[f] for f in CIFAR_FILES[:5]), strict=True)
-    )
+    images, labels = (np.concatenate(arrays) for arrays in zip(*(written[f] for f in CIFAR_FILES[:5]), strict=True))
     assert_split(data.train, images, labels)
     assert_split(data.test, *written["test_batch.bin"])
     assert data.image_shape == (32, 32, 3) and data.image_range == 255
@@ -523,9 +446,7 @@ def test_folder_of_classes_tests_on_every_fifth_image(tmp_path):
     ant, cat, dog = [0, 1, 2, 3, 5], [0, 1], [0, 1, 2, 3, 5, 6, 7, 8, 10]
     train = [("ant", i) for i in ant] + [("cat", i) for i in cat] + [("dog", i) for i in dog]
     assert_split(data.train, np.stack([pixels[key] for key in train]), [0] * 5 + [1] * 2 + [2] * 9)
-    assert_split(
-        data.test, np.stack([pixels[key] for key in [("ant", 4), ("dog", 4), ("dog", 9)]]), [0, 2, 2]
-    )
+    assert_split(data.test, np.stack([pixels[key] for key in [("ant", 4), ("dog", 4), ("dog", 9)]]), [0, 2, 2])
     assert data.class_names == ("ant", "cat", "dog")
 
 
@@ -539,9 +460,7 @@ def test_hidden_files_are_ignored(pictures):
 def test_grey_and_colour_together_become_rgb(pictures):
     colour = save_image(pictures / "test" / "dog" / "1.png", random_bytes(3, 4, 3, seed=5))
     data = load("folder", pictures)
-    np.testing.assert_array_equal(
-        data.train.images[0], np.repeat(random_bytes(3, 4, seed=0)[..., None], 3, axis=2)
-    )
+    np.testing.assert_array_equal(data.train.images[0], np.repeat(random_bytes(3, 4, seed=0)[..., None], 3, axis=2))
     np.testing.assert_array_equal(data.test.images[2], colour)
 
 
@@ -607,9 +526,7 @@ def test_decompression_bomb(pictures, side):
     """Pillow only warns at 10^8 pixels and raises at 2.5 * 10^9: both are refused, from the header alone."""
 
     def chunk(kind: bytes, content: bytes) -> bytes:
-        return (
-            struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
-        )
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
 
     header = chunk(b"IHDR", struct.pack(">IIBBBBB", side, side, 8, 0, 0, 0, 0))
     path = pictures / "train" / "cat" / "0.png"
@@ -622,9 +539,7 @@ def test_decompression_bomb(pictures, side):
 def test_classes_of_train_and_test_differ(pictures, half):
     save_image(pictures / half / "emu" / "0.png", random_bytes(3, 4))
     message = refusal("folder", pictures)
-    assert (
-        str(pictures) in message and "same classes" in message and "emu" in message and "cat" not in message
-    )
+    assert str(pictures) in message and "same classes" in message and "emu" in message and "cat" not in message
 
 
 def test_empty_folder(tmp_path):
@@ -635,9 +550,7 @@ def test_empty_folder(tmp_path):
 def test_class_without_images(pictures):
     for path in (pictures / "train" / "dog").iterdir():
         path.unlink()
-    assert f"{pictures / 'train' / 'dog'}: expected images of a class, came none" in refusal(
-        "folder", pictures
-    )
+    assert f"{pictures / 'train' / 'dog'}: expected images of a class, came none" in refusal("folder", pictures)
 
 
 def test_file_in_the_place_of_a_class(pictures):
@@ -660,289 +573,3 @@ def test_too_few_images_for_a_test_half(tmp_path):
 def test_folder_without_pillow(pictures, monkeypatch):
     monkeypatch.setitem(sys.modules, "PIL", None)
     assert 'pip install "gpucnn[images]"' in refusal("folder", pictures)
-
-
-# --- downloads ----------------------------------------------------------------------------------------------
-
-
-class Mirrors:
-    """A local server: `answers` maps a path to (status, body, how many of its bytes are sent)."""
-
-    def __init__(self):
-        self.answers, self.requests = {}, []
-        mirrors = self
-
-        class Handler(http.server.BaseHTTPRequestHandler):
-            def do_GET(self):
-                mirrors.requests.append(self.path)
-                status, body, sent = mirrors.answers.get(self.path, (404, b"", 0))
-                self.send_response(status)
-                self.send_header("Content-Length", str(len(body)))
-                self.end_headers()
-                self.wfile.write(body[:sent])
-
-            def log_message(self, *_):
-                pass
-
-        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.address = f"http://127.0.0.1:{self.server.server_port}"
-        threading.Thread(
-            target=self.server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True
-        ).start()
-
-    def put(self, path: str, body: bytes, status: int = 200, sent: int | None = None) -> str:
-        """Serve a body under a path; return its address."""
-        self.answers[path] = (status, body, len(body) if sent is None else sent)
-        return self.address + path
-
-
-@pytest.fixture
-def mirrors(monkeypatch):
-    """A running server on this machine, reached without a proxy."""
-    monkeypatch.setenv("no_proxy", "127.0.0.1")
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    mirrors = Mirrors()
-    yield mirrors
-    mirrors.server.shutdown()
-    mirrors.server.server_close()
-
-
-CONTENT = idx_bytes(PIXELS)
-BODY = gzip.compress(CONTENT)
-
-
-def remote(*urls: str, **changes) -> RemoteFile:
-    """The description of one gzipped file, to be fetched from `urls`."""
-    fields = {"max_bytes": len(BODY), "md5": hashlib.md5(CONTENT).hexdigest(), "content_bytes": len(CONTENT)}
-    return RemoteFile("file.gz", urls, **(fields | changes))
-
-
-def fetch_refusal(file: RemoteFile, folder: Path) -> str:
-    """Fetch what must fail; check that it leaves nothing behind, and return the sentence."""
-    with pytest.raises(InputError) as caught:
-        fetch(file, folder)
-    assert list(folder.iterdir()) == []
-    return str(caught.value)
-
-
-def test_fetch(tmp_path, mirrors):
-    fetch(remote(mirrors.put("/a", BODY)), tmp_path)
-    assert [path.name for path in tmp_path.iterdir()] == ["file.gz"]
-    assert (tmp_path / "file.gz").read_bytes() == BODY
-
-
-def test_fetch_with_another_opener(tmp_path):
-    fetch(remote("some://where"), tmp_path, lambda url: io.BytesIO(BODY) if url == "some://where" else None)
-    assert (tmp_path / "file.gz").read_bytes() == BODY
-
-
-def test_second_mirror_after_a_refusal(tmp_path, mirrors):
-    fetch(remote(mirrors.put("/a", b"", status=403), mirrors.put("/b", BODY)), tmp_path)
-    assert mirrors.requests == ["/a", "/b"]
-    assert [path.name for path in tmp_path.iterdir()] == ["file.gz"]
-
-
-def test_checksum_of_the_compressed_bytes(tmp_path, mirrors):
-    file = remote(mirrors.put("/a", BODY), md5=hashlib.md5(BODY).hexdigest(), content_bytes=None)
-    fetch(file, tmp_path)
-    assert (tmp_path / "file.gz").read_bytes() == BODY
-
-
-def test_wrong_checksum(tmp_path, mirrors):
-    url = mirrors.put("/a", gzip.compress(CONTENT[:-1] + b"?"))
-    message = fetch_refusal(remote(url, max_bytes=1000), tmp_path)
-    assert f"{url} (MD5 " in message and hashlib.md5(CONTENT).hexdigest() in message
-
-
-def test_content_longer_than_expected(tmp_path, mirrors):
-    url = mirrors.put("/a", gzip.compress(CONTENT + b"?"))
-    assert "MD5" in fetch_refusal(remote(url, max_bytes=1000), tmp_path)
-
-
-def test_page_instead_of_a_gzip_file(tmp_path, mirrors):
-    assert "gzip" in fetch_refusal(remote(mirrors.put("/a", b"<html>sign in</html>")), tmp_path)
-
-
-def test_interrupted_transfer(tmp_path, mirrors):
-    url = mirrors.put("/a", BODY, sent=40)
-    message = fetch_refusal(remote(url), tmp_path)
-    assert f"{url} (broke off after 40 of {len(BODY)} bytes)" in message
-
-
-def test_too_many_bytes(tmp_path, mirrors):
-    url = mirrors.put("/a", BODY + bytes(1))
-    assert f"sent more than the expected {len(BODY)} bytes" in fetch_refusal(remote(url), tmp_path)
-
-
-def test_endless_transfer_is_cut_off(tmp_path):
-    class Endless(io.RawIOBase):
-        total = 0
-
-        def read(self, count=-1):
-            Endless.total += count
-            return bytes(count)
-
-    with pytest.raises(InputError, match="sent more than"):
-        fetch(remote("a"), tmp_path, lambda _: Endless())
-    assert Endless.total <= 2 * download.CHUNK_BYTES
-
-
-def test_all_mirrors_fail(tmp_path, mirrors):
-    urls = [mirrors.put("/a", b"", status=403), mirrors.address + "/nothing", "http://127.0.0.1:1/closed"]
-    message = fetch_refusal(remote(*urls), tmp_path)
-    assert all(url in message for url in urls) and "403" in message and "404" in message
-    assert f"put it into {tmp_path}" in message and "--data-dir DIR" in message
-
-
-def test_interrupt_leaves_nothing(tmp_path):
-    def interrupt(_):
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        fetch(remote("a"), tmp_path, interrupt)
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_failed_fetch_keeps_the_old_file(tmp_path, mirrors):
-    (tmp_path / "file.gz").write_bytes(b"old")
-    with pytest.raises(InputError):
-        fetch(remote(mirrors.put("/a", BODY, sent=40)), tmp_path)
-    assert (tmp_path / "file.gz").read_bytes() == b"old"
-
-
-@pytest.fixture
-def small_mnist(tmp_path, mirrors, monkeypatch):
-    """The four files of a small data set on a local mirror, in the place of the real sources."""
-    (tmp_path / "source").mkdir()
-    write_mnist(tmp_path / "source", ".gz")
-    files = []
-    for name in (f"{name}.gz" for name in IDX_FILES):
-        body = (tmp_path / "source" / name).read_bytes()
-        content = gzip.decompress(body)
-        url = mirrors.put(f"/{name}", body)
-        files.append(RemoteFile(name, (url,), len(body), hashlib.md5(content).hexdigest(), len(content)))
-    monkeypatch.setitem(SOURCES, "mnist", tuple(files))
-    return mirrors
-
-
-def test_download_fills_the_cache(tmp_path, small_mnist):
-    data = load("mnist", download=True, cache_dir=tmp_path / "cache")
-    np.testing.assert_array_equal(data.train.images[..., 0], PIXELS)
-    assert sorted(path.name for path in (tmp_path / "cache" / "mnist").iterdir()) == sorted(
-        f"{name}.gz" for name in IDX_FILES
-    )
-
-
-def test_what_is_in_the_cache_is_not_fetched_again(tmp_path, small_mnist):
-    load("mnist", download=True, cache_dir=tmp_path)
-    assert len(small_mnist.requests) == 4
-    load("mnist", download=True, cache_dir=tmp_path)
-    load("mnist", cache_dir=tmp_path)
-    assert len(small_mnist.requests) == 4
-
-
-@pytest.mark.parametrize("content", [b"", b"rubbish", gzip.compress(b"other"), BODY[:50]])
-def test_damaged_file_in_the_cache_is_fetched_again(tmp_path, small_mnist, content):
-    load("mnist", download=True, cache_dir=tmp_path)
-    (tmp_path / "mnist" / f"{TRAIN_IMAGES}.gz").write_bytes(content)
-    load("mnist", download=True, cache_dir=tmp_path)
-    assert small_mnist.requests[4:] == [f"/{TRAIN_IMAGES}.gz"]
-
-
-def test_cache_that_cannot_be_written(tmp_path, small_mnist):
-    (tmp_path / "mnist").write_bytes(b"a file in its place")
-    message = refusal("mnist", None, download=True, cache_dir=tmp_path)
-    assert f"{tmp_path / 'mnist'}: cannot keep the download" in message and "XDG_CACHE_HOME" in message
-
-
-def tar_bytes(members: dict[str, bytes | None]) -> bytes:
-    """Pack a .tar.gz; a member without content becomes a symbolic link."""
-    target = io.BytesIO()
-    with tarfile.open(fileobj=target, mode="w:gz") as archive:
-        for name, content in members.items():
-            info = tarfile.TarInfo(name)
-            if content is None:
-                info.type, info.linkname = tarfile.SYMTYPE, "/etc/hostname"
-            else:
-                info.size = len(content)
-            archive.addfile(info, io.BytesIO(content or b""))
-    return target.getvalue()
-
-
-@pytest.fixture
-def cifar_archive(tmp_path, mirrors, monkeypatch):
-    """Return a function which serves an archive with some members changed, in the place of CIFAR-10."""
-    source = tmp_path / "source"
-    write_cifar(source)
-    (source / "batches.meta.txt").write_text("\n".join("abcdefghij"))
-    whole = {f"cifar-10-batches-bin/{path.name}": path.read_bytes() for path in source.iterdir()}
-
-    def serve(changes: dict[str, bytes | None], without: str = "") -> None:
-        members = {name: content for name, content in (whole | changes).items() if name != without}
-        body = tar_bytes(members)
-        real = SOURCES["cifar10"][0]
-        file = RemoteFile(
-            real.name,
-            (mirrors.put("/cifar", body),),
-            len(body),
-            hashlib.md5(body).hexdigest(),
-            members=real.members,
-            member_bytes=4 * 3073,
-        )
-        monkeypatch.setitem(SOURCES, "cifar10", (file,))
-
-    serve.requests = mirrors.requests
-    return serve
-
-
-def test_download_of_cifar_unpacks_only_what_it_expects(tmp_path, cifar_archive):
-    cifar_archive(
-        {"../escaped.bin": b"x", "cifar-10-batches-bin/readme.html": b"x", "data_batch_1.bin": b"x"}
-    )
-    data = load("cifar10", download=True, cache_dir=tmp_path / "cache")
-    np.testing.assert_array_equal(data.train.images[:2], random_bytes(2, 32, 32, 3, seed=0))
-    assert data.class_names == tuple("abcdefghij")
-    kept = sorted(path.name for path in (tmp_path / "cache").rglob("*") if path.is_file())
-    assert kept == sorted([*CIFAR_FILES, "batches.meta.txt", "checksums.md5"])
-
-
-def test_unpacked_cifar_is_not_fetched_again_unless_damaged(tmp_path, cifar_archive):
-    cifar_archive({})
-    for _ in range(2):
-        load("cifar10", download=True, cache_dir=tmp_path / "cache")
-    assert cifar_archive.requests == ["/cifar"]
-    path = tmp_path / "cache" / "cifar10" / "data_batch_2.bin"
-    path.write_bytes(bytes(3073))
-    load("cifar10", download=True, cache_dir=tmp_path / "cache")
-    assert cifar_archive.requests == ["/cifar"] * 2
-    (tmp_path / "cache" / "cifar10" / "checksums.md5").unlink()
-    load("cifar10", download=True, cache_dir=tmp_path / "cache")
-    assert cifar_archive.requests == ["/cifar"] * 3
-
-
-@pytest.mark.parametrize(
-    ("changes", "without", "expected"),
-    [
-        ({"cifar-10-batches-bin/test_batch.bin": None}, "", "test_batch.bin is no regular file"),
-        ({"cifar-10-batches-bin/test_batch.bin": bytes(4 * 3073 + 1)}, "", "of at most 12292 bytes"),
-        (
-            {},
-            "cifar-10-batches-bin/data_batch_4.bin",
-            "no cifar-10-batches-bin/data_batch_4.bin in the archive",
-        ),
-    ],
-    ids=["link", "too large", "missing"],
-)
-def test_bad_cifar_archive(tmp_path, cifar_archive, changes, without, expected):
-    cifar_archive(changes, without)
-    message = refusal("cifar10", None, download=True, cache_dir=tmp_path / "cache")
-    assert expected in message and f"put its unpacked files into {tmp_path / 'cache' / 'cifar10'}" in message
-    assert not (tmp_path / "cache" / "cifar10" / "checksums.md5").exists()
-
-
-def test_every_source_has_mirrors_and_a_checksum():
-    assert set(SOURCES) == {"mnist", "fashion-mnist", "cifar10"}
-    for file in (file for files in SOURCES.values() for file in files):
-        assert all(url.startswith("http") and url.endswith(f"/{file.name}") for url in file.mirrors)
-        assert len(bytes.fromhex(file.md5)) == 16 and file.max_bytes > 0
-    assert all(len(file.mirrors) == 2 for file in SOURCES["mnist"] + SOURCES["fashion-mnist"])

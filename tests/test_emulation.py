@@ -24,9 +24,12 @@ pytestmark = requires_compiler
 ORDERS = ["forward", "reverse", 0, 1, 2]
 
 ADD = Elementwise("scaled_add", "T x, T y, float32 alpha", "T z", "z = x + T(alpha) * y")
-GATHER = Elementwise("gather", "raw T table, raw int64 rows, int32 C", "T y",
-                     "const ptrdiff_t r = i / C; y = table[rows[r] * C + i % C]")
-BLOCK_SUM = Block("block_sum", """
+GATHER = Elementwise(
+    "gather", "raw T table, raw int64 rows, int32 C", "T y", "const ptrdiff_t r = i / C; y = table[rows[r] * C + i % C]"
+)
+BLOCK_SUM = Block(
+    "block_sum",
+    """
 extern "C" __global__ void block_sum(const T* __restrict__ x, T* sums, const int n) {
   __shared__ T partial[64];
   const int t = threadIdx.x, i = blockIdx.x * blockDim.x + t;
@@ -38,14 +41,20 @@ extern "C" __global__ void block_sum(const T* __restrict__ x, T* sums, const int
   }
   if (t == 0) sums[blockIdx.x] = partial[0];
 }
-""", threads=64)
-WARP_SUM = Block("warp_sum", """
+""",
+    threads=64,
+)
+WARP_SUM = Block(
+    "warp_sum",
+    """
 extern "C" __global__ void warp_sum(const T* x, T* sums) {
   T v = x[blockIdx.x * blockDim.x + threadIdx.x];
   for (int d = 16; d > 0; d /= 2) v += __shfl_down_sync(0xffffffffu, v, d);
   if (threadIdx.x % 32 == 0) sums[(blockIdx.x * blockDim.x + threadIdx.x) / 32] = v;
 }
-""", threads=96)
+""",
+    threads=96,
+)
 
 
 def random(*shape: int, dtype: str = "float32", seed: int = 0) -> np.ndarray:
@@ -59,6 +68,7 @@ def sum_blocks(record: Block, x: np.ndarray, order: str | int) -> np.ndarray:
 
 
 # ----------------------------------------------------------------------------- elementwise kernels
+
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("order", ORDERS)
@@ -113,13 +123,16 @@ def test_elementwise_finds_an_in_place_kernel_that_reads_its_neighbours():
     assert any((result != shifted[0]).any() for result in shifted)
 
 
-@pytest.mark.parametrize(("x", "y", "alpha", "error", "message"), [
-    (np.ones(2, "f4"), np.ones(2, "f8"), 1, TypeError, "Type is mismatched"),
-    (np.ones(2, "f2"), np.ones(2, "f2"), 1, TypeError, "Type is mismatched"),
-    (np.ones(2, "f4"), np.ones(2, "f4"), np.ones(2), TypeError, "alpha: received float64"),
-    (np.ones(2, "f4"), np.ones(3, "f4"), 1, ValueError, "broadcast"),
-    (np.ones(2, "f4"), np.ones(2, "f4"), "1", TypeError, "unsupported type"),
-])
+@pytest.mark.parametrize(
+    ("x", "y", "alpha", "error", "message"),
+    [
+        (np.ones(2, "f4"), np.ones(2, "f8"), 1, TypeError, "Type is mismatched"),
+        (np.ones(2, "f2"), np.ones(2, "f2"), 1, TypeError, "Type is mismatched"),
+        (np.ones(2, "f4"), np.ones(2, "f4"), np.ones(2), TypeError, "alpha: received float64"),
+        (np.ones(2, "f4"), np.ones(3, "f4"), 1, ValueError, "broadcast"),
+        (np.ones(2, "f4"), np.ones(2, "f4"), "1", TypeError, "unsupported type"),
+    ],
+)
 def test_elementwise_refuses_arguments_that_do_not_fit(x, y, alpha, error, message):
     with pytest.raises(error, match=message):
         ElementwiseProgram(ADD)(x, y, alpha)
@@ -157,6 +170,7 @@ def test_parameter_strings_are_checked(text):
 
 # ----------------------------------------------------------------------------- block kernels
 
+
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("order", ORDERS)
 def test_block_sum_is_right_in_every_order(dtype, order):
@@ -184,10 +198,13 @@ def test_warp_shuffles(order):
 
 
 def test_indices_of_a_grid_in_three_dimensions():
-    record = Block("where", """extern "C" __global__ void where(int* out) {
+    record = Block(
+        "where",
+        """extern "C" __global__ void where(int* out) {
       const int block = blockIdx.x + gridDim.x * (blockIdx.y + gridDim.y * blockIdx.z);
       const int thread = threadIdx.x + blockDim.x * (threadIdx.y + blockDim.y * threadIdx.z);
-      out[block * blockDim.x * blockDim.y * blockDim.z + thread] = block * 100 + thread; }""")
+      out[block * blockDim.x * blockDim.y * blockDim.z + thread] = block * 100 + thread; }""",
+    )
     out = np.full(24 * 12, -1, np.int32)
     BlockProgram(record).run((2, 3, 4), (3, 2, 2), (out,), order=3)
     np.testing.assert_array_equal(out, (np.arange(24)[:, None] * 100 + np.arange(12)).ravel())
@@ -200,11 +217,14 @@ def run_source(body: str, threads: int = 64) -> np.ndarray:
     return x
 
 
-@pytest.mark.parametrize("body", [
-    "if (t < 10) return;\n__syncthreads();",
-    "if (t < 10)\n__syncthreads();",
-    "if (t < 10)\n__syncthreads();\nelse\n__syncthreads();",
-])
+@pytest.mark.parametrize(
+    "body",
+    [
+        "if (t < 10) return;\n__syncthreads();",
+        "if (t < 10)\n__syncthreads();",
+        "if (t < 10)\n__syncthreads();\nelse\n__syncthreads();",
+    ],
+)
 def test_a_divergent_barrier_is_found(body):
     with pytest.raises(DivergentBarrierError, match="__syncthreads of line"):
         run_source(body)

@@ -104,6 +104,7 @@ def test_the_array_class_looks_like_that_of_cupy(cp, x):
 
 # ----------------------------------------------------------------------------- counting
 
+
 def counts_of(cp, function) -> dict[str, int]:
     with cp.stats.counting() as counts:
         function()
@@ -117,14 +118,25 @@ def test_views_are_free(cp, x):
         assert x[1, 2].shape == ()
         x.ravel(), x.transpose(1, 0), x.view(), x[None], x.squeeze(), cp.expand_dims(x, 0), x.swapaxes(0, 1)
         cp.broadcast_to(x, (2, 3, 4))
+
     assert counts_of(cp, views) == {}
     x[1:, ::2].fill(0)
     assert x.get()[1:].tolist() == [[0, 5, 0, 7], [0, 9, 0, 11]]
 
 
-@pytest.mark.parametrize("copy", [
-    lambda x: x.T.reshape(-1), lambda x: x.T.ravel(), lambda x: x.copy(), lambda x: x.flatten(),
-    lambda x: x.astype(np.int32), lambda x: x + 1, lambda x: -x, lambda x: x > 0])
+@pytest.mark.parametrize(
+    "copy",
+    [
+        lambda x: x.T.reshape(-1),
+        lambda x: x.T.ravel(),
+        lambda x: x.copy(),
+        lambda x: x.flatten(),
+        lambda x: x.astype(np.int32),
+        lambda x: x + 1,
+        lambda x: -x,
+        lambda x: x > 0,
+    ],
+)
 def test_copies_and_results_cost_an_allocation_and_a_launch(cp, x, copy):
     counts = counts_of(cp, lambda: copy(x))
     assert counts == {"allocations": 1, "allocated_bytes": copy(x).nbytes, "launches": 1}
@@ -143,8 +155,13 @@ def test_results_are_in_c_order_and_new_memory_is_poisoned(cp, x):
 def test_writes_in_place_are_single_launches(cp, x):
     y = cp.empty_like(x)
     for write in (
-        lambda: cp.add(x, 1, out=y), lambda: cp.exp(x, y), lambda: x.fill(0), lambda: y.__iadd__(x),
-        lambda: y.__setitem__(slice(1, 2), 3), lambda: y.__setitem__(slice(None), x), lambda: cp.copyto(y, x),
+        lambda: cp.add(x, 1, out=y),
+        lambda: cp.exp(x, y),
+        lambda: x.fill(0),
+        lambda: y.__iadd__(x),
+        lambda: y.__setitem__(slice(1, 2), 3),
+        lambda: y.__setitem__(slice(None), x),
+        lambda: cp.copyto(y, x),
         lambda: cp.maximum(x, 0, out=x),
     ):
         assert counts_of(cp, write) == {"launches": 1}
@@ -170,7 +187,8 @@ def test_transfers(cp, x):
 
 def test_transfers_check_shape_and_dtype(x):
     for error, call in [
-        (TypeError, lambda: x.set(np.ones((3, 4)))), (TypeError, lambda: x.set([1.0])),
+        (TypeError, lambda: x.set(np.ones((3, 4)))),
+        (TypeError, lambda: x.set([1.0])),
         (ValueError, lambda: x.set(np.ones((4, 3), np.float32))),
         (RuntimeError, lambda: x[:, ::2].set(np.ones((3, 2), np.float32))),
         (ValueError, lambda: x.__setitem__(slice(None), np.ones((3, 4)))),
@@ -181,15 +199,19 @@ def test_transfers_check_shape_and_dtype(x):
             call()
 
 
-@pytest.mark.parametrize(("product", "allocations", "launches"), [
-    (lambda cp, a, b, c: cp.matmul(a, b, out=c), 0, 1),
-    (lambda cp, a, b, c: cp.matmul(a, b.reshape(5, 4).T, out=c), 0, 1),
-    (lambda cp, a, b, c: cp.matmul(a.reshape(4, 3).T, b, out=c), 0, 1),
-    (lambda cp, a, b, c: a @ b, 1, 1),
-    (lambda cp, a, b, c: cp.matmul(cp.broadcast_to(a[0], (3, 4)), b, out=c), 1, 2),  # strides 0: a copy
-    (lambda cp, a, b, c: cp.matmul(a, b, out=c.reshape(5, 3).T), 1, 2),  # the output must be in C order
-    (lambda cp, a, b, c: cp.matmul(a, b[:, :3], out=a[:, :3]), 2, 3),  # a slice, and out overlaps a
-], ids=["C", "b transposed", "a transposed", "new", "broadcast", "F output", "slices and overlap"])
+@pytest.mark.parametrize(
+    ("product", "allocations", "launches"),
+    [
+        (lambda cp, a, b, c: cp.matmul(a, b, out=c), 0, 1),
+        (lambda cp, a, b, c: cp.matmul(a, b.reshape(5, 4).T, out=c), 0, 1),
+        (lambda cp, a, b, c: cp.matmul(a.reshape(4, 3).T, b, out=c), 0, 1),
+        (lambda cp, a, b, c: a @ b, 1, 1),
+        (lambda cp, a, b, c: cp.matmul(cp.broadcast_to(a[0], (3, 4)), b, out=c), 1, 2),  # strides 0: a copy
+        (lambda cp, a, b, c: cp.matmul(a, b, out=c.reshape(5, 3).T), 1, 2),  # the output must be in C order
+        (lambda cp, a, b, c: cp.matmul(a, b[:, :3], out=a[:, :3]), 2, 3),  # a slice, and out overlaps a
+    ],
+    ids=["C", "b transposed", "a transposed", "new", "broadcast", "F output", "slices and overlap"],
+)
 def test_matmul_allocates_where_cupy_does(cp, product, allocations, launches):
     a, b, c = cp.ones((3, 4)), cp.ones((4, 5)), cp.empty((3, 5))
     with cp.stats.counting() as counts:
@@ -226,14 +248,19 @@ def test_a_step_allows_launches_only(cp, x):
         y[1:] += 1
         cp.maximum(y, 0, out=y)
     assert (counts.launches, counts.allocations, counts.syncs) == (4, 0, 0)  # `y[1:] += 1` takes two
-    for what, call in [("allocation", lambda: x + 1), ("host-to-device", lambda: x.set(host)),
-                       ("device-to-host", lambda: x.get()), ("allocation", lambda: cp.zeros(3))]:
+    for what, call in [
+        ("allocation", lambda: x + 1),
+        ("host-to-device", lambda: x.set(host)),
+        ("device-to-host", lambda: x.get()),
+        ("allocation", lambda: cp.zeros(3)),
+    ]:
         with pytest.raises(ForbiddenInStep, match=what), cp.stats.forbid():
             call()
     x.get()  # allowed again
 
 
 # ----------------------------------------------------------------------------- memory and devices
+
 
 def test_the_pool_knows_what_is_alive(cp):
     pool = cp.get_default_memory_pool()
@@ -282,18 +309,26 @@ def test_cupy_without_a_device():
     assert cp.cuda.is_available() is False
     cp.ElementwiseKernel("T x", "T y", "y = x", "copy"), cp.RawKernel("", "nothing"), cp.cuda.Device(0)
     cp.show_config()
-    for call in (cp.cuda.runtime.getDeviceCount, lambda: cp.zeros(3), lambda: cp.asarray(np.ones(3)),
-                 cp.cuda.Stream, cp.cuda.Event, cp.get_default_memory_pool().used_bytes):
+    for call in (
+        cp.cuda.runtime.getDeviceCount,
+        lambda: cp.zeros(3),
+        lambda: cp.asarray(np.ones(3)),
+        cp.cuda.Stream,
+        cp.cuda.Event,
+        cp.get_default_memory_pool().used_bytes,
+    ):
         with pytest.raises(cp.cuda.runtime.CUDARuntimeError, match="cudaErrorInsufficientDriver"):
             call()
 
 
 # ----------------------------------------------------------------------------- kernels
 
+
 @requires_compiler
 def test_elementwise_kernels_run_and_count_one_launch(cp, x):
-    kernel = cp.ElementwiseKernel("T x, T alpha", "T y, uint8 positive",
-                                  "positive = x > 0; y = positive ? x : alpha * x", "leaky")
+    kernel = cp.ElementwiseKernel(
+        "T x, T alpha", "T y, uint8 positive", "positive = x > 0; y = positive ? x : alpha * x", "leaky"
+    )
     y, positive = cp.empty_like(x), cp.empty(x.shape, np.uint8)
     assert counts_of(cp, lambda: kernel(x, 0.1, y, positive)) == {"launches": 1}
     assert counts_of(cp, lambda: kernel(x, 0.1))["allocations"] == 2
@@ -304,8 +339,10 @@ def test_elementwise_kernels_run_and_count_one_launch(cp, x):
 
 @requires_compiler
 def test_raw_kernels_run_and_count_one_launch(cp, x):
-    code = 'extern "C" __global__ void twice(const float* x, float* y, int n) {' \
-           " const int i = blockIdx.x * blockDim.x + threadIdx.x; if (i < n) y[i] = 2 * x[i]; }"
+    code = (
+        'extern "C" __global__ void twice(const float* x, float* y, int n) {'
+        " const int i = blockIdx.x * blockDim.x + threadIdx.x; if (i < n) y[i] = 2 * x[i]; }"
+    )
     kernel, y = cp.RawKernel(code, "twice"), cp.empty_like(x)
     assert counts_of(cp, lambda: kernel((3,), (5,), (x, y, np.int32(12)))) == {"launches": 1}
     np.testing.assert_array_equal(y.get(), 2 * x.get())
@@ -316,12 +353,20 @@ def test_raw_kernels_run_and_count_one_launch(cp, x):
 
 # ----------------------------------------------------------------------------- in the place of cupy
 
+
 def test_every_name_exists_in_the_real_cupy(cp, x):
     real = pytest.importorskip("cupy", exc_type=ImportError)
     public = {name for name in vars(cp) if not name.startswith("_")} - {"stats"}
     assert public - set(dir(real)) == set()
     assert {name for name in dir(x) if not name.startswith("__")} - set(dir(real.ndarray)) == {
-        "_array", "_memory", "_set_from_host", "_to_host", "_view_or_copy", "_world", "_wrap"}
+        "_array",
+        "_memory",
+        "_set_from_host",
+        "_to_host",
+        "_view_or_copy",
+        "_world",
+        "_wrap",
+    }
     assert {name for name in vars(cp.cuda) if not name.startswith("_")} - set(dir(real.cuda)) == set()
     assert {name for name in vars(cp.cuda.runtime) if not name.startswith("_")} <= set(dir(real.cuda.runtime))
 
@@ -329,6 +374,7 @@ def test_every_name_exists_in_the_real_cupy(cp, x):
 def test_the_fixture_is_what_import_finds(fake_cupy):
     import cupy
     import cupy.cuda.runtime
+
     assert cupy is fake_cupy
     assert cupy.cuda.runtime.getDeviceCount() == 1
     assert importlib.util.find_spec("cupy") is not None
@@ -349,5 +395,6 @@ def test_absent_and_broken_cupy_are_restored():
         import cupy
     with installed_cupy(make_fake_cupy()) as fake:
         import cupy
+
         assert cupy is fake
     assert (sys.modules.get("cupy"), sys.meta_path) == before

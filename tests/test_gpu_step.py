@@ -194,5 +194,3 @@ def test_real_gpu_trains_as_the_cpu() -> None:
         results.append(trainer.model.state_dict())
     for name, value in results[1].items():
         np.testing.assert_allclose(results[0][name], value, rtol=0, atol=2e-4, err_msg=name)
-
-

@@ -120,7 +120,7 @@ def test_summary() -> None:
 
 
 def test_summary_needs_shapes() -> None:
-    with pytest.raises(InputError, match="Sequential: summary needs the shapes; call build first"):
+    with pytest.raises(InputError, match="Sequential: has no shapes yet; call build first"):
         Sequential([Dense(3)]).summary()
 
 

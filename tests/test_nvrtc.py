@@ -15,22 +15,30 @@ pytestmark = pytest.mark.skipif(nvrtc.missing_nvrtc() is not None, reason=str(nv
 
 SAMPLES = {
     "sample_elementwise": Elementwise(
-        "sample_elementwise", "T x, raw T w, int32 C, float32 alpha, uint8 mask", "T y, raw T sums",
-        "if (isfinite(x) && mask) y = max(T(alpha) * x, w[i % C]);\nif (i == 0) sums[0] = x"),
-    "sample_block": Block("sample_block", """
+        "sample_elementwise",
+        "T x, raw T w, int32 C, float32 alpha, uint8 mask",
+        "T y, raw T sums",
+        "if (isfinite(x) && mask) y = max(T(alpha) * x, w[i % C]);\nif (i == 0) sums[0] = x",
+    ),
+    "sample_block": Block(
+        "sample_block",
+        """
 extern "C" __global__ void sample_block(const T* __restrict__ x, T* __restrict__ y, const int n) {
   __shared__ T tile[256];
   tile[threadIdx.x] = blockIdx.x * 256 + threadIdx.x < n ? x[blockIdx.x * 256 + threadIdx.x] : T(0);
   __syncthreads();
   y[blockIdx.x * 256 + threadIdx.x] = tile[255 - threadIdx.x];
 }
-"""),
+""",
+    ),
 }
-RECORDS = SAMPLES | {
-    name: value for name, value in vars(kernels).items() if isinstance(value, (Elementwise, Block))}
+RECORDS = SAMPLES | {name: value for name, value in vars(kernels).items() if isinstance(value, (Elementwise, Block))}
 ELEMENTWISE = [name for name, record in RECORDS.items() if isinstance(record, Elementwise)]
-LAYOUTS = {"contiguous": Layout(), "strided": Layout(ndim=4, contiguous=False),
-           "large": Layout(ndim=2, contiguous=False, index_32_bits=False)}
+LAYOUTS = {
+    "contiguous": Layout(),
+    "strided": Layout(ndim=4, contiguous=False),
+    "large": Layout(ndim=2, contiguous=False, index_32_bits=False),
+}
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -71,11 +79,13 @@ def test_the_assembler_reports_shared_memory_and_stack():
     assert compile_record(Block("stacked", source), "float32", "sm_90").stack >= 256
 
 
-@pytest.mark.parametrize(("name", "broken"), [
-    ("sample_elementwise", {"body": "T z = x;\ny = z + undeclared_name;\n"}),
-    ("sample_block", {
-        "source": 'extern "C" __global__ void sample_block(T* x) {\n  *x = undeclared_name;\n}\n'}),
-])
+@pytest.mark.parametrize(
+    ("name", "broken"),
+    [
+        ("sample_elementwise", {"body": "T z = x;\ny = z + undeclared_name;\n"}),
+        ("sample_block", {"source": 'extern "C" __global__ void sample_block(T* x) {\n  *x = undeclared_name;\n}\n'}),
+    ],
+)
 def test_an_error_is_reported_with_its_line(name, broken):
     record = dataclasses.replace(SAMPLES[name], **broken)
     with pytest.raises(KernelCompileError, match=r"undeclared_name;\n .*undefined") as caught:

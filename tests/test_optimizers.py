@@ -11,6 +11,7 @@ from tolerances import assert_close
 
 from gpucnn import SGD, Adam, Conv2D, Dense, Flatten, InputError, Sequential, get_backend
 from gpucnn.optimizers import Optimizer, get_optimizer
+from gpucnn.schedules import get_schedule
 
 STEPS = 6
 DEVICES = ["reference", "cpu", pytest.param("gpu", marks=pytest.mark.gpu)]
@@ -169,17 +170,17 @@ def test_attaching_again_starts_anew() -> None:
 
 
 BAD = [
-    (lambda: SGD(-0.1), "SGD: learning_rate must be at least 0 and finite, received -0.1"),
-    (lambda: SGD(math.nan), "SGD: learning_rate must be at least 0 and finite, received nan"),
-    (lambda: Adam(math.inf), "Adam: learning_rate must be at least 0 and finite, received inf"),
-    (lambda: SGD("0.1"), "SGD: learning_rate must be at least 0 and finite, received '0.1'"),
-    (lambda: SGD(0.1, 1.0), "SGD: momentum must be at least 0 and below 1, received 1.0"),
-    (lambda: SGD(0.1, -0.5), "SGD: momentum must be at least 0 and below 1, received -0.5"),
-    (lambda: SGD(0.1, weight_decay=-1), "SGD: weight_decay must be at least 0 and finite, received -1"),
-    (lambda: Adam(beta1=1.0), "Adam: beta1 must be at least 0 and below 1, received 1.0"),
-    (lambda: Adam(beta2=1.5), "Adam: beta2 must be at least 0 and below 1, received 1.5"),
+    (lambda: SGD(-0.1), "SGD: learning_rate must be a number of at least 0 and finite, received -0.1"),
+    (lambda: SGD(math.nan), "SGD: learning_rate must be a number of at least 0 and finite, received nan"),
+    (lambda: Adam(math.inf), "Adam: learning_rate must be a number of at least 0 and finite, received inf"),
+    (lambda: SGD("0.1"), "SGD: learning_rate must be a number of at least 0 and finite, received '0.1'"),
+    (lambda: SGD(0.1, 1.0), "SGD: momentum must be a number of at least 0 and below 1, received 1.0"),
+    (lambda: SGD(0.1, -0.5), "SGD: momentum must be a number of at least 0 and below 1, received -0.5"),
+    (lambda: SGD(0.1, weight_decay=-1), "SGD: weight_decay must be a number of at least 0 and finite, received -1"),
+    (lambda: Adam(beta1=1.0), "Adam: beta1 must be a number of at least 0 and below 1, received 1.0"),
+    (lambda: Adam(beta2=1.5), "Adam: beta2 must be a number of at least 0 and below 1, received 1.5"),
     (lambda: Adam(eps=-1e-8), "Adam: eps must be "),
-    (lambda: Adam(weight_decay=math.nan), "Adam: weight_decay must be at least 0 and finite, received nan"),
+    (lambda: Adam(weight_decay=math.nan), "Adam: weight_decay must be a number of at least 0 and finite, received nan"),
     (
         lambda: get_optimizer("nestorov", 0.1),
         "unknown optimizer 'nestorov': did you mean 'nesterov'? known are sgd, nesterov, adam",
@@ -203,6 +204,20 @@ def test_optimizers_by_name() -> None:
     by_name = get_optimizer("adam", 0.3, weight_decay=0.1)
     assert isinstance(by_name, Adam)
     assert (by_name.learning_rate, by_name.weight_decay, by_name.beta1) == (0.3, 0.1, 0.9)
+
+
+def test_schedules() -> None:
+    """The rate falls evenly from all of it at the start to nothing at the end, or not at all."""
+    linear, constant = get_schedule("linear"), get_schedule("constant")
+    assert [linear(progress) for progress in (0.0, 0.25, 0.5, 1.0)] == [1.0, 0.75, 0.5, 0.0]
+    assert [constant(progress) for progress in (0.0, 0.5, 1.0)] == [1.0, 1.0, 1.0]
+    with pytest.raises(InputError, match="unknown schedule 'lineer': did you mean 'linear'?"):
+        get_schedule("lineer")
+
+
+def test_adam_takes_no_momentum() -> None:
+    with pytest.raises(InputError, match="adam has moments of its own: leave the momentum out"):
+        get_optimizer("adam", 0.1, 0.9)
 
 
 def test_adam_without_eps_leaves_no_nan() -> None:

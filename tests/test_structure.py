@@ -27,7 +27,7 @@ ROWS = [
     ["memory"],
     ["backend"],
     ["initializers"],
-    ["layers", "losses", "optimizers"],
+    ["layers", "losses", "optimizers", "schedules"],
     ["model"],
     ["zoo", "data", "trainer", "gradcheck"],
     ["cli"],

@@ -31,9 +31,7 @@ def tolerance(dtype: Any, terms: int = 1, scale: float = 1.0) -> dict[str, float
     return {"rtol": FUNCTION_UNITS * unit, "atol": (TERM_UNITS + terms) * unit * scale}
 
 
-def assert_close(
-    actual: Any, expected: Any, dtype: Any, terms: int = 1, scale: float = 1.0, name: str = ""
-) -> None:
+def assert_close(actual: Any, expected: Any, dtype: Any, terms: int = 1, scale: float = 1.0, name: str = "") -> None:
     """Compare a result computed in `dtype` with the expected one: integers exactly, NaN equal to NaN."""
     actual, expected = np.asarray(actual), np.asarray(expected)
     assert actual.shape == expected.shape, f"{name}: shape {actual.shape} instead of {expected.shape}"

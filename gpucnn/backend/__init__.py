@@ -27,20 +27,21 @@ def get_backend(device: str = "auto", float_dtype: Any = "float32") -> Backend:
     DeviceError
         Where a GPU is asked for and none can be used; the message says why, and what to install.
     """
-    if str(np.dtype(float_dtype)) not in PRECISIONS:
-        raise unknown_name("precision", np.dtype(float_dtype).name, PRECISIONS)
+    precision = float_dtype if isinstance(float_dtype, str) else np.dtype(float_dtype).name
+    if precision not in PRECISIONS:
+        raise unknown_name("precision", precision, PRECISIONS)
     if device == "auto":
         device = available_devices()[0]
     if device == "cpu":
-        return CpuBackend(float_dtype)
+        return CpuBackend(precision)
     if device == "reference":
-        return Backend(float_dtype)
+        return Backend(precision)
     kind, colon, number = str(device).partition(":")
     if kind != "gpu" or (colon and not number.isdecimal()):
         raise unknown_name("device", device, ("auto", "cpu", "gpu", "gpu:0", "reference"))
     from gpucnn.backend.gpu import GpuBackend
 
-    return GpuBackend(float_dtype, device=int(number or 0))
+    return GpuBackend(precision, device=int(number or 0))
 
 
 def available_devices() -> list[str]:

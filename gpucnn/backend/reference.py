@@ -340,7 +340,8 @@ class Backend:
     ) -> Array:
         """`L = -1/N sum_n log softmax(z_n)[label_n]`; its gradient is `(softmax(z) - onehot(label))/N`.
 
-        Paper: Eqn 2.14, softmax. logits (N, K), labels (N,) integers in 0..K-1.
+        Paper: Eqn 2.14, softmax. logits (N, K), labels (N,) integers in 0..K-1 (not checked: that would wait for the
+        device).
         """
         xp = self.xp
         N, K = logits.shape

@@ -9,6 +9,7 @@ import numpy as np
 
 from gpucnn.backend import Backend, backend_of, get_backend
 from gpucnn.errors import DeviceError, InputError
+from gpucnn.geometry import integer
 from gpucnn.memory import Arena, Parameter, Workspace
 
 __all__ = ["Context", "Layer", "initialize"]
@@ -113,7 +114,8 @@ class Layer:
 
         Without a backend the layer goes to the device and the precision of the first array that it is given.
         """
-        self._set_shapes(input_shape)
+        sizes = input_shape if isinstance(input_shape, (tuple, list)) else (input_shape,)
+        self._set_shapes(tuple(integer(size, f"{self.label}: each size of input_shape", least=1) for size in sizes))
         self._device_fixed = backend is not None
         context = Context(get_backend(backend) if isinstance(backend, str) else backend or get_backend("cpu"), seed)
         self._assemble(context)
@@ -121,8 +123,8 @@ class Layer:
         return self.output_shape
 
     def _set_shapes(self, input_shape: Shape) -> Shape:
-        self.input_shape = tuple(input_shape)
-        self.output_shape = tuple(self.infer(self.input_shape))
+        self.input_shape = input_shape
+        self.output_shape = tuple(self.infer(input_shape))
         self._batch = None
         return self.output_shape
 
@@ -138,6 +140,10 @@ class Layer:
 
     def reset(self) -> None:
         """Bring `state` to where a new layer has it."""
+
+    def pin(self) -> None:
+        """Stay on this device and in this precision, whatever array comes: something else now holds the parameters."""
+        self._device_fixed = True
 
     def _move(self, backend: Backend) -> None:
         """Rebuild on another backend with the same weights."""
@@ -174,7 +180,7 @@ class Layer:
                 self.build(x.shape[1:], backend)
             elif (backend.name, backend.precision) != (self.backend.name, self.backend.precision):
                 self._move(backend)
-            self._device_fixed = True
+            self.pin()
         N = x.shape[0] if getattr(x, "ndim", 0) else 0
         self._check(x, "input", (N, *self.input_shape))
 

@@ -57,7 +57,7 @@ class Conv2D(Layer):
         return (*self.window.output_size(H, W), self.filters)
 
     def parameters(self) -> list[Parameter]:
-        return [self.w, self.b] if self.bias else [self.w]
+        return [parameter for parameter in (self.w, self.b) if parameter is not None]
 
     def _forward(self, x: Array, train: bool) -> Array:
         self.x = x

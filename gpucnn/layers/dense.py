@@ -46,7 +46,7 @@ class Dense(Layer):
         return (self.units,)
 
     def parameters(self) -> list[Parameter]:
-        return [self.w, self.b] if self.bias else [self.w]
+        return [parameter for parameter in (self.w, self.b) if parameter is not None]
 
     def _forward(self, x: Array, train: bool) -> Array:
         self.x = x

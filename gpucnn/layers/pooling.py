@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from gpucnn.errors import InputError
-from gpucnn.geometry import Padding, Window
+from gpucnn.geometry import Padding, Window, number
 from gpucnn.layers.base import Array, Layer, Shape
 
 __all__ = ["AveragePool2D", "LpPool2D", "MaxPool2D"]
@@ -95,9 +95,7 @@ class LpPool2D(Pool2D):
 
     def __init__(self, kernel_size, stride=None, padding: Padding = 0, *, p: float = 2.0, name=None):
         super().__init__(kernel_size, stride, padding, name=name)
-        if not 1 <= p < float("inf"):
-            raise InputError(f"{self.label}: p must be at least 1 and finite, received {p!r}; p = inf is MaxPool2D")
-        self.p = float(p)
+        self.p = number(p, f"{self.label}: p", least=1.0)
 
     def _forward(self, x: Array, train: bool) -> Array:
         self.x = x

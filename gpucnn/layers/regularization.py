@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gpucnn.errors import InputError
+from gpucnn.geometry import number
 from gpucnn.layers.base import Array, Context, Layer, Shape
 
 __all__ = ["Dropout"]
@@ -16,9 +16,8 @@ class Dropout(Layer):
 
     def __init__(self, rate: float, *, name: str | None = None):
         super().__init__(name)
-        if not 0 <= rate < 1:
-            raise InputError(f"{self.label}: rate must be at least 0 and below 1, received {rate!r}")
-        self.rate = float(rate)
+        self.rate = number(rate, f"{self.label}: rate", below=1.0)
+        self.counter: Array | None = None
 
     def infer(self, input_shape: Shape) -> Shape:
         return input_shape
@@ -29,10 +28,11 @@ class Dropout(Layer):
         self.counter = self.backend.zeros((1,), self.backend.xp.int64)
 
     def reset(self) -> None:
-        self.counter[...] = 0
+        if self.counter is not None:
+            self.counter[...] = 0
 
     def state(self) -> dict[str, Array]:
-        return {"counter": self.counter}
+        return {} if self.counter is None else {"counter": self.counter}
 
     def _forward(self, x: Array, train: bool) -> Array:
         if not train or self.rate == 0:

@@ -30,9 +30,18 @@ from .host_compiler import (
 )
 
 __all__ = [
-    "BlockProgram", "DeadlockError", "DivergentBarrierError", "ElementwiseProgram", "EmulationError",
-    "Parameter", "SourceError", "missing_compiler", "parse_parameters", "parse_signature",
+    "BlockProgram",
+    "DeadlockError",
+    "DivergentBarrierError",
+    "ElementwiseProgram",
+    "EmulationError",
+    "Parameter",
+    "SourceError",
+    "missing_compiler",
+    "parse_parameters",
+    "parse_signature",
 ]
+
 
 @dataclass(frozen=True)
 class Parameter:
@@ -53,11 +62,10 @@ def parse_parameters(text: str, *, output: bool = False) -> list[Parameter]:
     """Parse a parameter string in CuPy's grammar: "T x, raw T w, int32 C"."""
     parameters = []
     for part in filter(None, (item.strip() for item in text.split(","))):
-        *keywords, type_name, name = ["?", "?", *part.split()][-max(2, len(part.split())):]
+        *keywords, type_name, name = ["?", "?", *part.split()][-max(2, len(part.split())) :]
         known = type_name in C_TYPES or (len(type_name) == 1 and type_name.isalpha())
         if keywords not in ([], ["raw"]) or not known:
-            raise ValueError(f"parameter {part!r}: expected '[raw] TYPE NAME', "
-                             f"TYPE a letter or one of {list(C_TYPES)}")
+            raise ValueError(f"parameter {part!r}: expected '[raw] TYPE NAME', TYPE a letter or one of {list(C_TYPES)}")
         if name == "i":
             raise ValueError("Can not use 'i' as a parameter name")
         parameters.append(Parameter(name, type_name, bool(keywords), output))
@@ -84,18 +92,18 @@ class ElementwiseProgram:
         if len(values) not in (len(self.inputs), len(self.parameters)):
             raise TypeError(
                 f"Wrong number of arguments for {self.record.name!r}: expected {len(self.inputs)} or "
-                f"{len(self.parameters)} (with outputs), received {len(values)}")
+                f"{len(self.parameters)} (with outputs), received {len(values)}"
+            )
         shape = self._loop_shape(values, size)
         types = self._resolve_types(values)
         values = self._complete(values, types, shape, size)
         if 0 not in shape:
             self._run(values, types, shape, order)
-        outputs = values[len(self.inputs):]
+        outputs = values[len(self.inputs) :]
         return outputs[0] if len(outputs) == 1 else tuple(outputs)
 
     def _loop_shape(self, values: list, size: int | None) -> tuple[int, ...]:
-        looped = [v for p, v in zip(self.parameters, values, strict=False)
-                  if isinstance(v, np.ndarray) and not p.raw]
+        looped = [v for p, v in zip(self.parameters, values, strict=False) if isinstance(v, np.ndarray) and not p.raw]
         if size is not None:
             if looped:
                 raise ValueError("Specified 'size' can be used only if all of the ndarray are 'raw'.")
@@ -111,19 +119,27 @@ class ElementwiseProgram:
         for parameter, value in sorted(pairs, key=lambda pair: not pair[0].output):
             if not isinstance(value, np.ndarray):
                 continue
-            expected = known.setdefault(parameter.type_name, value.dtype) if parameter.is_placeholder \
+            expected = (
+                known.setdefault(parameter.type_name, value.dtype)
+                if parameter.is_placeholder
                 else np.dtype(parameter.type_name)
+            )
             if value.dtype != expected or value.dtype.name not in C_TYPES:
-                raise TypeError(f"Type is mismatched. kernel {self.record.name!r}, {parameter.name}: "
-                                f"received {value.dtype}, expected {expected} ({parameter.type_name})")
+                raise TypeError(
+                    f"Type is mismatched. kernel {self.record.name!r}, {parameter.name}: "
+                    f"received {value.dtype}, expected {expected} ({parameter.type_name})"
+                )
         for parameter in self.parameters:
             if parameter.is_placeholder and parameter.type_name not in known:
-                raise TypeError(
-                    f"kernel {self.record.name!r}: no array decides the type {parameter.type_name}")
+                raise TypeError(f"kernel {self.record.name!r}: no array decides the type {parameter.type_name}")
         return [known[p.type_name] if p.is_placeholder else np.dtype(p.type_name) for p in self.parameters]
 
     def _complete(
-        self, values: list, types: list[np.dtype], shape: tuple[int, ...], size: int | None,
+        self,
+        values: list,
+        types: list[np.dtype],
+        shape: tuple[int, ...],
+        size: int | None,
     ) -> list:
         """Check the arrays, convert the scalars and allocate missing outputs."""
         outputs_given = len(values) == len(self.parameters)
@@ -151,8 +167,10 @@ class ElementwiseProgram:
             raise ValueError(f"{where}: the output array is read-only")
 
     def _run(self, values: list, types: list[np.dtype], shape: tuple[int, ...], order: str | int) -> None:
-        looped = [np.broadcast_to(v, shape) if not p.raw and v.ndim else v
-                  for p, v in zip(self.parameters, values, strict=True)]
+        looped = [
+            np.broadcast_to(v, shape) if not p.raw and v.ndim else v
+            for p, v in zip(self.parameters, values, strict=True)
+        ]
         walked = [v for p, v in zip(self.parameters, looped, strict=True) if not p.raw and v.shape == shape]
         total = int(np.prod(shape, dtype=np.int64))
         flat = not shape or all(v.flags.c_contiguous for v in walked)
@@ -162,17 +180,26 @@ class ElementwiseProgram:
         report = (ctypes.c_longlong * 3)()
         library.emulated_run(
             (ctypes.c_void_p * len(values))(*(v.ctypes.data for v in values)),
-            _longs([v.size for v in values]), _longs(dims), _longs([s for row in strides for s in row]),
-            ctypes.c_int(len(dims)), ctypes.c_longlong(total), ctypes.c_uint(order_number(order)), report)
+            _longs([v.size for v in values]),
+            _longs(dims),
+            _longs([s for row in strides for s in row]),
+            ctypes.c_int(len(dims)),
+            ctypes.c_longlong(total),
+            ctypes.c_uint(order_number(order)),
+            report,
+        )
         if report[0] >= 0:
             parameter, size = self.parameters[report[0]], values[report[0]].size
-            raise IndexError(f"kernel {self.record.name!r}: index {report[1]} is outside of raw parameter "
-                             f"{parameter.name!r} of size {size}, at element i = {report[2]}")
+            raise IndexError(
+                f"kernel {self.record.name!r}: index {report[1]} is outside of raw parameter "
+                f"{parameter.name!r} of size {size}, at element i = {report[2]}"
+            )
 
     def _source(self, types: tuple[np.dtype, ...]) -> str:
         """Return the C++ source: the body as a function of one element, and the loop over all elements."""
-        letters = {p.type_name: C_TYPES[t.name] for p, t in zip(self.parameters, types, strict=True)
-                   if p.is_placeholder}
+        letters = {
+            p.type_name: C_TYPES[t.name] for p, t in zip(self.parameters, types, strict=True) if p.is_placeholder
+        }
         declared, passed = [], []
         for k, parameter in enumerate(self.parameters):
             c_type = parameter.type_name if parameter.is_placeholder else C_TYPES[parameter.type_name]
@@ -182,13 +209,19 @@ class ElementwiseProgram:
                 passed.append(f"{{arguments[{k}], sizes[{k}], {k}}}")
             else:
                 declared.append(f"{qualified} &{parameter.name}")
-                passed.append(f"*({qualified} *)((char *)arguments[{k}] + "
-                              f"emulation::offset(i, ndim, shape, strides + {k} * ndim))")
+                passed.append(
+                    f"*({qualified} *)((char *)arguments[{k}] + "
+                    f"emulation::offset(i, ndim, shape, strides + {k} * ndim))"
+                )
         return _ELEMENTWISE.format(
             unchecked="" if self.check_bounds else "#define EMULATION_UNCHECKED",
             typedefs="\n".join(f"typedef {c_type} {letter};" for letter, c_type in sorted(letters.items())),
-            preamble=self.record.preamble, name=self.record.name, body=self.record.body,
-            declared=", ".join(declared), passed=", ".join(passed))
+            preamble=self.record.preamble,
+            name=self.record.name,
+            body=self.record.body,
+            declared=", ".join(declared),
+            passed=", ".join(passed),
+        )
 
 
 _ELEMENTWISE = """\
@@ -227,7 +260,10 @@ def _longs(values: Any) -> Any:
 
 
 def _byte_strides(
-    parameter: Parameter, array: np.ndarray, shape: tuple[int, ...], flat: bool,
+    parameter: Parameter,
+    array: np.ndarray,
+    shape: tuple[int, ...],
+    flat: bool,
 ) -> tuple[int, ...]:
     """Return the strides with which the loop walks over an argument; zeros for raw arrays and scalars."""
     if parameter.raw or array.shape != shape or not shape:
@@ -248,8 +284,7 @@ class Argument:
 def parse_signature(code: str, name: str) -> list[Argument]:
     """Read the parameters of the function `name` from CUDA source."""
     code = re.sub(r"//[^\n]*|/\*.*?\*/", " ", code, flags=re.DOTALL)
-    typedefs = {new: " ".join(old.split())
-                for old, new in re.findall(r"typedef\s+([\w\s]+?)\s+(\w+)\s*;", code)}
+    typedefs = {new: " ".join(old.split()) for old, new in re.findall(r"typedef\s+([\w\s]+?)\s+(\w+)\s*;", code)}
     found = re.search(rf"__global__[^;{{}}]*?\b{name}\s*\(([^)]*)\)\s*{{", code)
     if not found:
         raise SourceError(f"kernel {name!r}: the source has no `__global__ void {name}(...) {{`")
@@ -283,16 +318,16 @@ class BlockProgram:
         signature = parse_signature(self.record.code(_ELEMENT), self.name)
         if len(signature) != len(args):
             raise TypeError(f"kernel {self.name!r} takes {len(signature)} arguments, received {len(args)}")
-        element = next((v.dtype for a, v in zip(signature, args, strict=True)
-                        if a.c_type == _ELEMENT and hasattr(v, "dtype")), np.dtype("float32"))
+        element = next(
+            (v.dtype for a, v in zip(signature, args, strict=True) if a.c_type == _ELEMENT and hasattr(v, "dtype")),
+            np.dtype("float32"),
+        )
         guard = _GuardZones(self.name)
-        cells = [self._cell(argument, value, element, guard)
-                 for argument, value in zip(signature, args, strict=True)]
+        cells = [self._cell(argument, value, element, guard) for argument, value in zip(signature, args, strict=True)]
         code = self.record.code(C_TYPES.get(element.name, element.name))
         library = compile_library(self.name, _BLOCK.format(code=code, name=self.name))
         addresses = (ctypes.c_void_p * max(len(cells), 1))(*(cell.ctypes.data for cell in cells))
-        status = library.emulated_launch(
-            _triple(grid), _triple(block), ctypes.c_uint(order_number(order)), addresses)
+        status = library.emulated_launch(_triple(grid), _triple(block), ctypes.c_uint(order_number(order)), addresses)
         self._raise(status, library.emulated_line(), block)
         guard.check_and_copy_back()
 
@@ -319,8 +354,9 @@ class BlockProgram:
         if status == 1:
             raise DeadlockError(f"kernel {self.name!r}: threads wait for each other at different barriers")
         if status == 2:
-            raise DivergentBarrierError(f"kernel {self.name!r}: only some threads of a block reach "
-                                        f"the __syncthreads of line {line}")
+            raise DivergentBarrierError(
+                f"kernel {self.name!r}: only some threads of a block reach the __syncthreads of line {line}"
+            )
         if status == 3:
             raise EmulationError(f"kernel {self.name!r}: a block of {block} has more than 1024 threads")
 
@@ -360,18 +396,22 @@ class _GuardZones:
                     self.placed.append((argument, array, copy))
                 return copy.ctypes.data + self.WIDTH
             if np.may_share_memory(other, array):
-                raise ValueError(f"kernel {self.kernel!r}: arguments {earlier.name!r} and {argument.name!r} "
-                                 f"overlap without being the same array")
+                raise ValueError(
+                    f"kernel {self.kernel!r}: arguments {earlier.name!r} and {argument.name!r} "
+                    f"overlap without being the same array"
+                )
         copy = np.full(array.nbytes + 2 * self.WIDTH, 0xFF, np.uint8)
-        copy[self.WIDTH:self.WIDTH + array.nbytes] = array.reshape(-1).view(np.uint8)
+        copy[self.WIDTH : self.WIDTH + array.nbytes] = array.reshape(-1).view(np.uint8)
         self.placed.append((argument, array, copy))
         return copy.ctypes.data + self.WIDTH
 
     def check_and_copy_back(self) -> None:
         for argument, array, copy in self.placed:
             inside = slice(self.WIDTH, self.WIDTH + array.nbytes)
-            if (copy[:inside.start] != 0xFF).any() or (copy[inside.stop:] != 0xFF).any():
-                raise IndexError(f"kernel {self.kernel!r} writes outside of argument {argument.name!r} "
-                                 f"({array.size} elements of {array.dtype})")
+            if (copy[: inside.start] != 0xFF).any() or (copy[inside.stop :] != 0xFF).any():
+                raise IndexError(
+                    f"kernel {self.kernel!r} writes outside of argument {argument.name!r} "
+                    f"({array.size} elements of {array.dtype})"
+                )
             if not argument.const:
                 array.reshape(-1).view(np.uint8)[...] = copy[inside]

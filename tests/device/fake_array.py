@@ -163,8 +163,10 @@ def unwrap(value: Any, world: World) -> Any:
     """Return the NumPy value of an argument of a device function; host arrays and lists are refused."""
     if isinstance(value, FakeArray):
         if value._memory.device != world.device:
-            raise ValueError(f"The device where the array resides ({value._memory.device}) is different from "
-                             f"the current device ({world.device}).")
+            raise ValueError(
+                f"The device where the array resides ({value._memory.device}) is different from "
+                f"the current device ({world.device})."
+            )
         return value._array
     if isinstance(value, (bool, int, float, complex, np.generic)):
         return value
@@ -192,7 +194,12 @@ class FakeArray:
     _world: World
 
     def __new__(
-        cls, shape: Any, dtype: Any = float, memptr: Any = None, strides: Any = None, order: str = "C",
+        cls,
+        shape: Any,
+        dtype: Any = float,
+        memptr: Any = None,
+        strides: Any = None,
+        order: str = "C",
     ) -> FakeArray:
         if memptr is None:
             array = np.empty(shape, dtype, order=order)
@@ -228,8 +235,7 @@ class FakeArray:
     @property
     def flags(self) -> SimpleNamespace:
         flags = self._array.flags
-        return SimpleNamespace(c_contiguous=flags.c_contiguous, f_contiguous=flags.f_contiguous,
-                               owndata=flags.owndata)
+        return SimpleNamespace(c_contiguous=flags.c_contiguous, f_contiguous=flags.f_contiguous, owndata=flags.owndata)
 
     @property
     def data(self) -> MemoryPointer:
@@ -279,8 +285,10 @@ class FakeArray:
         """Assign a host array: straight into a whole contiguous array, else by way of a temporary array."""
         if isinstance(key, slice) and key == slice(None):
             if value.shape != self.shape or value.dtype != self.dtype:
-                raise ValueError("copying a numpy.ndarray to a cupy.ndarray by empty slice assignment must "
-                                 "ensure arrays have same shape and dtype")
+                raise ValueError(
+                    "copying a numpy.ndarray to a cupy.ndarray by empty slice assignment must "
+                    "ensure arrays have same shape and dtype"
+                )
         else:
             self._world.stats.allocate("assignment of a host array", value.nbytes)
             self._world.stats.launch()
@@ -362,12 +370,13 @@ class FakeArray:
 
     # --- what is refused
     def __array__(self, dtype: Any = None, copy: Any = None) -> Any:
-        raise TypeError("Implicit conversion to a NumPy array is not allowed. "
-                        "Please use `.get()` to construct a NumPy array explicitly.")
+        raise TypeError(
+            "Implicit conversion to a NumPy array is not allowed. "
+            "Please use `.get()` to construct a NumPy array explicitly."
+        )
 
     def __array_function__(self, function: Any, types: Any, args: Any, kwargs: Any) -> Any:
-        raise TypeError(f"numpy.{function.__name__} was called with a device array; "
-                        f"use the backend's array module")
+        raise TypeError(f"numpy.{function.__name__} was called with a device array; use the backend's array module")
 
     def __iter__(self) -> Any:
         raise TypeError("iteration over a device array makes one array per row; index or slice it instead")

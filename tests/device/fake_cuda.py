@@ -37,8 +37,9 @@ def add_cuda(world: World, module: ModuleType) -> None:
     cuda.is_available = module.is_available = lambda: world.device_count > 0
     pool = _Pool(world)
     module.get_default_memory_pool = lambda: pool
-    module.show_config = lambda: print(f"CuPy Version : {module.__version__} (fake)\n"
-                                       f"Devices      : {world.device_count}")
+    module.show_config = lambda: print(
+        f"CuPy Version : {module.__version__} (fake)\nDevices      : {world.device_count}"
+    )
 
 
 def _make_runtime(world: World) -> ModuleType:
@@ -58,8 +59,16 @@ def _make_runtime(world: World) -> ModuleType:
 
     def get_device_properties(device: int) -> dict[str, Any]:
         world.require_device(device)
-        return {"name": b"Fake GPU", "major": 9, "minor": 0, "multiProcessorCount": 132, "warpSize": 32,
-                "totalGlobalMem": TOTAL_MEMORY, "maxThreadsPerBlock": 1024, "sharedMemPerBlock": 49152}
+        return {
+            "name": b"Fake GPU",
+            "major": 9,
+            "minor": 0,
+            "multiProcessorCount": 132,
+            "warpSize": 32,
+            "totalGlobalMem": TOTAL_MEMORY,
+            "maxThreadsPerBlock": 1024,
+            "sharedMemPerBlock": 49152,
+        }
 
     runtime.CUDARuntimeError = CUDARuntimeError
     runtime.getDeviceCount, runtime.getDevice, runtime.setDevice = get_device_count, get_device, set_device

@@ -32,21 +32,37 @@ UFUNCS = _names(
     "arctan arctan2 sinh cosh tanh maximum minimum fmax fmin floor ceil rint trunc equal not_equal less "
     "less_equal greater greater_equal "
     "logical_and logical_or logical_not logical_xor bitwise_and bitwise_or bitwise_xor "
-    "invert left_shift right_shift isfinite isinf isnan signbit copysign hypot logaddexp")
+    "invert left_shift right_shift isfinite isinf isnan signbit copysign hypot logaddexp"
+)
 REDUCTIONS = _names("sum prod max min amax amin mean var std any all argmax argmin")
 VIEWS = _names("reshape ravel transpose swapaxes squeeze expand_dims moveaxis broadcast_to flip")
-COPIES = _names(
-    "concatenate stack where clip take take_along_axis tensordot einsum pad repeat tile roll argsort sort")
+COPIES = _names("concatenate stack where clip take take_along_axis tensordot einsum pad repeat tile roll argsort sort")
 SHARED = _names(
     "float16 float32 float64 int8 int16 int32 int64 uint8 uint16 uint32 uint64 bool_ complex64 dtype newaxis "
-    "inf nan pi e finfo iinfo promote_types can_cast issubdtype generic floating integer")
+    "inf nan pi e finfo iinfo promote_types can_cast issubdtype generic floating integer"
+)
 OPERATORS = {
-    "add": "add", "sub": "subtract", "mul": "multiply", "truediv": "true_divide", "floordiv": "floor_divide",
-    "mod": "remainder", "pow": "power", "and": "bitwise_and", "or": "bitwise_or", "xor": "bitwise_xor",
-    "lshift": "left_shift", "rshift": "right_shift",
+    "add": "add",
+    "sub": "subtract",
+    "mul": "multiply",
+    "truediv": "true_divide",
+    "floordiv": "floor_divide",
+    "mod": "remainder",
+    "pow": "power",
+    "and": "bitwise_and",
+    "or": "bitwise_or",
+    "xor": "bitwise_xor",
+    "lshift": "left_shift",
+    "rshift": "right_shift",
 }
-COMPARISONS = {"eq": "equal", "ne": "not_equal", "lt": "less", "le": "less_equal", "gt": "greater",
-               "ge": "greater_equal"}
+COMPARISONS = {
+    "eq": "equal",
+    "ne": "not_equal",
+    "lt": "less",
+    "le": "less_equal",
+    "gt": "greater",
+    "ge": "greater_equal",
+}
 
 
 def make_fake_cupy(device_count: int = 1, *, order: str | int = "forward") -> ModuleType:
@@ -177,8 +193,7 @@ def _matmul(world: World, name: str) -> Any:
         product = np.asarray(getattr(np, name)(x, y))
         if max(x.ndim, y.ndim) <= 2:
             for operand in (x, y):  # cuBLAS takes either order; anything else is copied
-                if operand.dtype != product.dtype or not (
-                        operand.flags.c_contiguous or operand.flags.f_contiguous):
+                if operand.dtype != product.dtype or not (operand.flags.c_contiguous or operand.flags.f_contiguous):
                     _temporary(world, "copy of an operand of a matrix product for cuBLAS", operand.nbytes)
         if out is None:
             return world.result(product, f"result of cupy.{name}")
@@ -203,11 +218,13 @@ def _add_functions(world: World, module: ModuleType) -> None:
             setattr(module, name, make(world, name))
     module.matmul, module.dot = _matmul(world, "matmul"), _matmul(world, "dot")
     module.may_share_memory = module.shares_memory = lambda a, b: np.may_share_memory(a._array, b._array)
-    module.result_type = lambda *args: np.result_type(*(unwrap(a, world) if isinstance(a, FakeArray) else a
-                                                        for a in args))
+    module.result_type = lambda *args: np.result_type(
+        *(unwrap(a, world) if isinstance(a, FakeArray) else a for a in args)
+    )
     module.copyto = lambda dst, src, casting="same_kind": dst.__setitem__(Ellipsis, src)
     module.asnumpy = lambda a, stream=None, order="C", out=None, blocking=True: (
-        a.get(stream, order, out, blocking) if isinstance(a, FakeArray) else np.asarray(a))
+        a.get(stream, order, out, blocking) if isinstance(a, FakeArray) else np.asarray(a)
+    )
     module.get_array_module = lambda *args: module if any(isinstance(a, FakeArray) for a in args) else np
 
 
@@ -254,6 +271,7 @@ def _add_creation(world: World, module: ModuleType) -> None:
     def like(fill: Any) -> Any:
         def call(a: FakeArray, dtype: Any = None) -> FakeArray:
             return fill(a.shape, dtype or a.dtype)
+
         return call
 
     module.empty, module.full, module.array = empty, full, array
@@ -266,27 +284,41 @@ def _add_creation(world: World, module: ModuleType) -> None:
     module.eye = lambda n, m=None, k=0, dtype=float: world.result(np.eye(n, m, k, dtype), "cupy.eye")
     module.asarray = lambda a, dtype=None, order="K": array(a, dtype, copy=False, order=order)
     module.ascontiguousarray = lambda a, dtype=None: (
-        a if isinstance(a, FakeArray) and a.flags.c_contiguous and dtype in (None, a.dtype)
-        else array(a, dtype, order="C"))
+        a
+        if isinstance(a, FakeArray) and a.flags.c_contiguous and dtype in (None, a.dtype)
+        else array(a, dtype, order="C")
+    )
 
 
 def _add_kernels(world: World, module: ModuleType) -> None:
     """Add `ElementwiseKernel`, `RawKernel` and `RawModule`, which run in the emulation."""
 
     class ElementwiseKernel:
-        def __init__(self, in_params, out_params, operation, name="kernel", reduce_dims=True, preamble="",
-                     no_return=False, return_tuple=False, options=()):
+        def __init__(
+            self,
+            in_params,
+            out_params,
+            operation,
+            name="kernel",
+            reduce_dims=True,
+            preamble="",
+            no_return=False,
+            return_tuple=False,
+            options=(),
+        ):
             self.name, self.no_return, self.return_tuple = name, no_return, return_tuple
-            self.program = ElementwiseProgram(SimpleNamespace(
-                name=name, inputs=in_params, outputs=out_params, body=operation, preamble=preamble))
+            self.program = ElementwiseProgram(
+                SimpleNamespace(name=name, inputs=in_params, outputs=out_params, body=operation, preamble=preamble)
+            )
 
         def __call__(self, *args, size=None, block_size=128, stream=None):
             values = [unwrap(arg, world) for arg in args]
             world.require_device()
             results = self.program(*values, size=size, order=world.order)
             results = results if isinstance(results, tuple) else (results,)
-            outputs = args[len(self.program.inputs):] or tuple(
-                world.own(result, f"output of kernel {self.name!r}") for result in results)
+            outputs = args[len(self.program.inputs) :] or tuple(
+                world.own(result, f"output of kernel {self.name!r}") for result in results
+            )
             if results[0].size:
                 world.stats.launch()
             if self.no_return:

@@ -15,21 +15,52 @@ from typing import Any
 import numpy as np
 
 __all__ = [
-    "C_TYPES", "DTYPES", "DeadlockError", "DivergentBarrierError", "EmulationError", "SourceError",
-    "compile_library", "missing_compiler", "order_number", "poisoned", "to_scalar",
+    "C_TYPES",
+    "DTYPES",
+    "DeadlockError",
+    "DivergentBarrierError",
+    "EmulationError",
+    "SourceError",
+    "compile_library",
+    "missing_compiler",
+    "order_number",
+    "poisoned",
+    "to_scalar",
 ]
 
 HEADER = Path(__file__).with_name("cuda_emulation.h")
-FLAGS = ("-std=c++17", "-O2", "-shared", "-fPIC", "-ffp-contract=off", "-fno-strict-aliasing",
-         "-Werror=return-type", "-Werror=uninitialized", "-Wno-unknown-pragmas")
+FLAGS = (
+    "-std=c++17",
+    "-O2",
+    "-shared",
+    "-fPIC",
+    "-ffp-contract=off",
+    "-fno-strict-aliasing",
+    "-Werror=return-type",
+    "-Werror=uninitialized",
+    "-Wno-unknown-pragmas",
+)
 C_TYPES = {
-    "float32": "float", "float64": "double", "int32": "int", "int64": "long long", "uint32": "unsigned int",
-    "uint64": "unsigned long long", "int8": "signed char", "uint8": "unsigned char", "bool": "bool",
+    "float32": "float",
+    "float64": "double",
+    "int32": "int",
+    "int64": "long long",
+    "uint32": "unsigned int",
+    "uint64": "unsigned long long",
+    "int8": "signed char",
+    "uint8": "unsigned char",
+    "bool": "bool",
 }
 DTYPES = {c_type: np.dtype(name) for name, c_type in C_TYPES.items()} | {
-    "unsigned": np.dtype("uint32"), "int32_t": np.dtype("int32"), "int64_t": np.dtype("int64"),
-    "uint8_t": np.dtype("uint8"), "uint32_t": np.dtype("uint32"), "uint64_t": np.dtype("uint64"),
-    "ptrdiff_t": np.dtype("int64"), "size_t": np.dtype("uint64"), "long": np.dtype("int64"),
+    "unsigned": np.dtype("uint32"),
+    "int32_t": np.dtype("int32"),
+    "int64_t": np.dtype("int64"),
+    "uint8_t": np.dtype("uint8"),
+    "uint32_t": np.dtype("uint32"),
+    "uint64_t": np.dtype("uint64"),
+    "ptrdiff_t": np.dtype("int64"),
+    "size_t": np.dtype("uint64"),
+    "long": np.dtype("int64"),
 }
 
 

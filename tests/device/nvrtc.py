@@ -16,8 +16,14 @@ from typing import Any
 import numpy as np
 
 __all__ = [
-    "CompiledKernel", "KernelCompileError", "Layout", "compile_record", "compile_source", "cuda_source",
-    "missing_nvrtc", "supported_architectures",
+    "CompiledKernel",
+    "KernelCompileError",
+    "Layout",
+    "compile_record",
+    "compile_source",
+    "cuda_source",
+    "missing_nvrtc",
+    "supported_architectures",
 ]
 
 ARCHITECTURES = ("sm_75", "sm_80", "sm_90", "sm_100")
@@ -74,6 +80,7 @@ def supported_architectures(wanted: tuple[str, ...] = ARCHITECTURES) -> tuple[st
 
 def _knows(architecture: str) -> bool:
     from cupy.cuda.compiler import CompileException
+
     try:
         _compile('extern "C" __global__ void probe() {}', architecture)
     except CompileException as error:
@@ -84,7 +91,10 @@ def _knows(architecture: str) -> bool:
 
 
 def cuda_source(
-    record: Any, dtype: Any = "float32", layout: Layout | None = None, *,
+    record: Any,
+    dtype: Any = "float32",
+    layout: Layout | None = None,
+    *,
     scalars: Iterable[str] | None = None,
 ) -> str:
     """Return the CUDA source of an Elementwise or Block record for one element type.
@@ -101,8 +111,8 @@ def cuda_source(
 def _elementwise_source(record: Any, dtype: np.dtype, layout: Layout, scalars: Iterable[str] | None) -> str:
     import cupy
     from cupy._core import _carray, _kernel, _scalar
-    kernel = cupy.ElementwiseKernel(
-        record.inputs, record.outputs, record.body, record.name, preamble=record.preamble)
+
+    kernel = cupy.ElementwiseKernel(record.inputs, record.outputs, record.body, record.name, preamble=record.preamble)
 
     def is_scalar(parameter: Any) -> bool:
         if scalars is not None:
@@ -117,22 +127,24 @@ def _elementwise_source(record: Any, dtype: np.dtype, layout: Layout, scalars: I
             return _kernel._ArgInfo(_SCALAR, _scalar.CScalar, actual, 0, True, True)
         if parameter.raw:  # raw arrays are C-contiguous here; four dimensions are typical
             return _kernel._ArgInfo(_NDARRAY, cupy.ndarray, actual, 4, True, layout.index_32_bits)
-        return _kernel._ArgInfo(
-            _NDARRAY, cupy.ndarray, actual, layout.ndim, layout.contiguous, layout.index_32_bits)
+        return _kernel._ArgInfo(_NDARRAY, cupy.ndarray, actual, layout.ndim, layout.contiguous, layout.index_32_bits)
 
     ins = [info(p, False) for p in kernel.in_params]
     outs = [info(p, True) for p in kernel.out_params]
     _, _, type_map = kernel._decide_params_type(
-        tuple(i.dtype if i.arg_kind == _NDARRAY else None for i in ins), tuple(o.dtype for o in outs))
+        tuple(i.dtype if i.arg_kind == _NDARRAY else None for i in ins), tuple(o.dtype for o in outs)
+    )
     indexer = _kernel._ArgInfo(_INDEXER, _carray.Indexer, None, layout.ndim, True, layout.index_32_bits)
     return _kernel._get_elementwise_kernel_code(
-        (*ins, *outs, indexer), type_map, kernel.params, kernel.operation, kernel.name, kernel.preamble)
+        (*ins, *outs, indexer), type_map, kernel.params, kernel.operation, kernel.name, kernel.preamble
+    )
 
 
 @functools.cache
 def _headers() -> str:
     """Return the lines CuPy puts in front of the source of its own kernels, but not of a RawKernel's."""
     from cupy._core import core
+
     return "".join(f"#include <{name}>\n" for name in core._cupy_header_list)
 
 
@@ -140,8 +152,8 @@ def _compile(source: str, architecture: str) -> str:
     """Compile to a cubin with CuPy's options, and return the log."""
     from cupy._core import core
     from cupy.cuda import compiler
-    options = (*core.assemble_cupy_compiler_options(()), "-ftz=true", f"-arch={architecture}",
-               "--ptxas-options=-v")
+
+    options = (*core.assemble_cupy_compiler_options(()), "-ftz=true", f"-arch={architecture}", "--ptxas-options=-v")
     log = io.StringIO()
     compiler._NVRTCProgram(source, "kernel.cu", method="cubin").compile(options, log)
     return log.getvalue()
@@ -150,6 +162,7 @@ def _compile(source: str, architecture: str) -> str:
 def compile_source(source: str, name: str, architecture: str) -> CompiledKernel:
     """Compile source text and return the resources of the kernel `name`."""
     from cupy.cuda.compiler import CompileException
+
     try:
         log = _compile(source, architecture)
     except CompileException as error:
@@ -158,7 +171,10 @@ def compile_source(source: str, name: str, architecture: str) -> CompiledKernel:
 
 
 def compile_record(
-    record: Any, dtype: Any, architecture: str, layout: Layout | None = None,
+    record: Any,
+    dtype: Any,
+    architecture: str,
+    layout: Layout | None = None,
 ) -> CompiledKernel:
     """Compile a record as CuPy would for these types."""
     return compile_source(cuda_source(record, dtype, layout), record.name, architecture)
@@ -167,13 +183,15 @@ def compile_record(
 def _explain(source: str, name: str, architecture: str, log: str) -> str:
     """Quote the source line of every error in NVRTC's log."""
     lines = source.splitlines()
-    found = [f"  {lines[int(number) - 1].strip()}\n    {message}"
-             for number, message in re.findall(r"kernel\.cu\((\d+)\): (?:catastrophic )?error: (.*)", log)]
+    found = [
+        f"  {lines[int(number) - 1].strip()}\n    {message}"
+        for number, message in re.findall(r"kernel\.cu\((\d+)\): (?:catastrophic )?error: (.*)", log)
+    ]
     return f"kernel {name!r} does not compile for {architecture}:\n" + ("\n".join(found) or log)
 
 
 def _parse_log(log: str, name: str, architecture: str) -> CompiledKernel:
-    part = log[log.index(f"'{name}'"):] if f"'{name}'" in log else log
+    part = log[log.index(f"'{name}'") :] if f"'{name}'" in log else log
 
     def number(pattern: str) -> int:
         found = re.search(pattern, part)
@@ -182,7 +200,12 @@ def _parse_log(log: str, name: str, architecture: str) -> CompiledKernel:
     if not re.search(r"Used \d+ registers", part):
         raise KernelCompileError(f"no resources of kernel {name!r} in the log of ptxas:\n{log}")
     return CompiledKernel(
-        name, architecture,
-        registers=number(r"Used (\d+) registers"), stack=number(r"(\d+) bytes stack frame"),
-        spill_stores=number(r"(\d+) bytes spill stores"), spill_loads=number(r"(\d+) bytes spill loads"),
-        shared=number(r"(\d+) bytes smem"), log=log)
+        name,
+        architecture,
+        registers=number(r"Used (\d+) registers"),
+        stack=number(r"(\d+) bytes stack frame"),
+        spill_stores=number(r"(\d+) bytes spill stores"),
+        spill_loads=number(r"(\d+) bytes spill loads"),
+        shared=number(r"(\d+) bytes smem"),
+        log=log,
+    )

@@ -1,0 +1,291 @@
+"""What layers, models, losses and the trainer refuse, and the one sentence with which they do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from gpucnn import (
+    SGD,
+    AveragePool2D,
+    Conv2D,
+    Dense,
+    DeviceError,
+    Dropout,
+    InputError,
+    Layer,
+    LpPool2D,
+    MaxPool2D,
+    Sequential,
+    SoftmaxCrossEntropy,
+    Trainer,
+)
+
+
+def conv(name: str = "conv1", **settings) -> Conv2D:
+    layer = Conv2D(4, 3, name=name, **settings)
+    layer.build((8, 8, 2), "cpu")
+    return layer
+
+
+def after_forward(train: bool = True) -> Conv2D:
+    layer = conv()
+    layer.forward(np.zeros((5, 8, 8, 2), np.float32), train=train)
+    return layer
+
+
+def trained() -> tuple[Sequential, Trainer]:
+    model = Sequential([Dense(2)])
+    model.build((3,))
+    return model, Trainer(model, SoftmaxCrossEntropy(), SGD(0.1), batch_size=2)
+
+
+def softmax_loss(logits, labels) -> None:
+    loss = SoftmaxCrossEntropy()
+    loss.forward(np.zeros((2, 3)), np.array([0, 1]))
+    loss.forward(logits, labels)
+
+
+REFUSALS = {
+    "no inputs": (
+        lambda: Dense(2, name="d").build((0,)),
+        'Dense "d": each size of input_shape must be an integer of at least 1, received 0',
+    ),
+    "no channels": (
+        lambda: Conv2D(3, 2).build((5, 5, 0)),
+        "Conv2D: each size of input_shape must be an integer of at least 1, received 0",
+    ),
+    "a shape of text": (
+        lambda: Dense(2).build("4"),
+        "Dense: each size of input_shape must be an integer of at least 1, received '4'",
+    ),
+    "rate of text": (
+        lambda: Dropout("a"),
+        "Dropout: rate must be a number of at least 0 and below 1, received 'a'",
+    ),
+    "p of text": (
+        lambda: LpPool2D(2, p="2"),
+        "LpPool2D: p must be a number of at least 1 and finite, received '2'",
+    ),
+    "weights before build": (
+        lambda: Sequential([Dense(2)]).state_dict(),
+        "Sequential: has no weights yet; call build first",
+    ),
+    "hash before build": (
+        lambda: Sequential([Dense(2)], name="net").weights_sha256(),
+        'Sequential "net": has no weights yet; call build first',
+    ),
+    "a class as a layer": (
+        lambda: Sequential([Dense]),
+        "Sequential: expected layers, as ReLU(), received <class",
+    ),
+    "labels in a list": (
+        lambda: softmax_loss(np.zeros((2, 3)), [0, 1]),
+        "SoftmaxCrossEntropy: computes on cpu, but received a numpy ndarray and a builtins list; move both there",
+    ),
+    "labels of floats": (
+        lambda: softmax_loss(np.zeros((2, 3)), np.zeros(2)),
+        "SoftmaxCrossEntropy: expected integer class labels, received float64; convert with astype",
+    ),
+    "another precision after training began": (
+        lambda: trained()[0].predict(np.ones((2, 3))),
+        "Sequential: expected input of dtype float32, received float64",
+    ),
+    "padding of three sides": (
+        lambda: Conv2D(1, 3, padding=((1, 2, 3), (0, 0))).build((5, 5, 1)),
+        "Conv2D: padding must be ((top, bottom), (left, right)), received ((1, 2, 3), (0, 0))",
+    ),
+    "channels": (
+        lambda: conv().forward(np.zeros((5, 8, 8, 3), np.float32)),
+        'Conv2D "conv1": expected input of shape (N, 8, 8, 2), received (5, 8, 8, 3); reshape it, or build the layer '
+        "for that shape",
+    ),
+    "rank": (
+        lambda: conv().forward(np.zeros((8, 8, 2), np.float32)),
+        'Conv2D "conv1": expected input of shape (N, 8, 8, 2), received (8, 8, 2)',
+    ),
+    "rank 0": (
+        lambda: conv().forward(np.zeros((), np.float32)),
+        'Conv2D "conv1": expected input of shape (N, 8, 8, 2), received ()',
+    ),
+    "not an image": (
+        lambda: Conv2D(4, 3, name="c").build((8, 8)),
+        'Conv2D "c": expected images of shape (H, W, C), received samples of shape (8, 8); use channels last, and one '
+        "channel axis even for grey images",
+    ),
+    "not an image to pool": (
+        lambda: MaxPool2D(2).forward(np.zeros((5, 8, 8), np.float32)),
+        "MaxPool2D: expected images of shape (H, W, C), received samples of shape (8, 8)",
+    ),
+    "not flat": (
+        lambda: Dense(3, name="d").build((4, 4, 2)),
+        'Dense "d": expected flat samples of shape (I,), received (4, 4, 2); put Flatten() before it',
+    ),
+    "dtype": (
+        lambda: conv().forward(np.zeros((5, 8, 8, 2))),
+        'Conv2D "conv1": expected input of dtype float32, received float64; convert it with astype, or build the '
+        "layer for that precision",
+    ),
+    "dtype of dy": (
+        lambda: after_forward().backward(np.zeros((5, 6, 6, 4))),
+        'Conv2D "conv1": expected dy of dtype float32, received float64',
+    ),
+    "float16": (
+        lambda: Dense(3).forward(np.zeros((2, 4), np.float16)),
+        "Dense: expected floats (float32 or float64), received float16; convert with astype",
+    ),
+    "integers": (
+        lambda: Dense(3).forward(np.zeros((2, 4), np.int64)),
+        "Dense: expected floats (float32 or float64), received int64; convert with astype",
+    ),
+    "integers when built": (
+        lambda: conv().forward(np.zeros((5, 8, 8, 2), np.uint8)),
+        'Conv2D "conv1": expected input of dtype float32, received uint8',
+    ),
+    "a list": (
+        lambda: Dense(3).forward([[1.0, 2.0]]),
+        "Dense: expected a NumPy or CuPy array, received list",
+    ),
+    "dy a list": (
+        lambda: after_forward().backward([1.0]),
+        'Conv2D "conv1": built on cpu, but its dy is a builtins list',
+    ),
+    "backward first": (
+        lambda: conv().backward(np.zeros((5, 6, 6, 4), np.float32)),
+        'Conv2D "conv1": backward needs a forward with train=True before it',
+    ),
+    "backward of a new layer": (
+        lambda: Dense(3).backward(np.zeros((5, 3), np.float32)),
+        "Dense: backward needs a forward with train=True before it",
+    ),
+    "backward after train=False": (
+        lambda: after_forward(train=False).backward(np.zeros((5, 6, 6, 4), np.float32)),
+        'Conv2D "conv1": backward needs a forward with train=True before it',
+    ),
+    "dy of wrong shape": (
+        lambda: after_forward().backward(np.zeros((5, 6, 6, 3), np.float32)),
+        'Conv2D "conv1": expected dy of shape (5, 6, 6, 4), received (5, 6, 6, 3)',
+    ),
+    "dy of another batch": (
+        lambda: after_forward().backward(np.zeros((4, 6, 6, 4), np.float32)),
+        'Conv2D "conv1": expected dy of shape (5, 6, 6, 4), received (4, 6, 6, 4)',
+    ),
+    "padding as large as the window": (
+        lambda: MaxPool2D(2, padding=2, name="p").build((8, 8, 1)),
+        'MaxPool2D "p": padding 2 is not less than the kernel size 2, so a window could lie wholly in the padding; '
+        "use less padding or a larger kernel",
+    ),
+    "padding on one side": (
+        lambda: AveragePool2D((4, 3), padding=((0, 0), (0, 3))).build((8, 8, 1)),
+        "AveragePool2D: padding 3 is not less than the kernel size 3",
+    ),
+    "rate 1": (lambda: Dropout(1.0), "Dropout: rate must be a number of at least 0 and below 1, received 1.0"),
+    "rate -0.1": (
+        lambda: Dropout(-0.1, name="d"),
+        'Dropout "d": rate must be a number of at least 0 and below 1, received -0.1',
+    ),
+    "rate NaN": (
+        lambda: Dropout(float("nan")),
+        "Dropout: rate must be a number of at least 0 and below 1, received nan",
+    ),
+    "p 0.5": (
+        lambda: LpPool2D(2, p=0.5),
+        "LpPool2D: p must be a number of at least 1 and finite, received 0.5",
+    ),
+    "p inf": (
+        lambda: LpPool2D(2, p=float("inf")),
+        "LpPool2D: p must be a number of at least 1 and finite, received inf",
+    ),
+    "filters 0": (lambda: Conv2D(0, 3), "Conv2D: filters must be an integer of at least 1, received 0"),
+    "filters 2.5": (lambda: Conv2D(2.5, 3), "Conv2D: filters must be an integer of at least 1, received 2.5"),
+    "units 0": (lambda: Dense(0, name="out"), 'Dense "out": units must be an integer of at least 1, received 0'),
+    "kernel 0": (
+        lambda: Conv2D(4, (3, 0)).build((8, 8, 1)),
+        "Conv2D: kernel_size must be an integer of at least 1, received 0",
+    ),
+    "stride 0": (
+        lambda: MaxPool2D(2, stride=0).build((8, 8, 1)),
+        "MaxPool2D: stride must be an integer of at least 1, received 0",
+    ),
+    "kernel too large": (
+        lambda: Conv2D(4, 5, name="conv1").build((3, 4, 1)),
+        'Conv2D "conv1": kernel 5x5 does not fit input 3x4 (OH = (3 + 0 + 0 - 5)//1 + 1 = -1); use a smaller kernel, '
+        "more padding or a larger input",
+    ),
+    "padding unknown": (
+        lambda: Conv2D(4, 3, padding="full").build((8, 8, 1)),
+        'Conv2D: padding must be "same", "valid", an integer or a pair, received \'full\'',
+    ),
+    "initializer of a convolution": (
+        lambda: Conv2D(4, 3, initializer="he_norml"),
+        "unknown initializer 'he_norml': did you mean 'he_normal'?",
+    ),
+    "initializer of a dense layer": (
+        lambda: Dense(4, initializer="glorot-uniform"),
+        "unknown initializer 'glorot-uniform': did you mean 'glorot_uniform'?",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", REFUSALS)
+def test_refusals(case: str) -> None:
+    call, message = REFUSALS[case]
+    with pytest.raises((InputError, DeviceError)) as error:
+        call()
+    assert str(error.value).startswith(message)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "build", [lambda layer: layer.build((2,), "cpu"), lambda layer: layer.forward(np.zeros((1, 2), np.float32))]
+)
+def test_a_list_is_refused_by_a_built_layer(build: Callable) -> None:
+    layer = Dense(3, name="out")
+    build(layer)
+    with pytest.raises((InputError, DeviceError), match='Dense "out": .* list'):
+        layer.forward([[1.0, 2.0]])
+
+
+class DeviceArray:
+    """Stands for an array of a GPU: only its type's module tells where it is."""
+
+    dtype, shape, ndim = np.dtype("float32"), (5, 8, 8, 2), 4
+
+
+DeviceArray.__module__ = "cupy"
+DeviceArray.__qualname__ = DeviceArray.__name__ = "ndarray"
+
+
+@pytest.mark.parametrize("device", ["cpu", "reference"])
+def test_mixing_devices(device: str) -> None:
+    layer = Conv2D(4, 3, name="conv1")
+    layer.build((8, 8, 2), device)
+    message = (
+        f'Conv2D "conv1": built on {device}, but its input is a cupy ndarray; move the array there with '
+        "backend.from_host/to_host, or build the layer on the array's device"
+    )
+    with pytest.raises(DeviceError) as error:
+        layer.forward(DeviceArray())
+    assert str(error.value) == message
+    layer.forward(np.zeros((5, 8, 8, 2), np.float32))
+    with pytest.raises(DeviceError) as error:
+        layer.backward(DeviceArray())
+    assert str(error.value) == message.replace("its input", "its dy")
+
+
+def test_the_base_class_computes_nothing() -> None:
+    with pytest.raises(NotImplementedError):
+        Layer().infer((3,))
+
+
+def test_nothing_to_reset_or_list_before_build() -> None:
+    layer = Dropout(0.5)
+    layer.reset()
+    assert layer.state() == {}
+    assert Sequential([Dense(2), layer]).parameters() == []
+
+
+def test_numbers_of_numpy_are_numbers() -> None:
+    assert SGD(np.float32(0.5)).learning_rate == 0.5
