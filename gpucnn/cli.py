@@ -43,6 +43,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(error, DIVERGED)
     except KeyboardInterrupt:
         return _fail("interrupted", INTERRUPTED)
+    except MemoryError as error:  # CuPy's is one too
+        return _fail(f"out of memory ({error}); use a smaller --batch-size", BAD_INPUT)
+    except BrokenPipeError:  # whoever read the output has left, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return DONE
+    except OSError as error:
+        return _fail(error, BAD_INPUT)
 
 
 def _fail(message: object, code: int) -> int:
@@ -72,7 +79,12 @@ def _parser() -> argparse.ArgumentParser:
     add("--model", default="paper", help=f"{', '.join(zoo.MODELS)} (default: %(default)s)")
     add("--epochs", type=_whole(), default=20, metavar="N", help="passes over the data (default: %(default)s)")
     add("--batch-size", type=_whole(), default=64, metavar="N", help="images per step (default: %(default)s)")
-    add("--learning-rate", type=_number, metavar="RATE", help="step size at the start (default: the model's own)")
+    add(
+        "--learning-rate",
+        type=_number,
+        metavar="RATE",
+        help="step size at the start (default: the model's own)",
+    )
     add("--schedule", default="linear", help=f"of the step size: {', '.join(SCHEDULES)} (default: %(default)s)")
     add("--optimizer", help=f"{', '.join(OPTIMIZERS)} (default: the model's own)")
     add("--momentum", type=_number, metavar="M", help="for sgd and nesterov (default: 0.9)")
@@ -114,12 +126,17 @@ def _train(options: argparse.Namespace) -> int:
     say(f"device: {backend.describe()}{_why_cpu(options, backend)}")
     dataset = data.load(options.dataset, options.data_dir, download=options.download)
     trainer, train, test = _prepare(options, recipe, optimizer, dataset, backend)
-    say(f"data: {options.dataset}, {train.samples:,} images to train on, {test.samples:,} to test\n")
+    say(f"data: {options.dataset}, {train.samples:,} images to train on, {test.samples:,} to test")
+    say(f"training: {options.optimizer or recipe.optimizer}, learning rate {optimizer.learning_rate:g}\n")
     say(trainer.model.summary() + "\n")
     summary.update(_settings(options, trainer))
     try:
         _fit(trainer, train, schedule, options, summary)
         tested = trainer.evaluate(test)
+        if math.isnan(tested.loss):
+            raise DivergedError(
+                f"the test loss is NaN or infinite after epoch {options.epochs}; try a smaller learning rate"
+            )
     except (DivergedError, KeyboardInterrupt) as stop:
         summary.write(status="diverged" if isinstance(stop, DivergedError) else "interrupted")
         raise
@@ -131,8 +148,12 @@ def _train(options: argparse.Namespace) -> int:
 
 
 def _optimizer(options: argparse.Namespace, recipe: zoo.Recipe) -> Optimizer:
-    rate = recipe.learning_rate if options.learning_rate is None else options.learning_rate
-    return get_optimizer(options.optimizer or recipe.optimizer, rate, options.momentum, options.weight_decay)
+    """Make the optimizer that is asked for; the recipe's learning rate is for the recipe's optimizer alone."""
+    name = options.optimizer or recipe.optimizer
+    rate = options.learning_rate
+    if rate is None and name == recipe.optimizer:
+        rate = recipe.learning_rate
+    return get_optimizer(name, rate, options.momentum, options.weight_decay)
 
 
 def _why_cpu(options: argparse.Namespace, backend: Backend) -> str:
@@ -213,8 +234,8 @@ def _settings(options: argparse.Namespace, trainer: Trainer) -> dict[str, Any]:
         "epochs": options.epochs,
         "batch_size": trainer.batch_size,
         "seed": options.seed,
-        "optimizer": type(trainer.optimizer).__name__,
-        "learning_rate": trainer.optimizer.learning_rate,
+        "optimizer": options.optimizer or zoo.get_recipe(options.model).optimizer,
+        **{name: getattr(trainer.optimizer, name) for name in trainer.optimizer.hyper_parameters},
         "schedule": options.schedule,
         "versions": versions | trainer.backend.versions(),
     }

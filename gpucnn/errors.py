@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
-__all__ = ["DeviceError", "DivergedError", "GpucnnError", "InputError", "unknown_name"]
+__all__ = ["DeviceError", "DivergedError", "GpucnnError", "InputError", "describe", "lookup", "unknown_name"]
 
 
 class GpucnnError(Exception):
@@ -22,6 +23,18 @@ class DeviceError(GpucnnError, RuntimeError):
 
 class DivergedError(GpucnnError, ArithmeticError):
     """The loss became NaN or infinite during training."""
+
+
+def describe(array: object) -> str:
+    """Name the kind of an array in a message: "numpy ndarray"."""
+    return f"{type(array).__module__.partition('.')[0]} {type(array).__name__}"
+
+
+def lookup(kind: str, name: object, table: Mapping[str, Any]) -> Any:
+    """Return `table[name]`, or raise the error for an unknown name."""
+    if name not in table:
+        raise unknown_name(kind, name, table)
+    return table[name]
 
 
 def unknown_name(kind: str, name: object, known: Iterable[str]) -> InputError:

@@ -10,7 +10,7 @@ import math
 
 import numpy as np
 
-from gpucnn.errors import InputError, unknown_name
+from gpucnn.errors import InputError, lookup
 
 __all__ = ["INITIALIZERS", "get_initializer", "glorot_normal", "glorot_uniform", "he_normal", "he_uniform", "zeros"]
 
@@ -53,9 +53,7 @@ def get_initializer(initializer):
     """Return an initializer given by name, or the function itself."""
     if callable(initializer):
         return initializer
-    if initializer not in INITIALIZERS:
-        raise unknown_name("initializer", initializer, INITIALIZERS)
-    return INITIALIZERS[initializer]
+    return lookup("initializer", initializer, INITIALIZERS)
 
 
 def _fans(shape: Shape) -> tuple[int, int]:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from gpucnn.backend import Backend, backend_of
-from gpucnn.errors import DeviceError, InputError, unknown_name
+from gpucnn.errors import DeviceError, InputError, describe, lookup
 from gpucnn.memory import Workspace
 
 __all__ = ["LOSSES", "Loss", "MeanSquaredError", "SigmoidCrossEntropy", "SoftmaxCrossEntropy", "get_loss"]
@@ -35,26 +37,14 @@ class Loss:
         self.workspace = Workspace(backend)
 
     def forward(self, outputs: Array, targets: Array, *, train: bool = True, totals: Array = None) -> Array:
-        """Return the mean loss of a batch, as an array of shape () on the device.
+        """Return the mean loss of a batch, as an array of shape () on the device that the next call overwrites.
 
         With `train` the gradient is computed alongside. `totals`, float64 (4,), grows by the batch's sum of losses,
         its hits, its samples, and its samples if the sum is still finite.
         """
-        name = type(self).__name__
         if self.backend is None:
-            self.build(backend_of(outputs, name))
-        if not (self.backend.owns(outputs) and self.backend.owns(targets)):
-            raise DeviceError(
-                f"{name}: computes on {self.backend.name}, but received a {_kind(outputs)} and a {_kind(targets)}; "
-                f"move both there with backend.from_host"
-            )
-        if outputs.ndim != 2 or targets.shape not in (outputs.shape, outputs.shape[:1]):
-            raise InputError(
-                f"{name}: expected outputs (N, K) and targets (N,) or (N, K), received "
-                f"{tuple(outputs.shape)} and {tuple(targets.shape)}"
-            )
-        if targets.ndim == 1 and "int" not in str(targets.dtype):
-            raise InputError(f"{name}: expected integer class labels, received {targets.dtype}; convert with astype")
+            self.build(backend_of(outputs, type(self).__name__))
+        self._check(outputs, targets)
         loss = self.workspace.take("loss", (), outputs.dtype)
         self._dx = self.workspace.take("dx", tuple(outputs.shape), outputs.dtype) if train else None
         compute = getattr(self.backend, self.operation)
@@ -66,15 +56,44 @@ class Loss:
             raise InputError(f"{type(self).__name__}: backward needs a forward with train=True before it")
         return self._dx
 
+    def _check(self, outputs: Array, targets: Array) -> None:
+        name = type(self).__name__
+        if not (self.backend.owns(outputs) and self.backend.owns(targets)):
+            raise DeviceError(
+                f"{name}: computes on {self.backend.name}, but received a {describe(outputs)} and a "
+                f"{describe(targets)}; move both there with backend.from_host"
+            )
+        if outputs.ndim != 2 or targets.shape not in (outputs.shape, outputs.shape[:1]):
+            raise InputError(
+                f"{name}: expected outputs (N, K) and targets (N,) or (N, K), received "
+                f"{tuple(outputs.shape)} and {tuple(targets.shape)}"
+            )
+        if targets.ndim == 2 and targets.dtype != outputs.dtype:
+            raise InputError(f"{name}: expected targets of dtype {outputs.dtype}, received {targets.dtype}; use astype")
+        if targets.ndim == 1:
+            self._check_labels(targets, outputs.shape[1])
+
+    def _check_labels(self, labels: Array, K: int) -> None:
+        name = type(self).__name__
+        if "int" not in str(labels.dtype):
+            raise InputError(f"{name}: expected integer class labels, received {labels.dtype}; convert with astype")
+        if isinstance(labels, np.ndarray) and labels.size and not 0 <= labels.min() <= labels.max() < K:
+            raise InputError(
+                f"{name}: labels must be 0 to {K - 1} for {K} outputs, received {labels.min()} to {labels.max()}; for "
+                f"targets of another kind pass an array (N, {K})"
+            )
+
     def _prepare(self, targets: Array, outputs: Array) -> Array:
         """Turn class labels into rows with 1 at the label and 0 elsewhere."""
         if targets.ndim == 2:
             return targets
-        return self.backend.one_hot(targets, out=self.workspace.take("targets", tuple(outputs.shape), outputs.dtype))
+        rows = self.workspace.take("targets", tuple(outputs.shape), outputs.dtype)
+        return self.backend.one_hot(self._int32(targets), out=rows)
 
-
-def _kind(array: object) -> str:
-    return f"{type(array).__module__.partition('.')[0]} {type(array).__name__}"
+    def _int32(self, labels: Array) -> Array:
+        """Labels as the data sets have them; those of another integer type are converted, which allocates."""
+        int32 = self.backend.xp.int32
+        return labels if labels.dtype == int32 else self.backend.cast(labels, int32)
 
 
 class SoftmaxCrossEntropy(Loss):
@@ -85,7 +104,7 @@ class SoftmaxCrossEntropy(Loss):
     def _prepare(self, targets: Array, outputs: Array) -> Array:
         if targets.ndim != 1:
             raise InputError("SoftmaxCrossEntropy: expected integer class labels (N,), received targets (N, K)")
-        return targets
+        return self._int32(targets)
 
 
 class SigmoidCrossEntropy(Loss):
@@ -112,6 +131,4 @@ LOSSES = {
 
 def get_loss(name: str) -> Loss:
     """Return a new loss by name."""
-    if name not in LOSSES:
-        raise unknown_name("loss", name, LOSSES)
-    return LOSSES[name]()
+    return lookup("loss", name, LOSSES)()

@@ -47,6 +47,7 @@ class Arena:
     def __init__(self, parameters: Sequence[Parameter], backend: Any):
         self.parameters = tuple(parameters)
         self.backend = backend
+        self.in_use = True  # False once the parameters have moved to another arena
         offsets, end = [], 0
         for parameter in self.parameters:
             offsets.append(end)

@@ -37,22 +37,30 @@ class Sequential(Layer):
         self.layers = list(layers)
         if not self.layers:
             raise InputError("Sequential: expected at least one layer, received none")
-        for layer in self.layers:
+        for place, layer in enumerate(self.layers):
             if not isinstance(layer, Layer):
                 raise InputError(f"Sequential: expected layers, as ReLU(), received {layer!r}")
-        if len({id(layer) for layer in self.layers}) < len(self.layers):
-            raise InputError("Sequential: one layer object appears twice; make a new layer for each place")
+            if layer.owner is not None or any(layer is other for other in self.layers[:place]):
+                raise InputError(f"Sequential: {layer.label} has its place already; make a new layer for each place")
         self._name_layers()
+        for layer in self.layers:
+            layer.owner = self
 
     def _name_layers(self) -> None:
-        kinds: Counter[str] = Counter()
+        taken = Counter(layer.name for layer in self.layers if layer.name)
+        for name, count in taken.items():
+            if count > 1:
+                raise InputError(f"Sequential: {count} layers are named {name!r}; give each its own name")
+        places: Counter[str] = Counter()
         for layer in self.layers:
             kind = type(layer).__name__.lower()
-            kinds[kind] += 1
-            layer.name = layer.name or f"{kind}{kinds[kind]}"
-        [(name, count)] = Counter(layer.name for layer in self.layers).most_common(1)
-        if count > 1:
-            raise InputError(f"Sequential: {count} layers are named {name!r}; give each its own name")
+            places[kind] += 1
+            while not layer.name:
+                name = f"{kind}{places[kind]}"
+                if name in taken:
+                    places[kind] += 1
+                else:
+                    layer.name = name
 
     # ---- building -------------------------------------------------------------------------------------------------
 
@@ -61,8 +69,8 @@ class Sequential(Layer):
     ) -> Shape:
         """Infer all shapes, put all parameters into one arena, draw the weights from `seed`, return the output's shape.
 
-        With `max_batch`, one pass of that many zeros forward and backward follows: it allocates every buffer, and on a
-        GPU compiles every kernel, so that no step allocates afterwards. Larger batches still work: buffers grow.
+        With `max_batch`, one pass of that many zeros forward and backward follows: it allocates the layers' buffers and
+        on a GPU compiles their kernels, so that no later pass does. Larger batches still work: buffers grow.
         """
         integer(max_batch, f"{self.label}: max_batch", least=0)
         shape = super().build(input_shape, backend, seed=seed)
@@ -73,7 +81,10 @@ class Sequential(Layer):
     def bind(self, context: Context) -> None:
         super().bind(context)
         for layer in self.layers:
+            if layer.arena is not None:  # it was built alone before
+                layer.arena.in_use, layer.arena = False, None
             layer.bind(context)
+            layer.pin()
 
     def reset(self) -> None:
         for layer in self.layers:
@@ -122,11 +133,11 @@ class Sequential(Layer):
 
     def state_dict(self) -> dict[str, np.ndarray]:
         """Copy all weights and state to the host, by full name."""
-        return {name: self.backend.to_host(array) for name, array in self._arrays().items()}
+        return {name: self.backend.to_host(array) for name, array in self.arrays().items()}
 
     def load_state_dict(self, state: dict[str, np.ndarray]) -> None:
         """Set all weights and state from host arrays; on an error nothing is changed."""
-        arrays = self._arrays()
+        arrays = self.arrays()
         if missing := arrays.keys() - state.keys():
             raise InputError(f"{self.label}: the state lacks {', '.join(sorted(missing))}")
         if unknown := state.keys() - arrays.keys():
@@ -136,12 +147,16 @@ class Sequential(Layer):
                 raise InputError(
                     f"{self.label}: {name} is {tuple(array.shape)} here and {tuple(state[name].shape)} in the state"
                 )
+        try:
+            values = {name: np.asarray(state[name], np.dtype(str(array.dtype))) for name, array in arrays.items()}
+        except (TypeError, ValueError) as error:
+            raise InputError(f"{self.label}: the state holds something other than numbers ({error})") from error
         for name, array in arrays.items():
-            self.backend.from_host(np.asarray(state[name]), out=array)
+            self.backend.from_host(values[name], out=array)
 
-    def _arrays(self) -> dict[str, Array]:
+    def arrays(self) -> dict[str, Array]:
         self._require_shapes("weights")
-        return {name: parameter.value for name, parameter in self.named_parameters()} | self.state()
+        return super().arrays()
 
     def _require_shapes(self, what: str) -> None:
         if self.input_shape is None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from gpucnn.errors import unknown_name
+from gpucnn.errors import lookup
 
 __all__ = ["SCHEDULES", "constant", "get_schedule", "linear"]
 
@@ -15,7 +15,7 @@ def constant(progress: float) -> float:
 
 
 def linear(progress: float) -> float:
-    """A rate that falls evenly to zero at the end: large steps first, and no noise left in the last ones."""
+    """A rate that falls evenly towards zero: large steps first, little noise in the last ones."""
     return 1.0 - progress
 
 
@@ -24,6 +24,4 @@ SCHEDULES = {"linear": linear, "constant": constant}
 
 def get_schedule(name: str) -> Callable[[float], float]:
     """Return a schedule by name."""
-    if name not in SCHEDULES:
-        raise unknown_name("schedule", name, SCHEDULES)
-    return SCHEDULES[name]
+    return lookup("schedule", name, SCHEDULES)

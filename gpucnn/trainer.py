@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from gpucnn.data.resident import ResidentSplit
-from gpucnn.errors import DivergedError, InputError
+from gpucnn.errors import DeviceError, DivergedError, InputError
 from gpucnn.geometry import integer
 from gpucnn.losses import Loss
 from gpucnn.model import Sequential
@@ -44,8 +44,8 @@ class Trainer:
 
     def __init__(self, model: Sequential, loss: Loss, optimizer: Optimizer, *, batch_size: int = 64, seed: int = 0):
         self.batch_size = integer(batch_size, "Trainer: batch_size", least=1)
-        if model.context is None:
-            raise InputError("Trainer: the model has no arrays yet; call model.build first")
+        if model.arena is None:
+            raise InputError("Trainer: the model has no arrays of its own; call build, and train whole models only")
         self.model, self.loss, self.optimizer, self.seed = model, loss, optimizer, seed
         self.backend = model.backend
         model.pin()
@@ -70,6 +70,7 @@ class Trainer:
         DivergedError
             At the end of the epoch, if the loss became NaN or infinite; names the step it did in.
         """
+        self._begin(data)
         data.shuffle(np.random.default_rng((self.seed, epoch)))
         with np.errstate(all="ignore"):  # NaN and infinity are reported below, once
             for N in self._batches(data):
@@ -80,18 +81,36 @@ class Trainer:
         if finite < metrics.samples:
             raise DivergedError(
                 f"the loss became NaN or infinite in epoch {epoch + 1}, step {finite // self.batch_size + 1}, at "
-                f"learning rate {self.optimizer.learning_rate:g}; try a smaller --learning-rate"
+                f"learning rate {self.optimizer.learning_rate:g}; try a smaller learning rate"
             )
         return metrics
 
     def evaluate(self, data: ResidentSplit) -> Metrics:
-        """Return the mean loss and the accuracy over all samples, without training."""
+        """Return the mean loss (NaN if it is not finite) and the accuracy over all samples, without training."""
+        self._begin(data)
         data.rewind()
         with np.errstate(all="ignore"):
             for N in self._batches(data):
                 x, y = data.next_batch(N)
                 self.loss.forward(self.model._forward(x, train=False), y, train=False, totals=self._totals)
         return self._read_totals()[0]
+
+    def _begin(self, data: ResidentSplit) -> None:
+        """Check that the data suit the model, and start from nothing: an interrupted epoch may have left totals."""
+        model = self.model
+        if (data.backend.name, data.backend.precision) != (self.backend.name, self.backend.precision):
+            raise DeviceError(
+                f"Trainer: the model is on {self.backend.name} in {self.backend.precision}, the data on "
+                f"{data.backend.name} in {data.backend.precision}; give both the same backend"
+            )
+        if tuple(data.images.shape[1:]) != model.input_shape:
+            raise InputError(f"Trainer: {model.label} takes {model.input_shape}, images are {data.images.shape[1:]}")
+        low, high = data.label_range
+        classes = model.output_shape[-1]
+        if low < 0 or high >= classes:
+            raise InputError(f"Trainer: labels are {low} to {high}, but the model has outputs for 0 to {classes - 1}")
+        self.backend.activate()
+        self._totals[...] = 0
 
     def _batches(self, data: ResidentSplit) -> Iterator[int]:
         """Sizes of the batches that make up an epoch; the last may be smaller."""
@@ -101,8 +120,7 @@ class Trainer:
             yield rest
 
     def _read_totals(self) -> tuple[Metrics, int]:
-        """Read and clear the totals: the one wait for the device in an epoch."""
+        """Read the totals: the one wait for the device in an epoch."""
         loss, hits, samples, finite = self.backend.to_host(self._totals).tolist()
-        self._totals[...] = 0
         mean = loss / samples if math.isfinite(loss) else math.nan
         return Metrics(mean, hits / samples, int(samples)), int(finite)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from gpucnn.errors import unknown_name
+from gpucnn.errors import lookup
 from gpucnn.layers import Conv2D, Dense, Flatten, MaxPool2D, ReLU, Sigmoid
 from gpucnn.layers.base import Layer
 from gpucnn.model import Sequential
@@ -105,6 +105,4 @@ MODELS = {
 
 def get_recipe(name: str) -> Recipe:
     """Return the recipe of a model by name."""
-    if name not in MODELS:
-        raise unknown_name("model", name, MODELS)
-    return MODELS[name]
+    return lookup("model", name, MODELS)

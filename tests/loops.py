@@ -349,6 +349,13 @@ def largest(row: Array) -> int:
     return best
 
 
+def is_hit(outputs: Array, targets: Array, boundary: float) -> bool:
+    """Whether the largest output stands where the largest target does; of one output, whether both are yes or no."""
+    if len(outputs) == 1:
+        return (outputs[0] > boundary) == (targets[0] > 0.5)
+    return largest(outputs) == largest(targets)
+
+
 def report(losses: list, hits: list[bool], dx: Array, totals: Array | None) -> tuple[Array, Array, Array | None]:
     N, loss_sum = len(losses), float(sum(losses))
     if totals is not None:
@@ -385,7 +392,7 @@ def sigmoid_cross_entropy(logits: Array, targets: Array, totals: Array | None = 
             loss -= Decimal(t) * yes.ln() + (1 - Decimal(t)) * no.ln()
             dx[n, k] = float(yes - Decimal(t)) / N
         losses.append(loss)
-        hits.append(largest(logits[n]) == largest(targets[n]))
+        hits.append(is_hit(logits[n], targets[n], 0.0))
     return report(losses, hits, dx, totals)
 
 
@@ -399,7 +406,7 @@ def mean_squared_error(outputs: Array, targets: Array, totals: Array | None = No
             loss += difference**2 / K
             dx[n, k] = 2.0 * difference / (N * K)
         losses.append(loss)
-        hits.append(largest(outputs[n]) == largest(targets[n]))
+        hits.append(is_hit(outputs[n], targets[n], 0.5))
     return report(losses, hits, dx, totals)
 
 

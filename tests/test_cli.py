@@ -282,7 +282,7 @@ def cupy_that_counts_no_device() -> AbstractContextManager:
 
 
 STATES: dict[str, tuple[Callable[[], AbstractContextManager], str]] = {
-    "absent": (absent_cupy, 'CuPy is not installed; pip install "gpucnn[gpu]"'),
+    "absent": (absent_cupy, 'CuPy is not installed; pip install "cupy-cuda12x[ctk]"'),
     "broken": (broken_cupy, "CuPy is installed but cannot be imported (ImportError: libcublas.so.12: cannot open"),
     "no driver": (lambda: installed_cupy(make_fake_cupy(0)), "CuPy finds no NVIDIA GPU (CUDARuntimeError: "),
     "no device": (cupy_that_counts_no_device, "CuPy finds no NVIDIA GPU (the driver shows none)"),

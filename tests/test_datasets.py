@@ -572,4 +572,4 @@ def test_too_few_images_for_a_test_half(tmp_path):
 
 def test_folder_without_pillow(pictures, monkeypatch):
     monkeypatch.setitem(sys.modules, "PIL", None)
-    assert 'pip install "gpucnn[images]"' in refusal("folder", pictures)
+    assert "pip install Pillow" in refusal("folder", pictures)

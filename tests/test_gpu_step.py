@@ -138,6 +138,20 @@ def test_mixing_devices_names_the_layer_both_devices_and_the_cure(built_on: str,
 
 
 @requires_compiler
+def test_two_gpus_in_one_thread() -> None:
+    """Each layer computes on the device of its arrays, whichever was used last."""
+    with installed_cupy(make_fake_cupy(device_count=2)) as cupy:
+        layers = []
+        for device in (0, 1):
+            with cupy.cuda.Device(device):
+                layers.append((Dense(3), cupy.ones((2, 4), "float32")))
+        for _ in range(2):
+            for device, (layer, x) in enumerate(layers):
+                assert layer.forward(x).device.id == device
+                assert layer.w.value.device.id == device
+
+
+@requires_compiler
 def test_gpu_numbers(cupy: ModuleType) -> None:
     assert available_devices() == ["gpu:0", "cpu"]
     assert get_backend("auto").name == "gpu:0"
@@ -147,7 +161,7 @@ def test_gpu_numbers(cupy: ModuleType) -> None:
 
 
 def test_cupy_absent() -> None:
-    with absent_cupy(), pytest.raises(DeviceError, match=r'CuPy is not installed; pip install "gpucnn\[gpu\]"'):
+    with absent_cupy(), pytest.raises(DeviceError, match=r'CuPy is not installed; pip install "cupy-cuda12x\[ctk\]"'):
         get_backend("gpu")
 
 
@@ -175,6 +189,15 @@ def test_device_without_its_libraries(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fake, "ElementwiseKernel", fail)
     with installed_cupy(fake), pytest.raises(DeviceError, match=r"cannot compute on it \(RuntimeError: libnvrtc"):
         get_backend("gpu")
+
+
+def test_auto_is_the_cpu_beside_a_gpu_that_cannot_compute(monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = make_fake_cupy()
+    monkeypatch.setattr(fake.cuda, "Device", None)
+    monkeypatch.setattr(fake, "ElementwiseKernel", None)
+    with installed_cupy(fake):
+        assert get_backend("auto").name == "cpu"
+        assert "cannot compute on it" in gpu.missing_gpu_reason()
 
 
 @pytest.mark.parametrize("state", [absent_cupy, broken_cupy, lambda: installed_cupy(make_fake_cupy(device_count=0))])

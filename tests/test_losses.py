@@ -244,3 +244,15 @@ def test_refusals(call, message: str) -> None:
     with pytest.raises(InputError) as error:
         call()
     assert str(error.value).startswith(message)
+
+
+@pytest.mark.parametrize("device", ["reference", "cpu"])
+def test_hits_of_one_output(device: str) -> None:
+    """With one output a hit is the right side of the boundary: 0 for logits, 1/2 for values."""
+    backend = get_backend(device, "float64")
+    outputs, targets = np.array([[2.0], [-2.0], [0.3], [0.7]]), np.array([[0.0], [0.0], [1.0], [1.0]])
+    for loss, hits in ((SigmoidCrossEntropy(), 3), (MeanSquaredError(), 2)):
+        totals = np.zeros(4)
+        loss.build(backend)
+        loss.forward(outputs, targets, totals=totals)
+        assert totals[1] == hits

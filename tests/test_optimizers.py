@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -159,14 +160,58 @@ def test_a_refused_learning_rate_changes_nothing() -> None:
 
 def test_attaching_again_starts_anew() -> None:
     results = []
-    optimizer = Adam(0.1)
+    optimizer, model = Adam(0.1), built_model()
+    first = model.arena.values.copy()
     for _ in range(2):
-        model = built_model()
         optimizer.attach(model.arena, model.backend)
+        model.arena.values[...] = first
         model.arena.gradients[...] = 0.5
         optimizer.step()
         results.append(model.arena.values.copy())
     np.testing.assert_array_equal(*results)
+
+
+def test_an_optimizer_trains_one_model() -> None:
+    optimizer = SGD(0.1)
+    with pytest.raises(InputError, match="SGD: has nothing to train; call attach first"):
+        optimizer.step()
+    model, other = built_model(), built_model()
+    optimizer.attach(model.arena, model.backend)
+    with pytest.raises(InputError, match="SGD: already trains another model; make a new optimizer"):
+        optimizer.attach(other.arena, other.backend)
+
+
+def test_an_optimizer_notices_that_its_model_was_built_again() -> None:
+    optimizer, model = SGD(0.1), built_model()
+    optimizer.attach(model.arena, model.backend)
+    optimizer.step()
+    model.build(model.input_shape, "cpu")
+    with pytest.raises(InputError, match="SGD: its model was built again or moved; make a new optimizer for it"):
+        optimizer.step()
+
+
+def test_every_hyper_parameter_reaches_the_device() -> None:
+    optimizer, model = SGD(0.5), built_model()
+    optimizer.attach(model.arena, model.backend)
+    hyper = optimizer.hyper
+    optimizer.momentum = 0.25
+    optimizer.weight_decay = 0.125
+    np.testing.assert_array_equal(hyper, [0.5, 0.25, 0.125])
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "message"),
+    [
+        (SGD(1e39), "SGD: learning_rate 1e+39 becomes inf in float32"),
+        (Adam(eps=1e-60), "Adam: eps 1e-60 becomes 0 in float32"),
+        (Adam(beta2=1 - 1e-12), "Adam: beta2 1 becomes 1 in float32"),
+    ],
+)
+def test_a_hyper_parameter_that_the_precision_cannot_hold(optimizer: Optimizer, message: str) -> None:
+    model = Sequential([Dense(2)])
+    model.build((3,), "cpu")
+    with pytest.raises(InputError, match=re.escape(message)):
+        optimizer.attach(model.arena, model.backend)
 
 
 BAD = [

@@ -21,7 +21,7 @@ FIRST = list({case.operation: case for case in reversed(CASES) if case.dtype == 
 SMOOTH = [case for case in SMALL if case.smooth and case.dtype == "float64"]
 
 # Public methods that are no operations: memory, transfers, words for people, and parts of operations.
-NO_OPERATIONS = {"empty", "zeros", "from_host", "to_host", "owns", "describe", "versions"}
+NO_OPERATIONS = {"empty", "zeros", "from_host", "to_host", "cast", "owns", "activate", "describe", "versions"}
 NO_OPERATIONS |= {"pad", "taps", "sum_taps", "winner_dtype"}
 
 
@@ -173,7 +173,7 @@ def test_totals_add_up_over_batches() -> None:
 def test_totals_do_not_count_samples_after_a_loss_became_infinite() -> None:
     backend, totals = Backend("float64"), np.zeros(4)
     for output in (1.0, np.inf, 1.0):
-        backend.mean_squared_error(np.full((2, 1), output), np.zeros((2, 1)), totals=totals)
+        backend.mean_squared_error(np.full((2, 3), output), np.zeros((2, 3)), totals=totals)
     np.testing.assert_array_equal(totals, [np.inf, 6, 6, 2])
 
 

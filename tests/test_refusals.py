@@ -18,6 +18,8 @@ from gpucnn import (
     Layer,
     LpPool2D,
     MaxPool2D,
+    MeanSquaredError,
+    ReLU,
     Sequential,
     SoftmaxCrossEntropy,
     Trainer,
@@ -84,6 +86,38 @@ REFUSALS = {
     "labels in a list": (
         lambda: softmax_loss(np.zeros((2, 3)), [0, 1]),
         "SoftmaxCrossEntropy: computes on cpu, but received a numpy ndarray and a builtins list; move both there",
+    ),
+    "labels above the classes": (
+        lambda: softmax_loss(np.zeros((2, 3)), np.array([0, 3])),
+        "SoftmaxCrossEntropy: labels must be 0 to 2 for 3 outputs, received 0 to 3",
+    ),
+    "labels below 0": (
+        lambda: softmax_loss(np.zeros((2, 3)), np.array([-1, 2])),
+        "SoftmaxCrossEntropy: labels must be 0 to 2 for 3 outputs, received -1 to 2",
+    ),
+    "targets of another precision": (
+        lambda: MeanSquaredError().forward(np.zeros((2, 3)), np.zeros((2, 3), np.float32)),
+        "MeanSquaredError: expected targets of dtype float64, received float32; use astype",
+    ),
+    "an empty batch": (
+        lambda: conv().forward(np.zeros((0, 8, 8, 2), np.float32)),
+        'Conv2D "conv1": received an empty batch; give at least one sample',
+    ),
+    "a part built alone": (
+        lambda: trained()[0].layers[0].build((3,)),
+        'Dense "dense1": is a part of Sequential; build that instead',
+    ),
+    "a part given another precision": (
+        lambda: trained()[0].layers[0].forward(np.zeros((1, 3))),
+        'Dense "dense1": expected input of dtype float32, received float64',
+    ),
+    "a part of two models": (
+        lambda: Sequential([trained()[0].layers[0]]),
+        'Sequential: Dense "dense1" has its place already; make a new layer for each place',
+    ),
+    "a part nested and not": (
+        lambda: (lambda layer: Sequential([Sequential([layer]), layer]))(ReLU()),
+        'Sequential: ReLU "relu1" has its place already; make a new layer for each place',
     ),
     "labels of floats": (
         lambda: softmax_loss(np.zeros((2, 3)), np.zeros(2)),
@@ -289,3 +323,30 @@ def test_nothing_to_reset_or_list_before_build() -> None:
 
 def test_numbers_of_numpy_are_numbers() -> None:
     assert SGD(np.float32(0.5)).learning_rate == 0.5
+
+
+def test_a_refused_build_changes_nothing() -> None:
+    layer = conv()
+    with pytest.raises(InputError, match="does not fit"):
+        layer.build((2, 2, 2), "cpu")
+    assert layer.forward(np.zeros((1, 8, 8, 2), np.float32)).shape == (1, 6, 6, 4)
+
+
+def test_a_refused_state_changes_nothing() -> None:
+    model, _ = trained()
+    before = model.state_dict()
+    with pytest.raises(InputError, match="the state holds something other than numbers"):
+        model.load_state_dict({"dense1.w": np.ones((3, 2)), "dense1.b": np.array(["a", "b"])})
+    np.testing.assert_array_equal(model.state_dict()["dense1.w"], before["dense1.w"])
+
+
+def test_a_move_keeps_the_state() -> None:
+    layer = Dropout(0.5)
+    layer.build((3,))
+    layer.counter[...] = 7
+    layer.forward(np.ones((2, 3)))
+    assert int(layer.counter[0]) == 8
+
+
+def test_names_that_were_given_are_not_given_again() -> None:
+    assert [layer.name for layer in Sequential([ReLU(), ReLU(name="relu1")]).layers] == ["relu2", "relu1"]

@@ -13,6 +13,7 @@ from gpucnn import (
     Adam,
     Conv2D,
     Dense,
+    DeviceError,
     DivergedError,
     Dropout,
     Flatten,
@@ -292,7 +293,7 @@ def test_divergence_names_epoch_and_step(poisoned: int, epoch: int, step: int, d
             trainer.train_epoch(data, epoch - 1)
     assert str(error.value) == (
         f"the loss became NaN or infinite in epoch {epoch}, step {step}, at learning rate 0.01; try a smaller "
-        "--learning-rate"
+        "learning rate"
     )
 
 
@@ -329,11 +330,56 @@ def test_evaluate_reports_nan_as_it_is() -> None:
 
 def test_refusals() -> None:
     model = small_model()
-    with pytest.raises(InputError, match="Trainer: the model has no arrays yet; call model.build first"):
+    message = "Trainer: the model has no arrays of its own; call build, and train whole models only"
+    with pytest.raises(InputError, match=message):
         Trainer(model, SoftmaxCrossEntropy(), SGD(0.1))
     model.build((8, 8, 1), "cpu")
     with pytest.raises(InputError, match="Trainer: batch_size must be an integer of at least 1, received 0"):
         Trainer(model, SoftmaxCrossEntropy(), SGD(0.1), batch_size=0)
+
+
+def test_data_that_do_not_suit_the_model() -> None:
+    trainer, _ = make_trainer()
+    images = np.random.default_rng(0).integers(0, 256, (20, 8, 8, 1), dtype=np.uint8)
+    labels = np.arange(20, dtype=np.int32) % 2
+
+    def resident(images, labels, device: str = "cpu", precision: str = "float32") -> ResidentSplit:
+        return ResidentSplit(Split(images, labels), get_backend(device, precision), Normalization(images))
+
+    for data, message in (
+        (resident(images, labels + 100), r"Trainer: labels are 100 to 101, but the model has outputs for 0 to \d"),
+        (resident(images, labels - 1), "Trainer: labels are -1 to 0"),
+        (resident(images[:, :6], labels), r"takes \(8, 8, 1\), images are \(6, 8, 1\)"),
+    ):
+        for method in (lambda data: trainer.train_epoch(data, 0), trainer.evaluate):
+            with pytest.raises(InputError, match=message):
+                method(data)
+    with pytest.raises(DeviceError, match="the model is on cpu in float32, the data on cpu in float64; give both"):
+        trainer.evaluate(resident(images, labels, precision="float64"))
+
+
+def test_totals_begin_anew_after_a_step_by_hand() -> None:
+    trainer, data = make_trainer()
+    expected = trainer.evaluate(data)
+    data.rewind()
+    trainer.loss.forward(*[trainer.model.predict(data.next_batch(2)[0]), np.zeros(2, np.int32)], totals=trainer._totals)
+    assert trainer.evaluate(data) == expected
+
+
+@pytest.mark.parametrize(
+    ("images", "labels", "message"),
+    [
+        (np.zeros((3, 4, 4, 1), np.float32), np.zeros(3, np.int32), "expected images of dtype uint8 and shape"),
+        (np.zeros((3, 4, 4), np.uint8), np.zeros(3, np.int32), "expected images of dtype uint8 and shape"),
+        (np.zeros((0, 4, 4, 1), np.uint8), np.zeros(0, np.int32), "expected images of dtype uint8 and shape"),
+        (np.zeros((3, 4, 4, 1), np.uint8), np.zeros(2, np.int32), "expected one integer label for each of 3 images"),
+        (np.zeros((3, 4, 4, 1), np.uint8), np.zeros(3), "expected one integer label for each of 3 images"),
+    ],
+)
+def test_data_that_are_not_images_and_labels(images, labels, message: str) -> None:
+    normalization = Normalization(np.zeros((1, 4, 4, 1), np.uint8))
+    with pytest.raises(InputError, match=message):
+        ResidentSplit(Split(images, labels), get_backend("cpu"), normalization)
 
 
 # ---- data ---------------------------------------------------------------------------------------------------------

@@ -31,7 +31,7 @@ def get_backend(device: str = "auto", float_dtype: Any = "float32") -> Backend:
     if precision not in PRECISIONS:
         raise unknown_name("precision", precision, PRECISIONS)
     if device == "auto":
-        device = available_devices()[0]
+        return _best_backend(precision)
     if device == "cpu":
         return CpuBackend(precision)
     if device == "reference":
@@ -42,6 +42,15 @@ def get_backend(device: str = "auto", float_dtype: Any = "float32") -> Backend:
     from gpucnn.backend.gpu import GpuBackend
 
     return GpuBackend(precision, device=int(number or 0))
+
+
+def _best_backend(precision: str) -> Backend:
+    from gpucnn.backend.gpu import GpuBackend
+
+    try:
+        return GpuBackend(precision)
+    except DeviceError:
+        return CpuBackend(precision)
 
 
 def available_devices() -> list[str]:

@@ -7,6 +7,7 @@ C-contiguous.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -37,15 +38,20 @@ class Lowering:
         self.output = window.output_size(H, W)
         self.pixels = self.output[0] * self.output[1]
         self.width = window.taps * C
-        self.images = max(1, CACHE_BYTES // (self.pixels * self.width * dtype.itemsize))
-        self.padded = np.zeros((self.images, *window.padded_size(H, W), C), dtype)
-        rows, columns = window.interior(H, W)
-        self.interior = self.padded[:, rows, columns]
+        padded_shape = (*window.padded_size(H, W), C)
+        largest = max(self.pixels * self.width, math.prod(padded_shape))
+        self.images = max(1, CACHE_BYTES // (largest * dtype.itemsize))
+        self.dtype = dtype
+        self.is_padded = window.padding != ((0, 0), (0, 0))
+        if self.is_padded:
+            self.padded = np.zeros((self.images, *padded_shape), dtype)
+            rows, columns = window.interior(H, W)
+            self.interior = self.padded[:, rows, columns]
         self._backend = backend
 
     def columns(self, count: int) -> Array:
         """Return the column buffer for `count` images, (count*OH*OW, KH*KW*C)."""
-        return self._backend.scratch("columns", (count * self.pixels, self.width), self.padded.dtype)
+        return self._backend.scratch("columns", (count * self.pixels, self.width), self.dtype)
 
     def chunks(self, N: int) -> Iterator[slice]:
         """Split a batch into slices that are lowered together."""
@@ -54,7 +60,7 @@ class Lowering:
     def lower(self, x: Array) -> Array:
         """Write the columns of at most `images` images, as `im2col` does."""
         count, C = len(x), x.shape[3]
-        if self.window.padding != ((0, 0), (0, 0)):
+        if self.is_padded:
             np.copyto(self.interior[:count], x)
             x = self.padded[:count]
         columns = self.columns(count)
@@ -158,7 +164,7 @@ class CpuBackend(Backend):
             self._sum_rows(dy.reshape(-1, OC), db)
 
     def _sum_rows(self, rows: Array, out: Array) -> None:
-        """Sum over the first axis as a matrix product with ones: BLAS is faster there, and more exact, than `sum`."""
+        """Sum over the first axis as a matrix product with ones: faster there than `sum`, and more exact."""
         ones = self._ones.get(rows.dtype)
         if ones is None or len(ones) < len(rows):
             ones = self._ones[rows.dtype] = np.ones(len(rows), rows.dtype)
@@ -454,7 +460,7 @@ class CpuBackend(Backend):
             np.subtract(self.sigmoid(logits, out=dx), targets, out=dx)
             np.divide(dx, N, out=dx)
         losses = np.sum(terms, axis=1, out=self.scratch("losses", (N,), logits.dtype))
-        return self._count(losses, self._hits(logits, targets), loss, totals)
+        return self._count(losses, self._hits(logits, targets, 0.0), loss, totals)
 
     def mean_squared_error(
         self, outputs: Array, targets: Array, *, loss: Array = None, dx: Array = None, totals: Array = None
@@ -467,10 +473,12 @@ class CpuBackend(Backend):
             np.multiply(difference, 2.0 / (N * K), out=dx)
         losses = self.scratch("losses", (N,), outputs.dtype)
         np.sum(np.square(difference, out=difference), axis=1, out=losses)
-        return self._count(np.divide(losses, K, out=losses), self._hits(outputs, targets), loss, totals)
+        return self._count(np.divide(losses, K, out=losses), self._hits(outputs, targets, 0.5), loss, totals)
 
-    def _hits(self, outputs: Array, targets: Array) -> Array:
-        N = len(outputs)
+    def _hits(self, outputs: Array, targets: Array, boundary: float) -> Array:
+        N, K = outputs.shape
+        if K == 1:
+            return super()._hits(outputs, targets, boundary)
         best = np.argmax(outputs, axis=1, out=self.scratch("best", (N,), np.intp))
         wanted = np.argmax(targets, axis=1, out=self.scratch("wanted", (N,), np.intp))
         return np.equal(best, wanted, out=self.scratch("hits", (N,), np.bool_))

@@ -9,21 +9,22 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterator
 from types import ModuleType
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
 from gpucnn.backend import kernels, random
 from gpucnn.backend.reference import Backend
-from gpucnn.errors import DeviceError
+from gpucnn.errors import DeviceError, InputError
 from gpucnn.geometry import Window
 
 __all__ = ["GpuBackend", "device_count", "missing_gpu_reason"]
 
 Array = Any
 
+INDEX_LIMIT = 2**31 - 1  # of elements that a kernel addresses
 COLUMN_BYTES = 1 << 28  # of columns lowered at a time: bounds their memory, and keeps their indices below 2^31
-INSTALL = 'pip install "gpucnn[gpu]" for CUDA 12, or "gpucnn[gpu-cuda13]" for CUDA 13'
+INSTALL = 'pip install "cupy-cuda12x[ctk]" for CUDA 12, or "cupy-cuda13x[ctk]" for CUDA 13'
 
 
 def _import_cupy() -> ModuleType:
@@ -71,7 +72,7 @@ def _no_device(reason: str) -> DeviceError:
 def missing_gpu_reason() -> str:
     """Return why no GPU can be used here; empty if one can."""
     try:
-        device_count()
+        GpuBackend()
     except DeviceError as error:
         return str(error)
     return ""
@@ -88,7 +89,13 @@ def _compiled(cupy: ModuleType, record: kernels.Elementwise | kernels.Block, ele
 
 
 class GpuBackend(Backend):
-    """CuPy arrays of one NVIDIA GPU, which becomes the current device of the calling thread."""
+    """CuPy arrays of one NVIDIA GPU.
+
+    Layers, losses and the trainer make it the current device of their thread when they are called; who calls operations
+    directly on several GPUs calls `activate` before.
+    """
+
+    _probed: ClassVar[set[tuple[ModuleType, int]]] = set()  # devices that have been seen to compute
 
     def __init__(self, float_dtype: Any = "float32", *, device: int = 0):
         count = device_count()
@@ -97,13 +104,15 @@ class GpuBackend(Backend):
         super().__init__(float_dtype, xp=_import_cupy())
         self.device = device
         self.name = f"gpu:{device}"
-        self.xp.cuda.Device(device).use()
         self._ones: dict[Any, Array] = {}
-        self._probe()
+        if (self.xp, device) not in self._probed:
+            self._probe()
+            self._probed.add((self.xp, device))
 
     def _probe(self) -> None:
         """Compute something with each library that is needed, so that a missing one is named now."""
         try:
+            self.activate()
             square = self.zeros((2, 2))
             self.relu(self.matmul(square, square))
         except Exception as error:
@@ -111,6 +120,10 @@ class GpuBackend(Backend):
                 f"CuPy finds {self.name} but cannot compute on it ({_first_line(error)}); its CUDA libraries may be "
                 f"missing: {INSTALL}"
             ) from error
+
+    def activate(self) -> None:
+        if self.xp.cuda.runtime.getDevice() != self.device:
+            self.xp.cuda.Device(self.device).use()
 
     def describe(self) -> str:
         name = self.xp.cuda.runtime.getDeviceProperties(self.device)["name"]
@@ -154,10 +167,13 @@ class GpuBackend(Backend):
         return x if x.flags.c_contiguous else self.xp.ascontiguousarray(x)
 
     def _window_arguments(self, x_shape: tuple[int, ...], window: Window) -> tuple[int, ...]:
-        """Return the scalars that `kernels.WINDOW` names."""
-        _, H, W, C = x_shape
+        """Return the scalars that `kernels.WINDOW` names, for arrays that 32-bit indices can reach."""
+        N, H, W, C = x_shape
+        OH, OW = window.output_size(H, W)
+        if N * C * max(H * W, OH * OW) > INDEX_LIMIT:
+            raise InputError(f"a batch of {N} images of {H}x{W}x{C} is too large for one kernel; use a smaller batch")
         (top, _), (left, _) = window.padding
-        return H, W, C, *window.output_size(H, W), *window.kernel, *window.stride, top, left, *window.dilation
+        return H, W, C, OH, OW, *window.kernel, *window.stride, top, left, *window.dilation
 
     # ---- lowering and convolution ---------------------------------------------------------------------------------
 

@@ -50,7 +50,7 @@ SIGMOID = Elementwise(
 SIGMOID_DX = Elementwise("sigmoid_dx", "T dy, T y", "T dx", "dx = dy * y * (T(1) - y)")
 TANH = Elementwise("tanh_forward", "T x", "T y", "y = tanh(x)")
 TANH_DX = Elementwise("tanh_dx", "T dy, T y", "T dx", "dx = dy * (T(1) - y * y)")
-ADD_BIAS = Elementwise("add_bias", "raw T b, int32 OC", "T y", "y += b[i % OC]")
+ADD_BIAS = Elementwise("add_bias", "raw T b, int32 OC", "T y", "const int e = i; y += b[e % OC]")
 
 # ---- windows: from the flat index of an output pixel (oh, ow, c) or of an input pixel (h, w, c) --------------------
 
@@ -58,11 +58,13 @@ WINDOW = "int32 H, int32 W, int32 C, int32 OH, int32 OW, int32 KH, int32 KW, int
 WINDOW += "int32 top, int32 left, int32 DH, int32 DW"
 
 OUTPUT_PIXEL = """
-    const int c = i % C, ow = i / C % OW, oh = i / C / OW % OH, image = i / C / OW / OH;
+    const int e = i;  // so that divisions are of 32 bits
+    const int c = e % C, ow = e / C % OW, oh = e / C / OW % OH, image = e / C / OW / OH;
     const int h0 = oh * SH - top, w0 = ow * SW - left;  // the window's first tap
 """
 INPUT_PIXEL = """
-    const int c = i % C, w = i / C % W, h = i / C / W % H, image = i / C / W / H;
+    const int e = i;  // so that divisions are of 32 bits
+    const int c = e % C, w = e / C % W, h = e / C / W % H, image = e / C / W / H;
 """
 EACH_TAP = """
     for (int u = 0; u < KH; ++u)
@@ -86,8 +88,9 @@ IM2COL = Elementwise(
     f"raw T x, {WINDOW}",
     "T columns",
     f"""
-    const int c = i % C, v = i / C % KW, u = i / C / KW % KH;
-    const int row = i / C / KW / KH, ow = row % OW, oh = row / OW % OH, image = row / OW / OH;
+    const int e = i;  // so that divisions are of 32 bits
+    const int c = e % C, v = e / C % KW, u = e / C / KW % KH;
+    const int row = e / C / KW / KH, ow = row % OW, oh = row / OW % OH, image = row / OW / OH;
     const int h = oh * SH - top + u * DH, w = ow * SW - left + v * DW;
     columns = h >= 0 && h < H && w >= 0 && w < W ? x[{INPUT_INDEX}] : T(0);
     """,
@@ -198,7 +201,7 @@ LP_POOL2D_DX = Elementwise(
             if (y[window] > T(0)) sum += dy[window] * pow(fabs(value) / y[window], p - T(1));
         }}
     }}
-    dx = value > T(0) ? sum : value < T(0) ? -sum : T(0);
+    dx = value == T(0) ? T(0) : value < T(0) ? -sum : sum;
     """,
 )
 
@@ -268,8 +271,9 @@ GATHER_IMAGES = Elementwise(
     "raw uint8 images, raw int32 order, raw int64 cursor, raw T scale, raw T shift, int32 pixels, int32 C",
     "T x",
     """
-    const long long sample = order[cursor[0] + i / pixels];
-    x = T(images[sample * pixels + i % pixels]) * scale[i % C] + shift[i % C];
+    const int e = i;
+    const long long sample = order[cursor[0] + e / pixels];
+    x = T(images[sample * pixels + e % pixels]) * scale[e % C] + shift[e % C];
     """,
 )
 GATHER_LABELS = Elementwise(
@@ -278,7 +282,7 @@ GATHER_LABELS = Elementwise(
     "int32 y",
     "y = labels[order[cursor[0] + i]]",
 )
-ONE_HOT = Elementwise("one_hot", "raw int32 labels, int32 K", "T y", "y = labels[i / K] == i % K")
+ONE_HOT = Elementwise("one_hot", "raw int32 labels, int32 K", "T y", "const int e = i; y = labels[e / K] == e % K")
 
 # ---- softmax: one block per row -----------------------------------------------------------------------------------
 
@@ -420,7 +424,7 @@ extern "C" __global__ void sigmoid_cross_entropy(
             if (dx != 0) dx[(long long)row * K + k] = ((z[k] < T(0) ? e : T(1)) / (T(1) + e) - t[k]) / N;
         }
         sums.loss += losses;
-        sums.hits += argmax(z, K) == argmax(t, K);
+        sums.hits += K == 1 ? (z[0] > T(0)) == (t[0] > T(0.5)) : argmax(z, K) == argmax(t, K);
     }
     report(sums, shared, N, loss, totals);
 }
@@ -444,7 +448,7 @@ extern "C" __global__ void mean_squared_error(
             if (dx != 0) dx[(long long)row * K + k] = difference * (T(2) / ((T)N * K));
         }
         sums.loss += losses / K;
-        sums.hits += argmax(y, K) == argmax(t, K);
+        sums.hits += K == 1 ? (y[0] > T(0.5)) == (t[0] > T(0.5)) : argmax(y, K) == argmax(t, K);
     }
     report(sums, shared, N, loss, totals);
 }

@@ -46,6 +46,9 @@ class Backend:
         self.host_reads = 0
         self.workspace = Workspace(self)
 
+    def activate(self) -> None:
+        """Make this device the current one of the calling thread, where there is such a thing."""
+
     def describe(self) -> str:
         """Return the device's name and what computes on it, for people."""
         return f"{self.name} ({self.xp.__name__} {self.xp.__version__})"
@@ -83,7 +86,8 @@ class Backend:
         out[...] = result
         return out
 
-    def _cast(self, x: Array, dtype: Any) -> Array:
+    def cast(self, x: Array, dtype: Any) -> Array:
+        """Return a copy of x in another dtype."""
         return self.xp.astype(x, dtype) if hasattr(self.xp, "astype") else x.astype(dtype)  # NumPy 2.0 has no astype
 
     # ---- lowering -------------------------------------------------------------------------------------------------
@@ -323,7 +327,7 @@ class Backend:
         kept = self.xp.reshape(words, x.shape) >= random.threshold(rate)
         counter += 1
         y = self.xp.where(kept, x * (1.0 / (1.0 - rate)), self.xp.zeros((), dtype=x.dtype))
-        return self._store(y, out), self._store(self._cast(kept, self.xp.uint8), mask)
+        return self._store(y, out), self._store(self.cast(kept, self.xp.uint8), mask)
 
     def dropout_dx(self, dy: Array, mask: Array, rate: float, *, out: Array = None) -> Array:
         """Gradient of `dropout`: the same elements dropped, the rest scaled alike."""
@@ -333,7 +337,7 @@ class Backend:
     # ---- losses from logits, each with its gradient ---------------------------------------------------------------
     #
     # `loss`, shape (), is the mean over the batch; `dx` its gradient; `totals`, float64 (4,), grows by the batch's sum
-    # of losses, its hits (largest output = largest target), its samples, and its samples if the sum is still finite.
+    # of losses, its hits (see `_hits`), its samples, and its samples if the sum is still finite.
 
     def softmax_cross_entropy(
         self, logits: Array, labels: Array, *, loss: Array = None, dx: Array = None, totals: Array = None
@@ -353,7 +357,7 @@ class Backend:
         losses = xp.log(total[:, 0]) - xp.sum(xp.where(is_label, shifted, zero), axis=1)
         if dx is not None:
             dx[...] = (e / total - xp.where(is_label, zero + 1.0, zero)) / N
-        hits = self._cast(xp.argmax(logits, axis=1), labels.dtype) == labels
+        hits = self.cast(xp.argmax(logits, axis=1), labels.dtype) == labels
         return self._report(losses, hits, loss, totals)
 
     def sigmoid_cross_entropy(
@@ -369,7 +373,7 @@ class Backend:
         losses = xp.sum(terms + xp.log1p(xp.exp(-xp.abs(logits))), axis=1)
         if dx is not None:
             dx[...] = (self.sigmoid(logits) - targets) / logits.shape[0]
-        hits = xp.argmax(logits, axis=1) == xp.argmax(targets, axis=1)
+        hits = self._hits(logits, targets, 0.0)
         return self._report(losses, hits, loss, totals)
 
     def mean_squared_error(
@@ -383,8 +387,14 @@ class Backend:
         difference = outputs - targets
         if dx is not None:
             dx[...] = difference * (2.0 / (N * K))
-        hits = self.xp.argmax(outputs, axis=1) == self.xp.argmax(targets, axis=1)
+        hits = self._hits(outputs, targets, 0.5)
         return self._report(self.xp.sum(difference * difference, axis=1) / K, hits, loss, totals)
+
+    def _hits(self, outputs: Array, targets: Array, boundary: float) -> Array:
+        """Where the largest output is that of the largest target; with one output, whether both are on one side."""
+        if outputs.shape[1] == 1:
+            return (outputs[:, 0] > boundary) == (targets[:, 0] > 0.5)
+        return self.xp.argmax(outputs, axis=1) == self.xp.argmax(targets, axis=1)
 
     def _report(self, losses: Array, hits: Array, loss: Array, totals: Array) -> Array:
         """Store the mean of the losses of one batch and add its sums to the totals."""
@@ -392,8 +402,8 @@ class Backend:
         N = losses.shape[0]
         if totals is not None:
             count = xp.asarray(float(N), dtype=totals.dtype)
-            loss_sum = totals[0] + xp.sum(self._cast(losses, totals.dtype))
-            hit_sum = totals[1] + xp.sum(self._cast(hits, totals.dtype))
+            loss_sum = totals[0] + xp.sum(self.cast(losses, totals.dtype))
+            hit_sum = totals[1] + xp.sum(self.cast(hits, totals.dtype))
             finite = totals[3] + xp.where(xp.isfinite(loss_sum), count, 0.0 * count)
             totals[...] = xp.stack([loss_sum, hit_sum, totals[2] + count, finite])
         return self._store(xp.mean(losses), loss)
@@ -446,11 +456,11 @@ class Backend:
         """
         N = x.shape[0]
         samples = self.xp.take(order, cursor + self.xp.arange(N, dtype=cursor.dtype))
-        x[...] = self._cast(self.xp.take(images, samples, axis=0), x.dtype) * scale + shift
+        x[...] = self.cast(self.xp.take(images, samples, axis=0), x.dtype) * scale + shift
         y[...] = self.xp.take(labels, samples)
         cursor += N
 
     def one_hot(self, labels: Array, *, out: Array) -> Array:
         """Write 1 at each row's label and 0 elsewhere. labels (N,) -> out (N, K)."""
         is_label = labels[:, None] == self.xp.arange(out.shape[1], dtype=labels.dtype)[None, :]
-        return self._store(self._cast(is_label, out.dtype), out)
+        return self._store(self.cast(is_label, out.dtype), out)

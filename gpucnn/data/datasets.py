@@ -412,9 +412,7 @@ def _import_pillow() -> ModuleType:
     try:
         from PIL import Image
     except ImportError as error:
-        raise InputError(
-            'folder: reading images needs Pillow, which is not installed: pip install "gpucnn[images]"'
-        ) from error
+        raise InputError("folder: reading images needs Pillow, which is not installed: pip install Pillow") from error
     return Image
 
 

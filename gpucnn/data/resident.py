@@ -8,6 +8,7 @@ import numpy as np
 
 from gpucnn.backend import Backend
 from gpucnn.data.datasets import Split
+from gpucnn.errors import InputError
 from gpucnn.memory import Workspace
 
 __all__ = ["Normalization", "ResidentSplit"]
@@ -15,11 +16,25 @@ __all__ = ["Normalization", "ResidentSplit"]
 Array = Any
 
 
+def _check_images(images: np.ndarray) -> None:
+    if images.dtype != np.uint8 or images.ndim != 4 or not images.size:
+        raise InputError(
+            f"expected images of dtype uint8 and shape (S, H, W, C), received {images.dtype} of shape {images.shape}; "
+            f"keep pixels as bytes (`Normalization` scales them), with a channel axis even for grey images"
+        )
+
+
+def _histogram(pixels: np.ndarray) -> np.ndarray:
+    """Count each value 0..255, an image-sized part at a time: `bincount` works on 64-bit copies."""
+    return sum(np.bincount(part.ravel(), minlength=256) for part in np.array_split(pixels, -(-pixels.size // 2**20)))
+
+
 class Normalization:
     """Per channel, `x = pixel * scale + shift`: mean 0 and variance 1 over the images it was made from."""
 
     def __init__(self, images: np.ndarray):
-        counts = [np.bincount(images[..., channel].ravel(), minlength=256) for channel in range(images.shape[-1])]
+        _check_images(images)
+        counts = [_histogram(images[..., channel]) for channel in range(images.shape[-1])]
         share = np.array(counts) / counts[0].sum()  # (C, 256): the histogram of each channel
         values = np.arange(256)
         mean = share @ values
@@ -39,10 +54,18 @@ class ResidentSplit:
     """
 
     def __init__(self, split: Split, backend: Backend, normalization: Normalization):
+        _check_images(split.images)
+        if split.labels.shape != split.images.shape[:1] or split.labels.dtype.kind not in "iu":
+            raise InputError(
+                f"expected one integer label for each of {len(split.images)} images, received labels of shape "
+                f"{split.labels.shape} and dtype {split.labels.dtype}"
+            )
+        backend.activate()
         self.backend = backend
         self.samples = len(split.images)
+        self.label_range = int(split.labels.min()), int(split.labels.max())
         self.images = backend.from_host(split.images)
-        self.labels = backend.from_host(split.labels)
+        self.labels = backend.from_host(split.labels.astype(np.int32))
         self.scale = backend.from_host(normalization.scale.astype(backend.precision))
         self.shift = backend.from_host(normalization.shift.astype(backend.precision))
         self._order = backend.from_host(np.arange(self.samples, dtype=np.int32))

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from gpucnn.backend import Backend, backend_of, get_backend
-from gpucnn.errors import DeviceError, InputError
+from gpucnn.errors import DeviceError, InputError, describe
 from gpucnn.geometry import integer
 from gpucnn.memory import Arena, Parameter, Workspace
 
@@ -56,7 +56,9 @@ class Layer:
         y = conv.forward(x)          # (N, 28, 28, 1) -> (N, 26, 26, 8), NumPy or CuPy
         dx = conv.backward(dy)       # the gradients are then in conv.w.gradient and conv.b.gradient
 
-    The arrays returned belong to the layer and are overwritten by its next call.
+    The arrays returned belong to the layer and are overwritten by its next call. (`Flatten`, and `Dropout` outside of
+    training, return their input or a view of it.) Weights and dropout masks come from the seed given to `build`, so two
+    layers alone start alike unless their seeds differ.
     """
 
     def __init__(self, name: str | None = None):
@@ -65,6 +67,7 @@ class Layer:
         self.output_shape: Shape | None = None
         self.context: Context | None = None
         self.arena: Arena | None = None  # of a layer that was built by itself; inside a model, the model has it
+        self.owner: Layer | None = None  # the model that this layer is a part of
         self._device_fixed = False
         self._batch: int | None = None  # samples of the forward pass that a backward pass may follow
 
@@ -93,6 +96,10 @@ class Layer:
         """Return what this layer carries from step to step beside its parameters."""
         return {}
 
+    def arrays(self) -> dict[str, Array]:
+        """Return all parameters' values and the state, by name."""
+        return {name: parameter.value for name, parameter in self.named_parameters()} | self.state()
+
     @property
     def label(self) -> str:
         """How messages name this layer: `Conv2D "conv1"`."""
@@ -114,6 +121,8 @@ class Layer:
 
         Without a backend the layer goes to the device and the precision of the first array that it is given.
         """
+        if self.owner is not None:
+            raise InputError(f"{self.label}: is a part of {self.owner.label}; build that instead")
         sizes = input_shape if isinstance(input_shape, (tuple, list)) else (input_shape,)
         self._set_shapes(tuple(integer(size, f"{self.label}: each size of input_shape", least=1) for size in sizes))
         self._device_fixed = backend is not None
@@ -123,13 +132,15 @@ class Layer:
         return self.output_shape
 
     def _set_shapes(self, input_shape: Shape) -> Shape:
-        self.input_shape = input_shape
-        self.output_shape = tuple(self.infer(input_shape))
-        self._batch = None
-        return self.output_shape
+        output_shape = tuple(self.infer(input_shape))
+        self.input_shape, self.output_shape, self._batch = input_shape, output_shape, None
+        return output_shape
 
     def _assemble(self, context: Context) -> None:
         """Put all parameters into one new arena, and bind to the context."""
+        context.backend.activate()
+        if self.arena is not None:
+            self.arena.in_use = False
         self.arena = Arena(self.parameters(), context.backend)
         self.bind(context)
 
@@ -146,17 +157,18 @@ class Layer:
         self._device_fixed = True
 
     def _move(self, backend: Backend) -> None:
-        """Rebuild on another backend with the same weights."""
-        values = [self.backend.to_host(parameter.value) for parameter in self.parameters()]
+        """Rebuild on another backend with the same weights and state."""
+        kept = {name: self.backend.to_host(array) for name, array in self.arrays().items()}
         self._assemble(Context(backend, self.context.seed))
-        for parameter, value in zip(self.parameters(), values, strict=True):
-            backend.from_host(value, out=parameter.value)
+        for name, array in self.arrays().items():
+            backend.from_host(kept[name], out=array)
 
     # ---- running --------------------------------------------------------------------------------------------------
 
     def forward(self, x: Array, *, train: bool = True) -> Array:
         """Compute the output of a batch (N, *input_shape); with `train`, keep what `backward` will need of it."""
         self._accept(x)
+        self.backend.activate()
         self._batch = x.shape[0] if train else None
         return self._forward(x, train)
 
@@ -168,6 +180,7 @@ class Layer:
         if self._batch is None:
             raise InputError(f"{self.label}: backward needs a forward with train=True before it")
         self._check(dy, "dy", (self._batch, *self.output_shape))
+        self.backend.activate()
         return self._backward(dy, need_dx)
 
     __call__ = forward
@@ -183,12 +196,14 @@ class Layer:
             self.pin()
         N = x.shape[0] if getattr(x, "ndim", 0) else 0
         self._check(x, "input", (N, *self.input_shape))
+        if N == 0:
+            raise InputError(f"{self.label}: received an empty batch; give at least one sample")
 
     def _check(self, array: Array, what: str, shape: Shape) -> None:
         backend = self.backend
         if not backend.owns(array):
             raise DeviceError(
-                f"{self.label}: built on {backend.name}, but its {what} is {_describe(array)}; move the array there "
+                f"{self.label}: built on {backend.name}, but its {what} is a {describe(array)}; move the array there "
                 f"with backend.from_host/to_host, or build the layer on the array's device"
             )
         if array.dtype != backend.float_dtype:
@@ -211,8 +226,3 @@ class Layer:
                 f"use channels last, and one channel axis even for grey images"
             )
         return input_shape
-
-
-def _describe(array: object) -> str:
-    kind = type(array)
-    return f"a {kind.__module__.partition('.')[0]} {kind.__name__}"
