@@ -125,6 +125,10 @@ def _train(options: argparse.Namespace) -> int:
     backend = get_backend(options.device, options.precision)
     say(f"device: {backend.describe()}{_why_cpu(options, backend)}")
     dataset = data.load(options.dataset, options.data_dir, download=options.download)
+    if dataset.classes < 2:
+        raise InputError(
+            f"{options.data_dir}: has the one class {dataset.class_names[0]!r}; training needs two or more"
+        )
     trainer, train, test = _prepare(options, recipe, optimizer, dataset, backend)
     say(f"data: {options.dataset}, {train.samples:,} images to train on, {test.samples:,} to test")
     say(f"training: {options.optimizer or recipe.optimizer}, learning rate {optimizer.learning_rate:g}\n")

@@ -12,7 +12,16 @@ import numpy as np
 
 from gpucnn.errors import InputError, lookup
 
-__all__ = ["INITIALIZERS", "get_initializer", "glorot_normal", "glorot_uniform", "he_normal", "he_uniform", "zeros"]
+__all__ = [
+    "INITIALIZERS",
+    "get_initializer",
+    "glorot_normal",
+    "glorot_uniform",
+    "he_normal",
+    "he_uniform",
+    "sigmoid_uniform",
+    "zeros",
+]
 
 Shape = tuple[int, ...]
 
@@ -39,13 +48,23 @@ def glorot_uniform(rng: np.random.Generator, shape: Shape) -> np.ndarray:
     return rng.uniform(-limit, limit, shape)
 
 
+def sigmoid_uniform(rng: np.random.Generator, shape: Shape) -> np.ndarray:
+    """Four times `glorot_uniform`, since the slope of a sigmoid at 0 is 1/4. Source: Bengio, arXiv 1206.5533."""
+    return 4.0 * glorot_uniform(rng, shape)
+
+
 def zeros(rng: np.random.Generator, shape: Shape) -> np.ndarray:
     """Zeros, for biases."""
     return np.zeros(shape)
 
 
 INITIALIZERS = {
-    function.__name__: function for function in (he_normal, he_uniform, glorot_normal, glorot_uniform, zeros)
+    "he_normal": he_normal,
+    "he_uniform": he_uniform,
+    "glorot_normal": glorot_normal,
+    "glorot_uniform": glorot_uniform,
+    "sigmoid_uniform": sigmoid_uniform,
+    "zeros": zeros,
 }
 
 

@@ -24,9 +24,9 @@ def paper(classes: int = 10) -> Sequential:
             ReLU(),
             MaxPool2D(2),
             Flatten(),
-            Dense(128, initializer="glorot_uniform"),
+            Dense(128, initializer="sigmoid_uniform"),
             Sigmoid(),
-            Dense(64, initializer="glorot_uniform"),
+            Dense(64, initializer="sigmoid_uniform"),
             Sigmoid(),
             Dense(classes, initializer="glorot_uniform"),
         ],
@@ -96,7 +96,7 @@ class Recipe:
 
 
 MODELS = {
-    "paper": Recipe(paper, loss="sigmoid_cross_entropy", optimizer="adam", learning_rate=0.002),
+    "paper": Recipe(paper, loss="sigmoid_cross_entropy", optimizer="adam", learning_rate=0.003),
     "lenet5": Recipe(lenet5),
     "mnist": Recipe(mnist),
     "vgg": Recipe(vgg),

@@ -46,6 +46,9 @@ is not up to date. The paper is M. Murugan, "Feed Forward and Backward Run in De
 nested loops in float64 (`tests/loops.py`) by `tests/test_reference.py`, and its derivative with finite differences
 there and in `tests/test_layers.py`.
 
+Of the paper's table 1 these are not here yet: leaky and parametric ReLU, ELU, softplus, arctan, binary step, identity;
+of its losses: MSLE, L2, L1, MAE, MAPE.
+
 | in the paper | formula | function | derivative |
 |---|---|---|---|
 """

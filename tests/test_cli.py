@@ -373,6 +373,16 @@ def test_divergence(quiet: tuple[str, ...], run, tmp_path: Path, monkeypatch: py
     assert summary["weights_sha256"] is None
 
 
+def test_one_class_is_not_enough(run, tmp_path: Path) -> None:
+    image = pytest.importorskip("PIL.Image")
+    (tmp_path / "cats").mkdir()
+    for number in range(6):
+        image.new("L", (8, 8)).save(tmp_path / "cats" / f"{number}.png")
+    code, _, err = run("--dataset", "folder", "--data-dir", str(tmp_path))
+    assert (code, len(err)) == (2, 1)
+    assert "has the one class 'cats'; training needs two or more" in err[0]
+
+
 def test_divergence_in_the_first_epoch_still_writes_a_summary(run, tmp_path: Path) -> None:
     path = tmp_path / "summary.json"
     with np.errstate(all="ignore"):
