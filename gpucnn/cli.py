@@ -123,7 +123,9 @@ def _train(options: argparse.Namespace) -> int:
     schedule = get_schedule(options.schedule)
     optimizer = _optimizer(options, recipe)
     backend = get_backend(options.device, options.precision)
-    say(f"device: {backend.describe()}{_why_cpu(options, backend)}")
+    say(f"device: {backend.describe()}")
+    if options.device == "auto" and backend.name == "cpu":
+        say(f"no GPU: {missing_gpu_reason()}")
     dataset = data.load(options.dataset, options.data_dir, download=options.download)
     if dataset.classes < 2:
         raise InputError(
@@ -158,10 +160,6 @@ def _optimizer(options: argparse.Namespace, recipe: zoo.Recipe) -> Optimizer:
     if rate is None and name == recipe.optimizer:
         rate = recipe.learning_rate
     return get_optimizer(name, rate, options.momentum, options.weight_decay)
-
-
-def _why_cpu(options: argparse.Namespace, backend: Backend) -> str:
-    return f" (no GPU: {missing_gpu_reason()})" if options.device == "auto" and backend.name == "cpu" else ""
 
 
 def _prepare(
