@@ -10,7 +10,19 @@ from gpucnn.backend import Backend, backend_of
 from gpucnn.errors import DeviceError, InputError, describe, lookup
 from gpucnn.memory import Workspace
 
-__all__ = ["LOSSES", "Loss", "MeanSquaredError", "SigmoidCrossEntropy", "SoftmaxCrossEntropy", "get_loss"]
+__all__ = [
+    "LOSSES",
+    "AbsoluteError",
+    "Loss",
+    "MeanAbsoluteError",
+    "MeanAbsolutePercentageError",
+    "MeanSquaredError",
+    "MeanSquaredLogError",
+    "SigmoidCrossEntropy",
+    "SoftmaxCrossEntropy",
+    "SquaredError",
+    "get_loss",
+]
 
 Array = Any
 
@@ -122,10 +134,53 @@ class MeanSquaredError(Loss):
     operation = "mean_squared_error"
 
 
+class SquaredError(Loss):
+    """`L = 1/N sum (y - t)^2`: summed over the outputs, averaged over the batch (paper, section 2.5, L2)."""
+
+    operation = "squared_error"
+
+
+class MeanSquaredLogError(Loss):
+    """`L = 1/(N K) sum (log(y + 1) - log(t + 1))^2`, for values above -1 (paper, section 2.5, MSLE)."""
+
+    operation = "mean_squared_log_error"
+
+
+class AbsoluteError(Loss):
+    """`L = 1/N sum |y - t|`: summed over the outputs, averaged over the batch (paper, section 2.5, L1)."""
+
+    operation = "absolute_error"
+
+
+class MeanAbsoluteError(Loss):
+    """`L = 1/(N K) sum |y - t|`, averaged over batch and outputs (paper, section 2.5, MAE)."""
+
+    operation = "mean_absolute_error"
+
+
+class MeanAbsolutePercentageError(Loss):
+    """`L = 100/(N K) sum |(t - y)/t|`, for targets that are not 0 (paper, section 2.5, MAPE)."""
+
+    operation = "mean_absolute_percentage_error"
+
+    def _prepare(self, targets: Array, outputs: Array) -> Array:
+        if targets.ndim == 1:
+            raise InputError(f"{type(self).__name__}: expected targets (N, K) that are not 0, received class labels")
+        return targets
+
+
 LOSSES = {
-    "softmax_cross_entropy": SoftmaxCrossEntropy,
-    "sigmoid_cross_entropy": SigmoidCrossEntropy,
-    "mean_squared_error": MeanSquaredError,
+    loss.operation: loss
+    for loss in (
+        SoftmaxCrossEntropy,
+        SigmoidCrossEntropy,
+        MeanSquaredError,
+        SquaredError,
+        MeanSquaredLogError,
+        AbsoluteError,
+        MeanAbsoluteError,
+        MeanAbsolutePercentageError,
+    )
 }
 
 

@@ -19,10 +19,21 @@ PLACES = {
     "table 1, sigmoid": "`1/(1 + e^-x)`, and its derivative",
     "table 1, tanh": "`tanh(x)`, and its derivative",
     "table 1, ReLU": "`max(x, 0)`, and its derivative",
+    "table 1, leaky ReLU": "`x` where x > 0, else `slope x`; parametric with a slope per channel; and its derivative",
+    "table 1, parametric ReLU": "the derivative in the slope",
+    "table 1, ELU": "`x` where x > 0, else `alpha (e^x - 1)`, and its derivative",
+    "table 1, softplus": "`log(1 + e^x)`, and its derivative",
+    "table 1, arctan": "`tan^-1(x)`, and its derivative",
+    "table 1, binary step": "1 where x >= 0, else 0, and its derivative, 0",
     "table 1, softmax": "`e^x_k / sum_j e^x_j`, and its derivative",
     "section 2.3, average pooling": "mean of the window",
     "section 2.3, L2 pooling": "`sqrt(sum x^2)` over the window",
     "section 2.5, MSE": "`1/t sum (y - y')^2`",
+    "section 2.5, MSLE": "`1/t sum (log(y' + 1) - log(y + 1))^2`",
+    "section 2.5, L2": "`sum (y - y')^2`",
+    "section 2.5, L1": "`sum abs(y - y')`",
+    "section 2.5, MAE": "`1/t sum abs(y - y')`",
+    "section 2.5, MAPE": "`100/t sum abs((y - y')/y)`",
     "Eqn 2.14": "`-1/t sum [y log y' + (1 - y) log(1 - y')]`",
     "Eqn 2.14, softmax": "the same for a softmax output: `-log y'` of the class",
     "section 3.1, convolution": "`sum_u sum_v sum_c K_{u,v,c} I_{m+u,n+v,c} + b`",
@@ -42,12 +53,11 @@ HEAD = """# The paper and the code
 
 Written by `python scripts/paper_table.py` from the docstrings; a test fails when a formula has no function or this file
 is not up to date. The paper is M. Murugan, "Feed Forward and Backward Run in Deep Convolution Neural Network", arXiv
-1711.03278 (2017). Functions are of `gpucnn/backend/reference.py` unless they say otherwise. Each is compared with
-nested loops in float64 (`tests/loops.py`) by `tests/test_reference.py`, and its derivative with finite differences
-there and in `tests/test_layers.py`.
+1711.03278 (2017). Functions are of the reference (`gpucnn/backend/reference.py` and the two files that it takes its
+activations and losses from) unless they say otherwise. Each is compared with nested loops in float64 (`tests/loops.py`)
+by `tests/test_reference.py`, and its derivative with finite differences there and in `tests/test_layers.py`.
 
-Of the paper's table 1 these are not here yet: leaky and parametric ReLU, ELU, softplus, arctan, binary step, identity;
-of its losses: MSLE, L2, L1, MAE, MAPE.
+The identity, also in table 1, is the layer `Identity`, and needs no function.
 
 | in the paper | formula | function | derivative |
 |---|---|---|---|

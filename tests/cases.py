@@ -6,193 +6,16 @@ oracle of the same name in `loops.py`.
 
 from __future__ import annotations
 
-import inspect
-import zlib
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 from typing import Any
 
 import loops
 import numpy as np
+from case import CASES, ELEMENT_LOSSES, LAYOUTS, RESULTS, TOTALS, Case, Draw, Output, cases_of, fields, run, sentinel
 
-from gpucnn.backend.reference import Backend
 from gpucnn.geometry import Window
 
-__all__ = ["CASES", "OPERATIONS", "RESULTS", "Case", "Output", "run", "sentinel"]
-
-FLOATS = ("float32", "float64")
-LAYOUTS = ("strided", "transposed")
-TOTALS = (10.5, 3.0, 8.0, 8.0)
-
-# What an operation writes or updates, in the order in which its oracle returns it; ("out",) unless listed.
-RESULTS = {
-    "conv2d_dw_db": ("dw", "db"),
-    "dense_dw_db": ("dw", "db"),
-    "max_pool2d": ("out", "winners"),
-    "dropout": ("out", "mask", "counter"),
-    "softmax_cross_entropy": ("loss", "dx", "totals"),
-    "sigmoid_cross_entropy": ("loss", "dx", "totals"),
-    "mean_squared_error": ("loss", "dx", "totals"),
-    "sgd_step": ("w", "v"),
-    "adam_step": ("w", "m", "v", "powers"),
-    "gather_batch": ("x", "y", "cursor"),
-}
-
-# How many of them, from the first, the operation returns; all outputs unless listed.
-RETURNED = {
-    "conv2d_dw_db": 0,
-    "dense_dw_db": 0,
-    "softmax_cross_entropy": 1,
-    "sigmoid_cross_entropy": 1,
-    "mean_squared_error": 1,
-    "sgd_step": 0,
-    "adam_step": 0,
-    "gather_batch": 0,
-}
-
-
-@dataclass(frozen=True)
-class Output:
-    """Shape and dtype of a result array that the caller provides."""
-
-    shape: tuple[int, ...]
-    dtype: str
-
-
-@dataclass(frozen=True, eq=False)
-class Case:
-    """One call of an operation.
-
-    `arguments` maps names to NumPy arrays, windows and numbers; `outputs` maps keywords to result arrays to
-    provide; `changed` names the arguments that are updated in place; `layouts` names those that lie
-    "strided" or "transposed" in memory. `terms` values of size about `scale` are summed into each result.
-    `smooth` says that derivatives exist; `large` that nested loops would take too long.
-    """
-
-    operation: str
-    label: str
-    dtype: str
-    arguments: dict[str, Any]
-    outputs: dict[str, Output]
-    changed: tuple[str, ...] = ()
-    layouts: dict[str, str] = field(default_factory=dict)
-    terms: int = 1
-    scale: float = 1.0
-    smooth: bool = True
-    large: bool = False
-
-    def __str__(self) -> str:
-        return f"{self.operation}-{self.label}-{self.dtype}".replace(" ", "_")
-
-    @property
-    def returned(self) -> list[str]:
-        """Names of what the operation returns."""
-        names = list(self.outputs) if self.operation not in RETURNED else [RESULTS[self.operation][0]]
-        return names[: RETURNED.get(self.operation, len(names))]
-
-
-# ---- running a case ----------------------------------------------------------------------------------------
-
-
-def sentinel(dtype: Any) -> float | int:
-    """A value that no case produces: NaN, or a number out of the ordinary."""
-    kind = np.dtype(dtype).kind
-    return float("nan") if kind == "f" else 171 if kind == "u" else -77
-
-
-def place(backend: Backend, array: np.ndarray, layout: str | None) -> tuple[Any, Any]:
-    """Put an array on the backend's device; returns (the whole of its memory, the array as a view of it)."""
-    if layout == "strided":  # every second element along the last axis, sentinels between them
-        whole = np.full((*array.shape[:-1], 2 * array.shape[-1] + 1), sentinel(array.dtype), array.dtype)
-        whole[..., 1::2] = array
-        whole = backend.from_host(whole)
-        return whole, whole[..., 1::2]
-    if layout == "transposed":  # the last axis is the slowest
-        whole = backend.from_host(np.ascontiguousarray(array.transpose()))
-        if hasattr(whole, "transpose"):
-            return whole, whole.transpose()
-        return whole, backend.xp.permute_dims(whole, tuple(reversed(range(array.ndim))))
-    whole = backend.from_host(array)
-    return whole, whole
-
-
-def assert_same_bits(actual: np.ndarray, expected: np.ndarray, what: str) -> None:
-    assert (actual.shape, actual.dtype) == (expected.shape, expected.dtype), f"{what} was changed"
-    assert actual.tobytes() == expected.tobytes(), f"{what} was changed"
-
-
-def run(backend: Backend, case: Case, *, give_outputs: bool = True) -> dict[str, np.ndarray]:
-    """Run a case; return its results, and what it updated in place, as NumPy arrays.
-
-    Outputs are provided full of sentinels, or, without `give_outputs`, left out where they can be. Checks
-    that results have their shape and dtype and are the arrays provided, and that no other argument changed.
-    """
-    method = getattr(backend, case.operation)
-    wholes, arguments = {}, dict(case.arguments)
-    for name, value in case.arguments.items():
-        if isinstance(value, np.ndarray):
-            wholes[name], arguments[name] = place(backend, value, case.layouts.get(name))
-    before = {name: backend.to_host(whole) for name, whole in wholes.items()}
-    parameters = inspect.signature(getattr(Backend, case.operation)).parameters
-    outputs = {
-        name: backend.from_host(np.full(output.shape, sentinel(output.dtype), output.dtype))
-        for name, output in case.outputs.items()
-        if give_outputs or parameters[name].default is inspect.Parameter.empty
-    }
-
-    value = method(**arguments, **outputs)
-
-    for name, whole in wholes.items():
-        if name not in case.changed:
-            assert_same_bits(backend.to_host(whole), before[name], f"{case}: argument {name}")
-    values = value if isinstance(value, tuple) else () if value is None else (value,)
-    results = dict(zip(case.returned, values, strict=True))
-    for name, output in outputs.items():
-        assert results.get(name, output) is output, f"{case}: returns another {name} than was provided"
-    results |= outputs
-    results |= {name: arguments[name] for name in case.changed}
-    hosts = {name: backend.to_host(result) for name, result in results.items()}
-    for name, host in hosts.items():
-        argument = case.arguments.get(name)
-        declared = case.outputs.get(name) or Output(argument.shape, argument.dtype.name)
-        assert (host.shape, host.dtype.name) == (declared.shape, declared.dtype), f"{case}: {name}"
-    return hosts
-
-
-# ---- drawing numbers ---------------------------------------------------------------------------------------
-
-
-class Draw:
-    """Numbers for one case, the same in every run because they are seeded by its name."""
-
-    def __init__(self, name: str, dtype: str):
-        self.random = np.random.default_rng(zlib.crc32(name.encode()))
-        self.dtype = dtype
-
-    def normal(self, *shape: int) -> np.ndarray:
-        return self.random.standard_normal(shape).astype(self.dtype)
-
-    def uniform(self, *shape: int) -> np.ndarray:
-        return self.random.uniform(0.05, 0.95, shape).astype(self.dtype)
-
-    def few(self, *shape: int) -> np.ndarray:
-        """Small whole numbers, with many ties and zeros of both signs."""
-        numbers = self.random.integers(-2, 3, shape).astype(self.dtype)
-        return np.where(self.random.random(shape) < 0.5, -numbers, numbers).astype(self.dtype)
-
-    def labels(self, N: int, K: int) -> np.ndarray:
-        return self.random.integers(0, K, N).astype(np.int32)
-
-
-CASES: list[Case] = []
-Generator = Callable[[str], Iterator[Case]]
-
-
-def cases_of(generator: Generator) -> Generator:
-    """Add a generator's cases for every float dtype to `CASES`."""
-    for dtype in FLOATS:
-        CASES.extend(generator(dtype))
-    return generator
+__all__ = ["CASES", "ELEMENT_LOSSES", "OPERATIONS", "RESULTS", "Case", "Draw", "Output", "border", "run", "sentinel"]
 
 
 # ---- windows -----------------------------------------------------------------------------------------------
@@ -245,13 +68,6 @@ def convolutions() -> Iterator[tuple[str, tuple[int, ...], int, Window, dict[str
         yield f"large batch of {N}", (N, 28, 27, 8), 16, Window((5, 3), padding=border(2, 2, 1, 1)), large
     yield "large stride 2", (17, 29, 28, 8), 16, Window((3, 3), (2, 2), border(0, 1, 0, 1)), large
     yield "large 1x1", (33, 28, 28, 16), 8, Window((1, 1)), large
-
-
-def fields(further: dict[str, Any], *names: str) -> dict[str, Any]:
-    """Give each named argument the layout that `further` asks for."""
-    if "layouts" in further:
-        return {**further, "layouts": dict.fromkeys(names, further["layouts"])}
-    return further
 
 
 @cases_of
@@ -474,6 +290,36 @@ def activations(dtype: str) -> Iterator[Case]:
     yield Case("relu", "infinities", dtype, {"x": x}, {"out": Output(x.shape, dtype)}, smooth=False)
 
 
+@cases_of
+def further_activations(dtype: str) -> Iterator[Case]:
+    """Those with settings, and those whose derivative is a function of the input."""
+    for operation, settings, known in (
+        ("leaky_relu", {"slope": 0.01}, "x"),
+        ("leaky_relu", {"slope": 0.0}, "x"),
+        ("elu", {"alpha": 1.0}, "y"),
+        ("elu", {"alpha": 0.3}, "y"),
+        ("softplus", {}, "x"),
+        ("arctan", {}, "x"),
+        ("binary_step", {}, "x"),
+    ):
+        draw = Draw(f"{operation} {settings}", dtype)
+        for label, x, further in activation_inputs(draw):
+            label = " ".join([label, *map(str, settings.values())])
+            out = {"out": Output(x.shape, dtype)}
+            yield Case(operation, label, dtype, {"x": x, **settings}, out, **fields(further, "x"))
+            given = x if known == "x" else getattr(loops, operation)(x, **settings).astype(dtype)
+            arguments = {"dy": draw.normal(*x.shape), known: given, **settings}
+            yield Case(f"{operation}_dx", label, dtype, arguments, out, **fields(further, "dy", known))
+    draw = Draw("prelu", dtype)
+    for shape in ((5, 4), (2, 3, 5, 4), (1, 1)):
+        x, dy, slope = draw.normal(*shape), draw.normal(*shape), draw.normal(shape[-1])
+        label, out = f"slopes {shape}", {"out": Output(shape, dtype)}
+        yield Case("leaky_relu", label, dtype, {"x": x, "slope": slope}, out)
+        yield Case("leaky_relu_dx", label, dtype, {"dy": dy, "x": x, "slope": slope}, out)
+        outputs = {"dslope": Output(shape[-1:], dtype)}
+        yield Case("prelu_dslope", label, dtype, {"dy": dy, "x": x}, outputs, terms=x.size)
+
+
 # ---- regularization ----------------------------------------------------------------------------------------
 
 
@@ -551,6 +397,12 @@ def losses(dtype: str) -> Iterator[Case]:
         yield from loss_case("sigmoid_cross_entropy", label, {"logits": logits, "targets": targets}, further)
         if label != "extreme":
             yield from loss_case("mean_squared_error", label, {"outputs": logits, "targets": targets}, further)
+            for operation in ("squared_error", "absolute_error", "mean_absolute_error"):
+                yield from loss_case(operation, label, {"outputs": logits, "targets": targets}, further)
+            away_from_zero = {"outputs": logits, "targets": targets + np.asarray(0.5, dtype)}
+            yield from loss_case("mean_absolute_percentage_error", label, away_from_zero, further)
+            above_minus_one = {"outputs": abs(logits), "targets": targets}
+            yield from loss_case("mean_squared_log_error", label, above_minus_one, further)
         given = {"logits": logits, "targets": np.eye(K, dtype=dtype)[labels]}
         yield from loss_case("sigmoid_cross_entropy", f"{label}, one-hot", given, further)
     given = {"logits": draw.normal(3, 4), "labels": draw.labels(3, 4).astype(np.int64)}

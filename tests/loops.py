@@ -285,6 +285,56 @@ def tanh_dx(dy: Array, y: Array) -> Array:
     return each(lambda dy, y: dy * (1.0 - y**2), dy, y)
 
 
+def leaky_relu(x: Array, slope: Any) -> Array:
+    return each(lambda x, slope: x if x > 0.0 else slope * x, x, np.broadcast_to(slope, x.shape))
+
+
+def leaky_relu_dx(dy: Array, x: Array, slope: Any) -> Array:
+    return each(lambda dy, x, slope: dy if x > 0.0 else slope * dy, dy, x, np.broadcast_to(slope, x.shape))
+
+
+def prelu_dslope(dy: Array, x: Array) -> Array:
+    dslope = zeros(x.shape[-1])
+    for i in indices(x):
+        dslope[i[-1]] += 0.0 if x[i] > 0.0 else float(dy[i]) * float(x[i])
+    return dslope
+
+
+@decimal
+def elu(x: Array, alpha: float) -> Array:
+    return each(lambda x: x if x > 0.0 else float(Decimal(alpha) * (exp(x) - 1)), x)
+
+
+def elu_dx(dy: Array, y: Array, alpha: float) -> Array:
+    return each(lambda dy, y: dy if y > 0.0 else dy * (y + alpha), dy, y)
+
+
+@decimal
+def softplus(x: Array) -> Array:
+    return each(lambda x: float((1 + exp(x)).ln()), x)
+
+
+@decimal
+def softplus_dx(dy: Array, x: Array) -> Array:
+    return each(lambda dy, x: dy * float(1 / (1 + exp(-x))), dy, x)
+
+
+def arctan(x: Array) -> Array:
+    return each(math.atan, x)
+
+
+def arctan_dx(dy: Array, x: Array) -> Array:
+    return each(lambda dy, x: dy / (1.0 + x * x), dy, x)
+
+
+def binary_step(x: Array) -> Array:
+    return each(lambda x: 1.0 if x >= 0.0 else 0.0, x)
+
+
+def binary_step_dx(dy: Array, x: Array) -> Array:
+    return zeros(*x.shape)
+
+
 @decimal
 def softmax(x: Array) -> Array:
     y = zeros(*x.shape)
@@ -396,18 +446,41 @@ def sigmoid_cross_entropy(logits: Array, targets: Array, totals: Array | None = 
     return report(losses, hits, dx, totals)
 
 
-def mean_squared_error(outputs: Array, targets: Array, totals: Array | None = None) -> tuple:
-    N, K = outputs.shape
-    losses, hits, dx = [], [], zeros(N, K)
-    for n in range(N):
-        loss = 0.0
-        for k in range(K):
-            difference = float(outputs[n, k]) - float(targets[n, k])
-            loss += difference**2 / K
-            dx[n, k] = 2.0 * difference / (N * K)
-        losses.append(loss)
-        hits.append(is_hit(outputs[n], targets[n], 0.5))
-    return report(losses, hits, dx, totals)
+def element_loss(term: Callable[..., float], slope: Callable[..., float], weight: Callable[[int], float]) -> Any:
+    """Make a loss whose terms, and their derivatives in y, are functions of one output y and its target t."""
+
+    def loss(outputs: Array, targets: Array, totals: Array | None = None) -> tuple:
+        N, K = outputs.shape
+        losses, hits, dx = [], [], zeros(N, K)
+        for n in range(N):
+            total = 0.0
+            for k in range(K):
+                y, t = float(outputs[n, k]), float(targets[n, k])
+                total += weight(K) * term(y, t)
+                dx[n, k] = weight(K) * slope(y, t) / N
+            losses.append(total)
+            hits.append(is_hit(outputs[n], targets[n], 0.5))
+        return report(losses, hits, dx, totals)
+
+    return loss
+
+
+def sign(x: float) -> float:
+    return float(x > 0.0) - float(x < 0.0)
+
+
+mean_squared_error = element_loss(lambda y, t: (y - t) ** 2, lambda y, t: 2.0 * (y - t), lambda K: 1.0 / K)
+squared_error = element_loss(lambda y, t: (y - t) ** 2, lambda y, t: 2.0 * (y - t), lambda K: 1.0)
+mean_squared_log_error = element_loss(
+    lambda y, t: (math.log(y + 1.0) - math.log(t + 1.0)) ** 2,
+    lambda y, t: 2.0 * (math.log(y + 1.0) - math.log(t + 1.0)) / (y + 1.0),
+    lambda K: 1.0 / K,
+)
+absolute_error = element_loss(lambda y, t: abs(y - t), lambda y, t: sign(y - t), lambda K: 1.0)
+mean_absolute_error = element_loss(lambda y, t: abs(y - t), lambda y, t: sign(y - t), lambda K: 1.0 / K)
+mean_absolute_percentage_error = element_loss(
+    lambda y, t: abs((t - y) / t), lambda y, t: sign(y - t) / abs(t), lambda K: 100.0 / K
+)
 
 
 # ---- optimizers: the arrays after the step -----------------------------------------------------------------

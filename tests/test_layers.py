@@ -9,19 +9,26 @@ import pytest
 from tolerances import assert_close
 
 from gpucnn import (
+    ELU,
+    Arctan,
     AveragePool2D,
+    BinaryStep,
     Conv2D,
     Dense,
     Dropout,
     Flatten,
+    Identity,
     InputError,
     Layer,
+    LeakyReLU,
     LpPool2D,
     MaxPool2D,
+    PReLU,
     ReLU,
     Sequential,
     Sigmoid,
     Softmax,
+    Softplus,
     Tanh,
     get_backend,
 )
@@ -73,6 +80,14 @@ GRADIENT_CASES: dict[str, tuple[Callable[[], Layer], tuple[int, ...]]] = {
     "relu": (ReLU, IMAGES),
     "sigmoid": (Sigmoid, (4, 7)),
     "tanh": (Tanh, IMAGES),
+    "leaky relu": (lambda: LeakyReLU(0.1), IMAGES),
+    "prelu": (PReLU, IMAGES),
+    "prelu flat": (PReLU, (4, 7)),
+    "elu": (lambda: ELU(0.7), IMAGES),
+    "softplus": (Softplus, (4, 7)),
+    "arctan": (Arctan, (4, 7)),
+    "binary step": (BinaryStep, (4, 7)),
+    "identity": (Identity, (4, 7)),
     "softmax": (Softmax, (4, 7)),
     "softmax over channels": (Softmax, IMAGES),
     "dropout": (lambda: Dropout(0.4), (4, 7)),
@@ -88,7 +103,7 @@ GRADIENT_CASES: dict[str, tuple[Callable[[], Layer], tuple[int, ...]]] = {
 # Every layer on one small batch: what makes it, and the shape of a sample.
 ONE_OF_EACH = (
     *("conv", "conv no bias", "max pool", "average pool", "lp pool 2", "dense", "flatten"),
-    *("relu", "sigmoid", "tanh", "softmax", "dropout", "network"),
+    *("relu", "sigmoid", "tanh", "softmax", "dropout", "network", "prelu", "elu", "arctan"),
 )
 LAYERS = {name: GRADIENT_CASES[name] for name in ONE_OF_EACH}
 

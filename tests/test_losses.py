@@ -8,7 +8,19 @@ import numpy as np
 import pytest
 from tolerances import DIFFERENCE_STEP, GRADIENT, assert_close
 
-from gpucnn import InputError, MeanSquaredError, SigmoidCrossEntropy, SoftmaxCrossEntropy, get_backend
+from gpucnn import (
+    AbsoluteError,
+    InputError,
+    MeanAbsoluteError,
+    MeanAbsolutePercentageError,
+    MeanSquaredError,
+    MeanSquaredLogError,
+    SigmoidCrossEntropy,
+    SoftmaxCrossEntropy,
+    SquaredError,
+    get_backend,
+)
+from gpucnn.gradcheck import directional_error
 from gpucnn.losses import LOSSES, Loss, get_loss
 
 N, K = 6, 5
@@ -40,7 +52,23 @@ def squares_loop(outputs: list[list[float]], targets: list[list[float]]) -> floa
     return total / (len(outputs) * len(outputs[0]))
 
 
+def elements_loop(term, mean: bool):
+    """Make the loop of a loss that sums a function of output and target, and averages over outputs if `mean`."""
+
+    def loop(outputs: list[list[float]], targets: list[list[float]]) -> float:
+        pairs = [(y, t) for row, target in zip(outputs, targets, strict=True) for y, t in zip(row, target, strict=True)]
+        return sum(term(y, t) for y, t in pairs) / (len(pairs) if mean else len(outputs))
+
+    return loop
+
+
+# Losses that take any outputs, with class labels; the others divide by targets, or take the logarithm of outputs.
+OF_ANY_OUTPUTS = [name for name in LOSSES if name not in ("mean_squared_log_error", "mean_absolute_percentage_error")]
 CASES = [
+    (SquaredError, "dense", elements_loop(lambda y, t: (y - t) ** 2, mean=False)),
+    (AbsoluteError, "dense", elements_loop(lambda y, t: abs(y - t), mean=False)),
+    (MeanAbsoluteError, "dense", elements_loop(lambda y, t: abs(y - t), mean=True)),
+    (MeanAbsolutePercentageError, "dense", elements_loop(lambda y, t: 100.0 * abs((t - y) / t), mean=True)),
     (SoftmaxCrossEntropy, "labels", softmax_loop),
     (SigmoidCrossEntropy, "labels", sigmoid_loop),
     (SigmoidCrossEntropy, "dense", sigmoid_loop),
@@ -87,7 +115,7 @@ def test_value_and_gradient(kind_of_loss: type[Loss], kind: str, loop, device: s
         np.testing.assert_array_equal(array, kept)
 
 
-@pytest.mark.parametrize("kind_of_loss", LOSSES.values())
+@pytest.mark.parametrize("kind_of_loss", [LOSSES[name] for name in OF_ANY_OUTPUTS])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_a_loss_alone_takes_the_device_of_its_first_outputs(kind_of_loss: type[Loss], dtype: str) -> None:
     loss = kind_of_loss()
@@ -137,7 +165,7 @@ def test_squares_of_large_numbers(device: str) -> None:
 
 
 @pytest.mark.parametrize("device", DEVICES)
-@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("name", OF_ANY_OUTPUTS)
 def test_totals_add_up_over_batches(name: str, device: str) -> None:
     backend = get_backend(device, "float64")
     loss, totals = get_loss(name), backend.zeros((4,), backend.xp.float64)
@@ -166,7 +194,7 @@ def test_hits_of_dense_targets_are_equal_largest_elements() -> None:
 
 
 @pytest.mark.parametrize("device", DEVICES)
-@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("name", OF_ANY_OUTPUTS)
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_samples_are_counted_as_finite_up_to_the_first_bad_batch(name: str, device: str, bad: float) -> None:
     backend = get_backend(device, "float64")
@@ -256,3 +284,19 @@ def test_hits_of_one_output(device: str) -> None:
         loss.build(backend)
         loss.forward(outputs, targets, totals=totals)
         assert totals[1] == hits
+
+
+def test_mean_squared_log_error() -> None:
+    """Of values above -1: here of outputs that are counts."""
+    rng = np.random.default_rng(0)
+    outputs, targets = rng.uniform(0.0, 9.0, (N, K)), rng.uniform(0.0, 9.0, (N, K))
+    loop = elements_loop(lambda y, t: (math.log(y + 1.0) - math.log(t + 1.0)) ** 2, mean=True)
+    loss = MeanSquaredLogError()
+    assert float(loss.forward(outputs, targets)) == pytest.approx(loop(outputs.tolist(), targets.tolist()))
+    assert directional_error(lambda y: float(loss.forward(y, targets)), outputs, loss.backward().copy(), rng) < 1e-7
+
+
+def test_percentages_of_class_labels_are_refused() -> None:
+    message = r"MeanAbsolutePercentageError: expected targets \(N, K\) that are not 0, received class labels"
+    with pytest.raises(InputError, match=message):
+        MeanAbsolutePercentageError().forward(np.zeros((2, 3)), np.array([0, 1]))

@@ -10,7 +10,7 @@ from typing import Any
 import loops
 import numpy as np
 import pytest
-from cases import CASES, OPERATIONS, RESULTS, Case, Draw, Output, border, run
+from cases import CASES, ELEMENT_LOSSES, OPERATIONS, RESULTS, Case, Draw, Output, border, run
 from tolerances import DIFFERENCE_STEP, GRADIENT, assert_close
 
 from gpucnn.backend.reference import Backend
@@ -83,7 +83,7 @@ def test_new_results_share_no_memory(case: Case) -> None:
 def gradients(backend: Backend, case: Case, dy: np.ndarray) -> dict[str, np.ndarray]:
     """Gradient of sum(dy * operation) in each argument that has one, by the operation's derivative."""
     given, operation = case.arguments, case.operation
-    how = {name: given[name] for name in ("window", "count_padding", "p", "rate") if name in given}
+    how = {name: given[name] for name in ("window", "count_padding", "p", "rate", "slope", "alpha") if name in given}
     if operation.endswith(("entropy", "error")):
         logits, *rest = given
         dx = np.empty_like(given[logits])
@@ -104,6 +104,8 @@ def gradients(backend: Backend, case: Case, dy: np.ndarray) -> dict[str, np.ndar
         how |= shape
     elif operation == "lp_pool2d":
         how |= {"x": x, "y": y}
+    elif "x" in inspect.signature(getattr(Backend, f"{operation}_dx")).parameters:
+        how |= {"x": x}
     else:
         how |= {"y": y}
     return {"x": getattr(backend, f"{operation}_dx")(dy, **how)}
@@ -116,7 +118,8 @@ def value(backend: Backend, case: Case, arguments: dict[str, Any]) -> np.ndarray
 
 
 DIFFERENTIABLE = {operation.removesuffix("_dx") for operation in OPERATIONS if operation.endswith("_dx")}
-DIFFERENTIABLE |= {"softmax_cross_entropy", "sigmoid_cross_entropy", "mean_squared_error"}
+DIFFERENTIABLE |= {"softmax_cross_entropy", "sigmoid_cross_entropy", *ELEMENT_LOSSES}
+DIFFERENTIABLE -= {"binary_step"}  # its derivative is 0, its slope at 0 is infinite
 DIFFERENTIABLE -= {"dropout"}  # its loops are exact, and each call draws anew
 
 

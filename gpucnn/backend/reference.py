@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 
 from gpucnn.backend import random
+from gpucnn.backend.reference_activations import Activations
+from gpucnn.backend.reference_losses import Losses
 from gpucnn.geometry import Window
 from gpucnn.memory import Workspace
 
@@ -22,7 +24,7 @@ __all__ = ["Backend"]
 Array = Any  # numpy.ndarray, cupy.ndarray, or another array of the Python array API standard
 
 
-class Backend:
+class Backend(Activations, Losses):
     """Arrays of one device and the operations on them; this class is the reference that others are tested against.
 
     Parameters
@@ -276,42 +278,6 @@ class Backend:
         if db is not None:
             db[...] = self.xp.sum(dy, axis=0)
 
-    # ---- activations: each derivative from the output y -----------------------------------------------------------
-
-    def relu(self, x: Array, *, out: Array = None) -> Array:
-        """`max(x, 0)`. Paper: table 1, ReLU."""
-        return self._store(self.xp.where(x < 0, self.xp.zeros((), dtype=x.dtype), x), out)
-
-    def relu_dx(self, dy: Array, y: Array, *, out: Array = None) -> Array:
-        """Derivative of `relu`: 1 where y > 0, else 0."""
-        return self._store(self.xp.where(y > 0, dy, self.xp.zeros((), dtype=dy.dtype)), out)
-
-    def sigmoid(self, x: Array, *, out: Array = None) -> Array:
-        """`1/(1 + e^-x)`, without overflow at either end. Paper: table 1, sigmoid."""
-        e = self.xp.exp(-self.xp.abs(x))
-        return self._store(self.xp.where(x < 0, e, self.xp.ones((), dtype=x.dtype)) / (1.0 + e), out)
-
-    def sigmoid_dx(self, dy: Array, y: Array, *, out: Array = None) -> Array:
-        """Derivative of `sigmoid`: `y (1 - y)`."""
-        return self._store(dy * y * (1.0 - y), out)
-
-    def tanh(self, x: Array, *, out: Array = None) -> Array:
-        """`(e^x - e^-x)/(e^x + e^-x)`. Paper: table 1, tanh."""
-        return self._store(self.xp.tanh(x), out)
-
-    def tanh_dx(self, dy: Array, y: Array, *, out: Array = None) -> Array:
-        """Derivative of `tanh`: `1 - y^2`."""
-        return self._store(dy * (1.0 - y * y), out)
-
-    def softmax(self, x: Array, *, out: Array = None) -> Array:
-        """`e^x_k / sum_j e^x_j` along the last axis, shifted so that it can't overflow. Paper: table 1, softmax."""
-        e = self.xp.exp(x - self.xp.max(x, axis=-1, keepdims=True))
-        return self._store(e / self.xp.sum(e, axis=-1, keepdims=True), out)
-
-    def softmax_dx(self, dy: Array, y: Array, *, out: Array = None) -> Array:
-        """Derivative of `softmax`: `dx = y (dy - sum_k dy_k y_k)`."""
-        return self._store(y * (dy - self.xp.sum(dy * y, axis=-1, keepdims=True)), out)
-
     # ---- regularization -------------------------------------------------------------------------------------------
 
     def dropout(
@@ -333,80 +299,6 @@ class Backend:
         """Gradient of `dropout`: the same elements dropped, the rest scaled alike."""
         zero = self.xp.zeros((), dtype=dy.dtype)
         return self._store(self.xp.where(mask != 0, dy * (1.0 / (1.0 - rate)), zero), out)
-
-    # ---- losses from logits, each with its gradient ---------------------------------------------------------------
-    #
-    # `loss`, shape (), is the mean over the batch; `dx` its gradient; `totals`, float64 (4,), grows by the batch's sum
-    # of losses, its hits (see `_hits`), its samples, and its samples if the sum is still finite.
-
-    def softmax_cross_entropy(
-        self, logits: Array, labels: Array, *, loss: Array = None, dx: Array = None, totals: Array = None
-    ) -> Array:
-        """`L = -1/N sum_n log softmax(z_n)[label_n]`; its gradient is `(softmax(z) - onehot(label))/N`.
-
-        Paper: Eqn 2.14, softmax. logits (N, K), labels (N,) integers in 0..K-1 (not checked: that would wait for the
-        device).
-        """
-        xp = self.xp
-        N, K = logits.shape
-        shifted = logits - xp.max(logits, axis=1, keepdims=True)
-        e = xp.exp(shifted)
-        total = xp.sum(e, axis=1, keepdims=True)
-        zero = xp.zeros((), dtype=logits.dtype)
-        is_label = labels[:, None] == xp.arange(K, dtype=labels.dtype)[None, :]
-        losses = xp.log(total[:, 0]) - xp.sum(xp.where(is_label, shifted, zero), axis=1)
-        if dx is not None:
-            dx[...] = (e / total - xp.where(is_label, zero + 1.0, zero)) / N
-        hits = self.cast(xp.argmax(logits, axis=1), labels.dtype) == labels
-        return self._report(losses, hits, loss, totals)
-
-    def sigmoid_cross_entropy(
-        self, logits: Array, targets: Array, *, loss: Array = None, dx: Array = None, totals: Array = None
-    ) -> Array:
-        """`L = -1/N sum_n sum_k [t log s(z) + (1-t) log(1 - s(z))]`, s the sigmoid; its gradient is `(s(z) - t)/N`.
-
-        Paper: Eqn 2.14. Stable: each term is `max(z, 0) - z t + log(1 + e^-|z|)`.
-        logits (N, K), targets (N, K) in 0..1.
-        """
-        xp = self.xp
-        terms = xp.where(logits > 0, logits, xp.zeros((), dtype=logits.dtype)) - logits * targets
-        losses = xp.sum(terms + xp.log1p(xp.exp(-xp.abs(logits))), axis=1)
-        if dx is not None:
-            dx[...] = (self.sigmoid(logits) - targets) / logits.shape[0]
-        hits = self._hits(logits, targets, 0.0)
-        return self._report(losses, hits, loss, totals)
-
-    def mean_squared_error(
-        self, outputs: Array, targets: Array, *, loss: Array = None, dx: Array = None, totals: Array = None
-    ) -> Array:
-        """`L = 1/(N K) sum (y - t)^2`; its gradient is `2 (y - t)/(N K)`.
-
-        Paper: section 2.5, MSE. outputs and targets (N, K).
-        """
-        N, K = outputs.shape
-        difference = outputs - targets
-        if dx is not None:
-            dx[...] = difference * (2.0 / (N * K))
-        hits = self._hits(outputs, targets, 0.5)
-        return self._report(self.xp.sum(difference * difference, axis=1) / K, hits, loss, totals)
-
-    def _hits(self, outputs: Array, targets: Array, boundary: float) -> Array:
-        """Where the largest output is that of the largest target; with one output, whether both are on one side."""
-        if outputs.shape[1] == 1:
-            return (outputs[:, 0] > boundary) == (targets[:, 0] > 0.5)
-        return self.xp.argmax(outputs, axis=1) == self.xp.argmax(targets, axis=1)
-
-    def _report(self, losses: Array, hits: Array, loss: Array, totals: Array) -> Array:
-        """Store the mean of the losses of one batch and add its sums to the totals."""
-        xp = self.xp
-        N = losses.shape[0]
-        if totals is not None:
-            count = xp.asarray(float(N), dtype=totals.dtype)
-            loss_sum = totals[0] + xp.sum(self.cast(losses, totals.dtype))
-            hit_sum = totals[1] + xp.sum(self.cast(hits, totals.dtype))
-            finite = totals[3] + xp.where(xp.isfinite(loss_sum), count, 0.0 * count)
-            totals[...] = xp.stack([loss_sum, hit_sum, totals[2] + count, finite])
-        return self._store(xp.mean(losses), loss)
 
     # ---- optimizers: whole arenas, hyper-parameters on the device -------------------------------------------------
 

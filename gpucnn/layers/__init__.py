@@ -1,6 +1,18 @@
 """The layers of a network; each works alone on a NumPy or CuPy array, or inside a `Sequential`."""
 
-from gpucnn.layers.activation import ReLU, Sigmoid, Softmax, Tanh
+from gpucnn.layers.activation import (
+    ELU,
+    Arctan,
+    BinaryStep,
+    Identity,
+    LeakyReLU,
+    PReLU,
+    ReLU,
+    Sigmoid,
+    Softmax,
+    Softplus,
+    Tanh,
+)
 from gpucnn.layers.base import Layer
 from gpucnn.layers.convolution import Conv2D
 from gpucnn.layers.dense import Dense
@@ -9,16 +21,23 @@ from gpucnn.layers.regularization import Dropout
 from gpucnn.layers.shape import Flatten
 
 __all__ = [
+    "ELU",
+    "Arctan",
     "AveragePool2D",
+    "BinaryStep",
     "Conv2D",
     "Dense",
     "Dropout",
     "Flatten",
+    "Identity",
     "Layer",
+    "LeakyReLU",
     "LpPool2D",
     "MaxPool2D",
+    "PReLU",
     "ReLU",
     "Sigmoid",
     "Softmax",
+    "Softplus",
     "Tanh",
 ]

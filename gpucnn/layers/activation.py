@@ -2,28 +2,50 @@
 
 from __future__ import annotations
 
-from gpucnn.layers.base import Array, Layer, Shape
+import numpy as np
 
-__all__ = ["ReLU", "Sigmoid", "Softmax", "Tanh"]
+from gpucnn.geometry import number
+from gpucnn.layers.base import Array, Layer, Shape
+from gpucnn.memory import Parameter
+
+__all__ = [
+    "ELU",
+    "Arctan",
+    "BinaryStep",
+    "Identity",
+    "LeakyReLU",
+    "PReLU",
+    "ReLU",
+    "Sigmoid",
+    "Softmax",
+    "Softplus",
+    "Tanh",
+]
 
 
 class Activation(Layer):
-    """An operation of the backend and its derivative, which is a function of the output; any shape of sample."""
+    """An operation of the backend and its derivative, for samples of any shape."""
 
     operation: str
+    derivative_of = "y"  # what the derivative is a function of beside dy: the output, or "x", the input
 
     def infer(self, input_shape: Shape) -> Shape:
         return input_shape
 
+    def _settings(self) -> tuple:
+        """Further arguments of the operation and of its derivative."""
+        return ()
+
     def _forward(self, x: Array, train: bool) -> Array:
-        self.y = self.buffer("y", x.shape)
-        return getattr(self.backend, self.operation)(x, out=self.y)
+        self.x, self.y = x, self.buffer("y", x.shape)
+        return getattr(self.backend, self.operation)(x, *self._settings(), out=self.y)
 
     def _backward(self, dy: Array, need_dx: bool) -> Array | None:
         if not need_dx:
             return None
         derivative = getattr(self.backend, f"{self.operation}_dx")
-        return derivative(dy, self.y, out=self.buffer("dx", dy.shape))
+        known = self.y if self.derivative_of == "y" else self.x
+        return derivative(dy, known, *self._settings(), out=self.buffer("dx", dy.shape))
 
 
 class ReLU(Activation):
@@ -51,3 +73,92 @@ class Softmax(Activation):
     """
 
     operation = "softmax"
+
+
+class LeakyReLU(Activation):
+    """`x` where x > 0, else `slope x`; its derivative is 1 or `slope`."""
+
+    operation = "leaky_relu"
+    derivative_of = "x"
+
+    def __init__(self, slope: float = 0.01, *, name: str | None = None):
+        super().__init__(name)
+        self.slope = number(slope, f"{self.label}: slope")
+
+    def _settings(self) -> tuple:
+        return (self.slope,)
+
+
+class PReLU(Activation):
+    """Parametric ReLU: `x` where x > 0, else `slope x` with a trained slope for each channel, 0.25 at first.
+
+    Source: He et al., ICCV 2015.
+    """
+
+    operation = "leaky_relu"
+    derivative_of = "x"
+
+    def __init__(self, *, name: str | None = None):
+        super().__init__(name)
+        self.slope: Parameter | None = None
+
+    def infer(self, input_shape: Shape) -> Shape:
+        self.slope = Parameter("slope", input_shape[-1:], lambda rng, shape: np.full(shape, 0.25))
+        return input_shape
+
+    def parameters(self) -> list[Parameter]:
+        return [] if self.slope is None else [self.slope]
+
+    def _settings(self) -> tuple:
+        return (self.slope.value,)
+
+    def _backward(self, dy: Array, need_dx: bool) -> Array | None:
+        self.backend.prelu_dslope(dy, self.x, dslope=self.slope.gradient)
+        return super()._backward(dy, need_dx)
+
+
+class ELU(Activation):
+    """`x` where x > 0, else `alpha (e^x - 1)`; its derivative is 1 or `y + alpha`."""
+
+    operation = "elu"
+
+    def __init__(self, alpha: float = 1.0, *, name: str | None = None):
+        super().__init__(name)
+        self.alpha = number(alpha, f"{self.label}: alpha")
+
+    def _settings(self) -> tuple:
+        return (self.alpha,)
+
+
+class Softplus(Activation):
+    """`log(1 + e^x)`; its derivative is the sigmoid of x."""
+
+    operation = "softplus"
+    derivative_of = "x"
+
+
+class Arctan(Activation):
+    """`tan^-1(x)`; its derivative is `1/(1 + x^2)`."""
+
+    operation = "arctan"
+    derivative_of = "x"
+
+
+class BinaryStep(Activation):
+    """1 where x >= 0, else 0. Its derivative is 0: no layer in front of it learns anything."""
+
+    operation = "binary_step"
+    derivative_of = "x"
+
+
+class Identity(Layer):
+    """`x` itself, and dy itself: a place that an activation may take."""
+
+    def infer(self, input_shape: Shape) -> Shape:
+        return input_shape
+
+    def _forward(self, x: Array, train: bool) -> Array:
+        return x
+
+    def _backward(self, dy: Array, need_dx: bool) -> Array | None:
+        return dy if need_dx else None

@@ -1,0 +1,105 @@
+"""The activations of the reference: the paper's table 1, each formula with its derivative under it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+__all__ = ["Activations"]
+
+Array = Any
+
+
+class Activations:
+    """Part of `Backend`. A derivative takes dy and the input x or the output y, whichever it is simpler in."""
+
+    def relu(self, x: Array, *, out: Array = None) -> Array:
+        """`max(x, 0)`. Paper: table 1, ReLU."""
+        return self._store(self.xp.where(x < 0, self.xp.zeros((), dtype=x.dtype), x), out)
+
+    def relu_dx(self, dy: Array, y: Array, *, out: Array = None) -> Array:
+        """Derivative of `relu`: 1 where y > 0, else 0."""
+        return self._store(self.xp.where(y > 0, dy, self.xp.zeros((), dtype=dy.dtype)), out)
+
+    def sigmoid(self, x: Array, *, out: Array = None) -> Array:
+        """`1/(1 + e^-x)`, without overflow at either end. Paper: table 1, sigmoid."""
+        e = self.xp.exp(-self.xp.abs(x))
+        return self._store(self.xp.where(x < 0, e, self.xp.ones((), dtype=x.dtype)) / (1.0 + e), out)
+
+    def sigmoid_dx(self, dy: Array, y: Array, *, out: Array = None) -> Array:
+        """Derivative of `sigmoid`: `y (1 - y)`."""
+        return self._store(dy * y * (1.0 - y), out)
+
+    def tanh(self, x: Array, *, out: Array = None) -> Array:
+        """`(e^x - e^-x)/(e^x + e^-x)`. Paper: table 1, tanh."""
+        return self._store(self.xp.tanh(x), out)
+
+    def tanh_dx(self, dy: Array, y: Array, *, out: Array = None) -> Array:
+        """Derivative of `tanh`: `1 - y^2`."""
+        return self._store(dy * (1.0 - y * y), out)
+
+    def softmax(self, x: Array, *, out: Array = None) -> Array:
+        """`e^x_k / sum_j e^x_j` along the last axis, shifted so that it can't overflow. Paper: table 1, softmax."""
+        e = self.xp.exp(x - self.xp.max(x, axis=-1, keepdims=True))
+        return self._store(e / self.xp.sum(e, axis=-1, keepdims=True), out)
+
+    def softmax_dx(self, dy: Array, y: Array, *, out: Array = None) -> Array:
+        """Derivative of `softmax`: `dx = y (dy - sum_k dy_k y_k)`."""
+        return self._store(y * (dy - self.xp.sum(dy * y, axis=-1, keepdims=True)), out)
+
+    def leaky_relu(self, x: Array, slope: float | Array, *, out: Array = None) -> Array:
+        """`x` where x > 0, else `slope x`; with a slope for each channel, (C,), it is the parametric ReLU.
+
+        Paper: table 1, leaky ReLU.
+        """
+        return self._store(self.xp.where(x > 0, x, slope * x), out)
+
+    def leaky_relu_dx(self, dy: Array, x: Array, slope: float | Array, *, out: Array = None) -> Array:
+        """Derivative of `leaky_relu`: 1 where x > 0, else `slope`."""
+        return self._store(self.xp.where(x > 0, dy, slope * dy), out)
+
+    def prelu_dslope(self, dy: Array, x: Array, *, dslope: Array) -> None:
+        """Gradient of `leaky_relu` in its slopes: `sum dy min(x, 0)` over all but the channels. x (..., C) -> (C,).
+
+        Paper: table 1, parametric ReLU. Source: He et al., ICCV 2015.
+        """
+        xp = self.xp
+        terms = dy * xp.where(x > 0, xp.zeros((), dtype=x.dtype), x)
+        dslope[...] = xp.sum(xp.reshape(terms, (-1, x.shape[-1])), axis=0)
+
+    def elu(self, x: Array, alpha: float, *, out: Array = None) -> Array:
+        """`x` where x > 0, else `alpha (e^x - 1)`. Paper: table 1, ELU. Source: Clevert et al., ICLR 2016."""
+        xp = self.xp
+        negative = xp.where(x > 0, xp.zeros((), dtype=x.dtype), x)  # so that e^x can't overflow
+        return self._store(xp.where(x > 0, x, alpha * xp.expm1(negative)), out)
+
+    def elu_dx(self, dy: Array, y: Array, alpha: float, *, out: Array = None) -> Array:
+        """Derivative of `elu`: 1 where x > 0, else `alpha e^x = y + alpha`."""
+        return self._store(self.xp.where(y > 0, dy, dy * (y + alpha)), out)
+
+    def softplus(self, x: Array, *, out: Array = None) -> Array:
+        """`log(1 + e^x)`, as `max(x, 0) + log(1 + e^-|x|)`, which can't overflow. Paper: table 1, softplus."""
+        xp = self.xp
+        positive = xp.where(x > 0, x, xp.zeros((), dtype=x.dtype))
+        return self._store(positive + xp.log1p(xp.exp(-xp.abs(x))), out)
+
+    def softplus_dx(self, dy: Array, x: Array, *, out: Array = None) -> Array:
+        """Derivative of `softplus`: the sigmoid of x."""
+        return self._store(dy * self.sigmoid(x), out)
+
+    def arctan(self, x: Array, *, out: Array = None) -> Array:
+        """`tan^-1(x)`. Paper: table 1, arctan."""
+        arctan = getattr(self.xp, "atan", None) or self.xp.arctan  # the standard's name is atan
+        return self._store(arctan(x), out)
+
+    def arctan_dx(self, dy: Array, x: Array, *, out: Array = None) -> Array:
+        """Derivative of `arctan`: `1/(1 + x^2)`."""
+        return self._store(dy / (1.0 + x * x), out)
+
+    def binary_step(self, x: Array, *, out: Array = None) -> Array:
+        """1 where x >= 0, else 0. Paper: table 1, binary step."""
+        one = self.xp.ones((), dtype=x.dtype)
+        return self._store(self.xp.where(x >= 0, one, 0.0 * one), out)
+
+    def binary_step_dx(self, dy: Array, x: Array, *, out: Array = None) -> Array:
+        """Derivative of `binary_step`: 0 everywhere, so that nothing in front of it can be trained."""
+        return self._store(0.0 * x, out)
