@@ -5,6 +5,7 @@ from gpucnn.errors import DeviceError, DivergedError, GpucnnError, InputError
 from gpucnn.geometry import Window
 from gpucnn.layers import (
     ELU,
+    SELU,
     Arctan,
     AveragePool2D,
     BinaryStep,
@@ -12,9 +13,11 @@ from gpucnn.layers import (
     Dense,
     Dropout,
     Flatten,
+    HardSigmoid,
     Identity,
     Layer,
     LeakyReLU,
+    LogSoftmax,
     LpPool2D,
     MaxPool2D,
     PReLU,
@@ -22,6 +25,7 @@ from gpucnn.layers import (
     Sigmoid,
     Softmax,
     Softplus,
+    Swish,
     Tanh,
 )
 from gpucnn.losses import (
@@ -42,6 +46,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "ELU",
+    "SELU",
     "SGD",
     "AbsoluteError",
     "Adam",
@@ -56,10 +61,12 @@ __all__ = [
     "Dropout",
     "Flatten",
     "GpucnnError",
+    "HardSigmoid",
     "Identity",
     "InputError",
     "Layer",
     "LeakyReLU",
+    "LogSoftmax",
     "LpPool2D",
     "MaxPool2D",
     "MeanAbsoluteError",
@@ -76,6 +83,7 @@ __all__ = [
     "SoftmaxCrossEntropy",
     "Softplus",
     "SquaredError",
+    "Swish",
     "Tanh",
     "Trainer",
     "Window",

@@ -301,6 +301,10 @@ def further_activations(dtype: str) -> Iterator[Case]:
         ("softplus", {}, "x"),
         ("arctan", {}, "x"),
         ("binary_step", {}, "x"),
+        ("selu", {}, "y"),
+        ("swish", {}, "x"),
+        ("hard_sigmoid", {"slope": 0.2, "offset": 0.5}, "y"),
+        ("log_softmax", {}, "y"),
     ):
         draw = Draw(f"{operation} {settings}", dtype)
         for label, x, further in activation_inputs(draw):

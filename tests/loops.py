@@ -319,6 +319,63 @@ def softplus_dx(dy: Array, x: Array) -> Array:
     return each(lambda dy, x: dy * float(1 / (1 + exp(-x))), dy, x)
 
 
+SELU = 1.0507009873554805, 1.6732632423543772  # scale and alpha
+
+
+@decimal
+def selu(x: Array) -> Array:
+    scale, alpha = SELU
+    return each(lambda x: scale * x if x > 0.0 else float(Decimal(scale * alpha) * (exp(x) - 1)), x)
+
+
+def selu_dx(dy: Array, y: Array) -> Array:
+    scale, alpha = SELU
+    return each(lambda dy, y: dy * (scale if y > 0.0 else y + scale * alpha), dy, y)
+
+
+@decimal
+def swish(x: Array) -> Array:
+    return each(lambda x: x * float(1 / (1 + exp(-x))), x)
+
+
+@decimal
+def swish_dx(dy: Array, x: Array) -> Array:
+    def slope(x: float) -> float:
+        s = 1 / (1 + exp(-x))
+        return float(s + Decimal(x) * s * (1 - s))
+
+    return each(lambda dy, x: dy * slope(x), dy, x)
+
+
+def hard_sigmoid(x: Array, slope: float, offset: float) -> Array:
+    return each(lambda x: min(max(slope * x + offset, 0.0), 1.0), x)
+
+
+def hard_sigmoid_dx(dy: Array, y: Array, slope: float, offset: float) -> Array:
+    return each(lambda dy, y: slope * dy if 0.0 < y < 1.0 else 0.0, dy, y)
+
+
+@decimal
+def log_softmax(x: Array) -> Array:
+    y = zeros(*x.shape)
+    for row in product(*map(range, x.shape[:-1])):
+        total = sum(exp(float(z)) for z in x[row]).ln()
+        for k in range(x.shape[-1]):
+            y[(*row, k)] = float(Decimal(float(x[(*row, k)])) - total)
+    return y
+
+
+def log_softmax_dx(dy: Array, y: Array) -> Array:
+    """Through the Jacobian: dy_k/dx_j = 1 - e^y_j for j = k, else -e^y_j."""
+    dx = zeros(*y.shape)
+    K = y.shape[-1]
+    for row in product(*map(range, y.shape[:-1])):
+        for j, k in product(range(K), range(K)):
+            slope = (1.0 if j == k else 0.0) - math.exp(float(y[(*row, j)]))
+            dx[(*row, j)] += float(dy[(*row, k)]) * slope
+    return dx
+
+
 def arctan(x: Array) -> Array:
     return each(math.atan, x)
 

@@ -83,7 +83,11 @@ def test_new_results_share_no_memory(case: Case) -> None:
 def gradients(backend: Backend, case: Case, dy: np.ndarray) -> dict[str, np.ndarray]:
     """Gradient of sum(dy * operation) in each argument that has one, by the operation's derivative."""
     given, operation = case.arguments, case.operation
-    how = {name: given[name] for name in ("window", "count_padding", "p", "rate", "slope", "alpha") if name in given}
+    how = {
+        name: given[name]
+        for name in ("window", "count_padding", "p", "rate", "slope", "alpha", "offset")
+        if name in given
+    }
     if operation.endswith(("entropy", "error")):
         logits, *rest = given
         dx = np.empty_like(given[logits])

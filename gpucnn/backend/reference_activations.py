@@ -1,4 +1,4 @@
-"""The activations of the reference: the paper's table 1, each formula with its derivative under it."""
+"""The activations of the reference: the paper's table 1 and newer ones, each with its derivative under it."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ from typing import Any
 __all__ = ["Activations"]
 
 Array = Any
+
+SELU_ALPHA = 1.6732632423543772
+SELU_SCALE = 1.0507009873554805
 
 
 class Activations:
@@ -103,3 +106,43 @@ class Activations:
     def binary_step_dx(self, dy: Array, x: Array, *, out: Array = None) -> Array:
         """Derivative of `binary_step`: 0 everywhere, so that nothing in front of it can be trained."""
         return self._store(0.0 * x, out)
+
+    def selu(self, x: Array, *, out: Array = None) -> Array:
+        """`scale x` where x > 0, else `scale alpha (e^x - 1)`, with the constants that keep mean 0 and variance 1.
+
+        Source: Klambauer et al., NeurIPS 2017.
+        """
+        return self._store(SELU_SCALE * self.elu(x, SELU_ALPHA), out)
+
+    def selu_dx(self, dy: Array, y: Array, *, out: Array = None) -> Array:
+        """Derivative of `selu`: `scale` where x > 0, else `scale alpha e^x = y + scale alpha`."""
+        slope = self.xp.where(y > 0, self.xp.asarray(SELU_SCALE, dtype=y.dtype), y + SELU_SCALE * SELU_ALPHA)
+        return self._store(dy * slope, out)
+
+    def swish(self, x: Array, *, out: Array = None) -> Array:
+        """`x s(x)`, s the sigmoid; also called SiLU. Source: Ramachandran et al., arXiv 1710.05941."""
+        return self._store(x * self.sigmoid(x), out)
+
+    def swish_dx(self, dy: Array, x: Array, *, out: Array = None) -> Array:
+        """Derivative of `swish`: `s(x) (1 + x (1 - s(x)))`."""
+        s = self.sigmoid(x)
+        return self._store(dy * s * (1.0 + x * (1.0 - s)), out)
+
+    def hard_sigmoid(self, x: Array, slope: float, offset: float, *, out: Array = None) -> Array:
+        """`slope x + offset`, held between 0 and 1. Source: Courbariaux et al., NeurIPS 2015."""
+        return self._store(self.xp.clip(slope * x + offset, 0.0, 1.0), out)
+
+    def hard_sigmoid_dx(self, dy: Array, y: Array, slope: float, offset: float, *, out: Array = None) -> Array:
+        """Derivative of `hard_sigmoid`: `slope` where 0 < y < 1, else 0."""
+        inside = (y > 0) & (y < 1)
+        return self._store(self.xp.where(inside, slope * dy, self.xp.zeros((), dtype=dy.dtype)), out)
+
+    def log_softmax(self, x: Array, *, out: Array = None) -> Array:
+        """`x_k - log sum_j e^x_j` along the last axis, shifted so that it can't overflow."""
+        xp = self.xp
+        shifted = x - xp.max(x, axis=-1, keepdims=True)
+        return self._store(shifted - xp.log(xp.sum(xp.exp(shifted), axis=-1, keepdims=True)), out)
+
+    def log_softmax_dx(self, dy: Array, y: Array, *, out: Array = None) -> Array:
+        """Derivative of `log_softmax`: `dx = dy - e^y sum_k dy_k`."""
+        return self._store(dy - self.xp.exp(y) * self.xp.sum(dy, axis=-1, keepdims=True), out)

@@ -2,15 +2,19 @@
 
 from gpucnn.layers.activation import (
     ELU,
+    SELU,
     Arctan,
     BinaryStep,
+    HardSigmoid,
     Identity,
     LeakyReLU,
+    LogSoftmax,
     PReLU,
     ReLU,
     Sigmoid,
     Softmax,
     Softplus,
+    Swish,
     Tanh,
 )
 from gpucnn.layers.base import Layer
@@ -22,6 +26,7 @@ from gpucnn.layers.shape import Flatten
 
 __all__ = [
     "ELU",
+    "SELU",
     "Arctan",
     "AveragePool2D",
     "BinaryStep",
@@ -29,9 +34,11 @@ __all__ = [
     "Dense",
     "Dropout",
     "Flatten",
+    "HardSigmoid",
     "Identity",
     "Layer",
     "LeakyReLU",
+    "LogSoftmax",
     "LpPool2D",
     "MaxPool2D",
     "PReLU",
@@ -39,5 +46,6 @@ __all__ = [
     "Sigmoid",
     "Softmax",
     "Softplus",
+    "Swish",
     "Tanh",
 ]

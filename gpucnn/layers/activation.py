@@ -10,15 +10,19 @@ from gpucnn.memory import Parameter
 
 __all__ = [
     "ELU",
+    "SELU",
     "Arctan",
     "BinaryStep",
+    "HardSigmoid",
     "Identity",
     "LeakyReLU",
+    "LogSoftmax",
     "PReLU",
     "ReLU",
     "Sigmoid",
     "Softmax",
     "Softplus",
+    "Swish",
     "Tanh",
 ]
 
@@ -149,6 +153,39 @@ class BinaryStep(Activation):
 
     operation = "binary_step"
     derivative_of = "x"
+
+
+class SELU(Activation):
+    """ELU scaled so that activations keep mean 0 and variance 1. Source: Klambauer et al., NeurIPS 2017."""
+
+    operation = "selu"
+
+
+class Swish(Activation):
+    """`x s(x)`, s the sigmoid (also called SiLU); its derivative is `s(x) (1 + x (1 - s(x)))`."""
+
+    operation = "swish"
+    derivative_of = "x"
+
+
+class HardSigmoid(Activation):
+    """`slope x + offset`, held between 0 and 1. By default with PyTorch's slope of 1/6 (ONNX' default is 0.2)."""
+
+    operation = "hard_sigmoid"
+
+    def __init__(self, slope: float = 1 / 6, offset: float = 0.5, *, name: str | None = None):
+        super().__init__(name)
+        self.slope = number(slope, f"{self.label}: slope")
+        self.offset = number(offset, f"{self.label}: offset")
+
+    def _settings(self) -> tuple:
+        return self.slope, self.offset
+
+
+class LogSoftmax(Activation):
+    """`x_k - log sum_j e^x_j` over the last axis: the logarithm of `Softmax`."""
+
+    operation = "log_softmax"
 
 
 class Identity(Layer):
