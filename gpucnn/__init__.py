@@ -39,7 +39,7 @@ from gpucnn.losses import (
     SquaredError,
 )
 from gpucnn.model import Sequential
-from gpucnn.optimizers import SGD, Adam
+from gpucnn.optimizers import SGD, Adagrad, Adam, AdamW, RMSprop
 from gpucnn.trainer import Metrics, Trainer
 
 __version__ = "0.1.0"
@@ -49,7 +49,9 @@ __all__ = [
     "SELU",
     "SGD",
     "AbsoluteError",
+    "Adagrad",
     "Adam",
+    "AdamW",
     "Arctan",
     "AveragePool2D",
     "Backend",
@@ -75,6 +77,7 @@ __all__ = [
     "MeanSquaredLogError",
     "Metrics",
     "PReLU",
+    "RMSprop",
     "ReLU",
     "Sequential",
     "Sigmoid",

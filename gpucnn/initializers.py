@@ -19,6 +19,9 @@ __all__ = [
     "glorot_uniform",
     "he_normal",
     "he_uniform",
+    "lecun_normal",
+    "lecun_uniform",
+    "orthogonal",
     "sigmoid_uniform",
     "zeros",
 ]
@@ -53,6 +56,26 @@ def sigmoid_uniform(rng: np.random.Generator, shape: Shape) -> np.ndarray:
     return 4.0 * glorot_uniform(rng, shape)
 
 
+def lecun_normal(rng: np.random.Generator, shape: Shape) -> np.ndarray:
+    """Normal with variance `1/fan_in`, for SELU. Source: LeCun et al., "Efficient BackProp", 1998."""
+    return rng.standard_normal(shape) * math.sqrt(1.0 / _fans(shape)[0])
+
+
+def lecun_uniform(rng: np.random.Generator, shape: Shape) -> np.ndarray:
+    """Uniform with variance `1/fan_in`, within +-sqrt(3/fan_in). Source: LeCun et al., "Efficient BackProp", 1998."""
+    limit = math.sqrt(3.0 / _fans(shape)[0])
+    return rng.uniform(-limit, limit, shape)
+
+
+def orthogonal(rng: np.random.Generator, shape: Shape) -> np.ndarray:
+    """Orthonormal columns, or rows if those are fewer, of the (KH*KW*C, OC) matrix. Source: Saxe et al., ICLR 2014."""
+    _fans(shape)
+    rows, columns = math.prod(shape[:-1]), shape[-1]
+    q, r = np.linalg.qr(rng.standard_normal((max(rows, columns), min(rows, columns))))
+    q *= np.sign(np.diag(r))  # else the signs would not be evenly drawn
+    return (q if rows >= columns else q.T).reshape(shape)
+
+
 def zeros(rng: np.random.Generator, shape: Shape) -> np.ndarray:
     """Zeros, for biases."""
     return np.zeros(shape)
@@ -63,6 +86,9 @@ INITIALIZERS = {
     "he_uniform": he_uniform,
     "glorot_normal": glorot_normal,
     "glorot_uniform": glorot_uniform,
+    "lecun_normal": lecun_normal,
+    "lecun_uniform": lecun_uniform,
+    "orthogonal": orthogonal,
     "sigmoid_uniform": sigmoid_uniform,
     "zeros": zeros,
 }

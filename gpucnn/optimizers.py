@@ -12,14 +12,14 @@ from gpucnn.errors import InputError, lookup
 from gpucnn.geometry import number
 from gpucnn.memory import Arena
 
-__all__ = ["OPTIMIZERS", "SGD", "Adam", "Optimizer", "get_optimizer"]
+__all__ = ["OPTIMIZERS", "SGD", "Adagrad", "Adam", "AdamW", "Optimizer", "RMSprop", "get_optimizer"]
 
 
 class HyperParameter:
     """A number of an optimizer that lies on the device too: setting it updates the device's copy."""
 
-    def __init__(self, *, below: float = math.inf):
-        self.below = below
+    def __init__(self, *, below: float = math.inf, positive: bool = False):
+        self.below, self.positive = below, positive
 
     def __set_name__(self, owner: type, name: str) -> None:
         self.name = name
@@ -29,7 +29,10 @@ class HyperParameter:
 
     def __set__(self, optimizer: Optimizer, value: float) -> None:
         what = f"{type(optimizer).__name__}: {self.name}"
-        vars(optimizer)[self.name] = number(value, what, below=self.below)
+        checked = number(value, what, below=self.below)
+        if self.positive and checked == 0:
+            raise InputError(f"{what} must be above 0, else a weight whose gradient is 0 becomes 0/0; try 1e-8")
+        vars(optimizer)[self.name] = checked
         if optimizer.backend is not None:
             optimizer.backend.from_host(optimizer.host_hyper(optimizer.backend.precision), out=optimizer.hyper)
 
@@ -107,14 +110,13 @@ class Adam(Optimizer):
     learning_rate = HyperParameter()
     beta1 = HyperParameter(below=1.0)
     beta2 = HyperParameter(below=1.0)
-    eps = HyperParameter()
+    eps = HyperParameter(positive=True)
     weight_decay = HyperParameter()
+    decoupled = False  # whether the decay stands beside the gradient
 
     def __init__(self, learning_rate: float = 0.001, *, beta1=0.9, beta2=0.999, eps=1e-8, weight_decay=0.0):
         self.learning_rate, self.beta1, self.beta2 = learning_rate, beta1, beta2
         self.eps, self.weight_decay = eps, weight_decay
-        if self.eps == 0:
-            raise InputError("Adam: eps must be above 0, else a weight whose gradient is 0 becomes 0/0; try 1e-8")
 
     def attach(self, arena: Arena, backend: Backend) -> None:
         super().attach(arena, backend)
@@ -122,23 +124,88 @@ class Adam(Optimizer):
         self.powers = backend.from_host(np.ones(2, backend.precision))
 
     def _step(self, arena: Arena) -> None:
-        self.backend.adam_step(arena.values, arena.gradients, self.mean, self.square, self.powers, self.hyper)
+        slots = self.mean, self.square, self.powers
+        self.backend.adam_step(arena.values, arena.gradients, *slots, self.hyper, decoupled=self.decoupled)
 
 
-OPTIMIZERS = {"sgd": SGD, "nesterov": SGD, "adam": Adam}
+class AdamW(Adam):
+    """Adam whose weight decay stands beside the gradient: `w = w - learning_rate weight_decay w` in each step.
+
+    Source: Loshchilov and Hutter, ICLR 2019.
+    """
+
+    decoupled = True
+
+    def __init__(self, learning_rate: float = 0.001, *, beta1=0.9, beta2=0.999, eps=1e-8, weight_decay=0.01):
+        super().__init__(learning_rate, beta1=beta1, beta2=beta2, eps=eps, weight_decay=weight_decay)
+
+
+class RMSprop(Optimizer):
+    """Steps divided by the root of the mean square: `v = s v + (1-s) g^2; w = w - learning_rate g/(sqrt(v) + eps)`.
+
+    s is `smoothing`; with momentum, `b = momentum b + g/(sqrt(v) + eps)` takes the place of that quotient.
+    Source: Tieleman and Hinton, Coursera 2012, in PyTorch's form.
+    """
+
+    hyper_parameters = ("learning_rate", "smoothing", "eps", "momentum", "weight_decay")
+    learning_rate = HyperParameter()
+    smoothing = HyperParameter(below=1.0)
+    eps = HyperParameter(positive=True)
+    momentum = HyperParameter(below=1.0)
+    weight_decay = HyperParameter()
+
+    def __init__(self, learning_rate: float = 0.001, momentum=0.0, *, smoothing=0.99, eps=1e-8, weight_decay=0.0):
+        self.learning_rate, self.momentum, self.smoothing = learning_rate, momentum, smoothing
+        self.eps, self.weight_decay = eps, weight_decay
+
+    def attach(self, arena: Arena, backend: Backend) -> None:
+        super().attach(arena, backend)
+        self.square, self.velocity = arena.slot(), arena.slot()
+
+    def _step(self, arena: Arena) -> None:
+        self.backend.rmsprop_step(arena.values, arena.gradients, self.square, self.velocity, self.hyper)
+
+
+class Adagrad(Optimizer):
+    """Steps divided by the root of the sum of squares so far: `v = v + g^2; w = w - learning_rate g/(sqrt(v) + eps)`.
+
+    Source: Duchi, Hazan and Singer, JMLR 12 (2011).
+    """
+
+    hyper_parameters = ("learning_rate", "eps", "weight_decay")
+    learning_rate = HyperParameter()
+    eps = HyperParameter(positive=True)
+    weight_decay = HyperParameter()
+
+    def __init__(self, learning_rate: float = 0.01, *, eps=1e-10, weight_decay=0.0):
+        self.learning_rate, self.eps, self.weight_decay = learning_rate, eps, weight_decay
+
+    def attach(self, arena: Arena, backend: Backend) -> None:
+        super().attach(arena, backend)
+        self.square = arena.slot()
+
+    def _step(self, arena: Arena) -> None:
+        self.backend.adagrad_step(arena.values, arena.gradients, self.square, self.hyper)
+
+
+OPTIMIZERS = {"sgd": SGD, "nesterov": SGD, "adam": Adam, "adamw": AdamW, "rmsprop": RMSprop, "adagrad": Adagrad}
 
 
 def get_optimizer(
-    name: str, learning_rate: float | None = None, momentum: float | None = None, weight_decay: float = 0.0
+    name: str,
+    learning_rate: float | None = None,
+    momentum: float | None = None,
+    weight_decay: float | None = None,
 ) -> Optimizer:
     """Return a new optimizer by name.
 
-    The learning rate is 0.01 for SGD and 0.001 for Adam unless given, the momentum of SGD 0.9; Adam takes none.
+    What is left out is as the optimizer has it, but for the momentum of SGD, which is 0.9.
     """
     kind = lookup("optimizer", name, OPTIMIZERS)
-    settings = {"weight_decay": weight_decay} | ({} if learning_rate is None else {"learning_rate": learning_rate})
+    settings = {"learning_rate": learning_rate, "momentum": momentum, "weight_decay": weight_decay}
+    settings = {name: value for name, value in settings.items() if value is not None}
     if kind is SGD:
-        return SGD(momentum=0.9 if momentum is None else momentum, nesterov=name == "nesterov", **settings)
-    if momentum is not None:
-        raise InputError("adam has moments of its own: leave the momentum out, or use the optimizer sgd")
-    return Adam(**settings)
+        return SGD(**{"momentum": 0.9} | settings, nesterov=name == "nesterov")
+    if momentum is not None and "momentum" not in kind.hyper_parameters:
+        raise InputError(f"{name} takes no momentum: leave it out, or use the optimizer sgd")
+    return kind(**settings)

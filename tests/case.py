@@ -34,6 +34,8 @@ RESULTS = {
     "prelu_dslope": ("dslope",),
     "sgd_step": ("w", "v"),
     "adam_step": ("w", "m", "v", "powers"),
+    "rmsprop_step": ("w", "v", "b"),
+    "adagrad_step": ("w", "v"),
     "gather_batch": ("x", "y", "cursor"),
 }
 
@@ -47,6 +49,8 @@ RETURNED = {
     "prelu_dslope": 0,
     "sgd_step": 0,
     "adam_step": 0,
+    "rmsprop_step": 0,
+    "adagrad_step": 0,
     "gather_batch": 0,
 }
 

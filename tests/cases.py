@@ -447,7 +447,20 @@ def optimizers(dtype: str) -> Iterator[Case]:
             powers = np.array([hyper[1] ** step, hyper[2] ** step], dtype)
             arguments |= {"powers": powers, "hyper": np.array(hyper, dtype)}
             title = f"{label}, step {step}"
-            yield Case("adam_step", title, dtype, arguments, {}, changed=("w", "m", "v", "powers"))
+            for decoupled in (False, True):
+                more, how = ("decoupled, ", {"decoupled": True}) if decoupled else ("", {})
+                given = {name: value.copy() for name, value in arguments.items()} | how
+                yield Case("adam_step", more + title, dtype, given, {}, changed=("w", "m", "v", "powers"))
+    hypers = {"usual": (0.01, 0.99, 1e-8, 0.0, 0.0), "all": (0.1, 0.8, 1e-3, 0.7, 0.2)}
+    for label, hyper in hypers.items():
+        draw = Draw(f"rmsprop_step {label}", dtype)
+        arguments = {"w": draw.normal(37), "g": draw.normal(37), "v": draw.normal(37) ** 2, "b": draw.normal(37)}
+        arguments["hyper"] = np.array(hyper, dtype)
+        yield Case("rmsprop_step", label, dtype, arguments, {}, changed=("w", "v", "b"))
+    for label, hyper in {"usual": (0.01, 1e-10, 0.0), "decay": (0.1, 1e-3, 0.2)}.items():
+        draw = Draw(f"adagrad_step {label}", dtype)
+        arguments = {"w": draw.normal(37), "g": draw.normal(37), "v": draw.normal(37) ** 2}
+        yield Case("adagrad_step", label, dtype, arguments | {"hyper": np.array(hyper, dtype)}, {}, changed=("w", "v"))
 
 
 # ---- data --------------------------------------------------------------------------------------------------

@@ -6,13 +6,16 @@ import numpy as np
 import pytest
 
 from gpucnn import Conv2D, Dense, Flatten, InputError, Sequential, get_backend
-from gpucnn.initializers import INITIALIZERS, get_initializer
+from gpucnn.initializers import INITIALIZERS, get_initializer, orthogonal
 
 # fan_in, fan_out by hand: KH*KW*C and KH*KW*OC of a kernel, I and O of a matrix.
 FANS = {(5, 3, 64, 40): (960, 600), (300, 150): (300, 150)}
 VARIANCES = {
     "he_normal": lambda fan_in, fan_out: 2 / fan_in,
     "he_uniform": lambda fan_in, fan_out: 2 / fan_in,
+    "lecun_normal": lambda fan_in, fan_out: 1 / fan_in,
+    "lecun_uniform": lambda fan_in, fan_out: 1 / fan_in,
+    "sigmoid_uniform": lambda fan_in, fan_out: 16 * 2 / (fan_in + fan_out),
     "glorot_normal": lambda fan_in, fan_out: 2 / (fan_in + fan_out),
     "glorot_uniform": lambda fan_in, fan_out: 2 / (fan_in + fan_out),
 }
@@ -33,6 +36,19 @@ def test_mean_variance_and_kind(name: str, shape: tuple[int, ...]) -> None:
     assert np.mean(values**4) / values.var() ** 2 == pytest.approx(kurtosis, abs=0.3)
     if name.endswith("uniform"):
         assert np.abs(values).max() <= np.sqrt(3 * variance)
+
+
+@pytest.mark.parametrize("shape", [(5, 3), (3, 5), (4, 4), (3, 3, 2, 7), (1, 2, 3, 8)])
+def test_orthogonal(shape: tuple[int, ...]) -> None:
+    matrix = orthogonal(np.random.default_rng(0), shape).reshape(-1, shape[-1])
+    product = matrix.T @ matrix if matrix.shape[0] >= matrix.shape[1] else matrix @ matrix.T
+    np.testing.assert_allclose(product, np.eye(min(matrix.shape)), atol=1e-12)
+
+
+def test_orthogonal_has_even_signs() -> None:
+    """Without its correction, QR gives a first element that is almost always negative."""
+    first = [orthogonal(np.random.default_rng(seed), (4, 4))[0, 0] > 0 for seed in range(200)]
+    assert 70 < sum(first) < 130
 
 
 def test_zeros() -> None:

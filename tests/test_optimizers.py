@@ -10,7 +10,19 @@ import numpy as np
 import pytest
 from tolerances import assert_close
 
-from gpucnn import SGD, Adam, Conv2D, Dense, Flatten, InputError, Sequential, get_backend
+from gpucnn import (
+    SGD,
+    Adagrad,
+    Adam,
+    AdamW,
+    Conv2D,
+    Dense,
+    Flatten,
+    InputError,
+    RMSprop,
+    Sequential,
+    get_backend,
+)
 from gpucnn.optimizers import Optimizer, get_optimizer
 from gpucnn.schedules import get_schedule
 
@@ -39,6 +51,34 @@ def adam(w: float, rate: float, b1: float = 0.9, b2: float = 0.999, eps: float =
         w = w - rate * (m / (1 - b1**t)) / (math.sqrt(v / (1 - b2**t)) + eps)
 
 
+def adamw(w: float, rate: float, decay: float, b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8) -> Scalar:
+    m = v = 0.0
+    t = 0
+    while True:
+        g = yield w
+        t += 1
+        m = b1 * m + (1 - b1) * g
+        v = b2 * v + (1 - b2) * g * g
+        w = w * (1 - rate * decay) - rate * (m / (1 - b1**t)) / (math.sqrt(v / (1 - b2**t)) + eps)
+
+
+def rmsprop(w: float, rate: float, momentum: float, smoothing: float, eps: float, decay: float) -> Scalar:
+    v = b = 0.0
+    while True:
+        g = (yield w) + decay * w
+        v = smoothing * v + (1 - smoothing) * g * g
+        b = momentum * b + g / (math.sqrt(v) + eps)
+        w = w - rate * b
+
+
+def adagrad(w: float, rate: float, eps: float, decay: float) -> Scalar:
+    v = 0.0
+    while True:
+        g = (yield w) + decay * w
+        v += g * g
+        w = w - rate * g / (math.sqrt(v) + eps)
+
+
 CASES: dict[str, tuple[Callable[[], Optimizer], Callable[[float], Scalar]]] = {
     "sgd": (lambda: SGD(0.1), lambda w: sgd(w, 0.1)),
     "momentum": (lambda: SGD(0.1, 0.8), lambda w: sgd(w, 0.1, 0.8)),
@@ -52,6 +92,15 @@ CASES: dict[str, tuple[Callable[[], Optimizer], Callable[[float], Scalar]]] = {
     "adam": (lambda: Adam(0.1), lambda w: adam(w, 0.1)),
     "adam betas": (lambda: Adam(0.1, beta1=0.5, beta2=0.7, eps=0.1), lambda w: adam(w, 0.1, 0.5, 0.7, 0.1)),
     "adam decay": (lambda: Adam(0.1, weight_decay=0.3), lambda w: adam(w, 0.1, decay=0.3)),
+    "adamw": (lambda: AdamW(0.1), lambda w: adamw(w, 0.1, 0.01)),
+    "adamw decay": (lambda: AdamW(0.1, weight_decay=0.3), lambda w: adamw(w, 0.1, 0.3)),
+    "rmsprop": (lambda: RMSprop(0.1), lambda w: rmsprop(w, 0.1, 0.0, 0.99, 1e-8, 0.0)),
+    "rmsprop momentum": (
+        lambda: RMSprop(0.1, 0.7, smoothing=0.8, eps=0.01, weight_decay=0.3),
+        lambda w: rmsprop(w, 0.1, 0.7, 0.8, 0.01, 0.3),
+    ),
+    "adagrad": (lambda: Adagrad(0.1), lambda w: adagrad(w, 0.1, 1e-10, 0.0)),
+    "adagrad decay": (lambda: Adagrad(0.1, eps=0.01, weight_decay=0.3), lambda w: adagrad(w, 0.1, 0.01, 0.3)),
     "adam no memory": (lambda: Adam(0.1, beta1=0.0, beta2=0.0), lambda w: adam(w, 0.1, 0.0, 0.0)),
 }
 
@@ -261,11 +310,12 @@ def test_schedules() -> None:
 
 
 def test_adam_takes_no_momentum() -> None:
-    with pytest.raises(InputError, match="adam has moments of its own: leave the momentum out"):
+    with pytest.raises(InputError, match="adam takes no momentum: leave it out, or use the optimizer sgd"):
         get_optimizer("adam", 0.1, 0.9)
 
 
 def test_adam_without_eps_leaves_no_nan() -> None:
     """Where a gradient is exactly zero, 0/(sqrt(0) + 0) is NaN: so eps = 0 is refused."""
-    with pytest.raises(InputError, match="Adam: eps"):
-        Adam(eps=0.0)
+    for optimizer in (Adam, AdamW, RMSprop, Adagrad):
+        with pytest.raises(InputError, match=f"{optimizer.__name__}: eps must be above 0, else a weight whose"):
+            optimizer(eps=0.0)

@@ -424,10 +424,20 @@ class GpuBackend(Backend):
         """As the reference, in one kernel over the arena."""
         self._run(kernels.SGD_STEP, g, hyper, nesterov, w, v)
 
-    def adam_step(self, w: Array, g: Array, m: Array, v: Array, powers: Array, hyper: Array) -> None:
+    def adam_step(
+        self, w: Array, g: Array, m: Array, v: Array, powers: Array, hyper: Array, *, decoupled: bool = False
+    ) -> None:
         """As the reference: one kernel for the powers, one over the arena."""
         self._run(kernels.ADAM_POWERS, hyper, powers)
-        self._run(kernels.ADAM_STEP, g, powers, hyper, w, m, v)
+        self._run(kernels.ADAM_STEP, g, powers, hyper, decoupled, w, m, v)
+
+    def rmsprop_step(self, w: Array, g: Array, v: Array, b: Array, hyper: Array) -> None:
+        """As the reference, in one kernel over the arena."""
+        self._run(kernels.RMSPROP_STEP, g, hyper, w, v, b)
+
+    def adagrad_step(self, w: Array, g: Array, v: Array, hyper: Array) -> None:
+        """As the reference, in one kernel over the arena."""
+        self._run(kernels.ADAGRAD_STEP, g, hyper, w, v)
 
     def gather_batch(
         self,
