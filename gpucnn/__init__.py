@@ -22,11 +22,13 @@ from gpucnn.layers import (
     MaxPool2D,
     PReLU,
     ReLU,
+    Reshape,
     Sigmoid,
     Softmax,
     Softplus,
     Swish,
     Tanh,
+    ZeroPad2D,
 )
 from gpucnn.losses import (
     AbsoluteError,
@@ -79,6 +81,7 @@ __all__ = [
     "PReLU",
     "RMSprop",
     "ReLU",
+    "Reshape",
     "Sequential",
     "Sigmoid",
     "SigmoidCrossEntropy",
@@ -90,6 +93,7 @@ __all__ = [
     "Tanh",
     "Trainer",
     "Window",
+    "ZeroPad2D",
     "available_devices",
     "get_backend",
 ]

@@ -75,6 +75,15 @@ class Window:
             for v in range(KW):
                 yield rows, slice(v * DW, v * DW + SW * (OW - 1) + 1, SW)
 
+    def misses_image(self, H: int, W: int) -> bool:
+        """Whether some window lies wholly in the padding."""
+        axes = zip((H, W), self.output_size(H, W), self.kernel, self.stride, self.padding, self.dilation, strict=True)
+        for size, outputs, taps, stride, (before, _), dilation in axes:
+            for output in range(outputs):
+                if not any(0 <= output * stride + tap * dilation - before < size for tap in range(taps)):
+                    return True
+        return False
+
     @classmethod
     def fit(
         cls,
@@ -88,7 +97,8 @@ class Window:
         """Check a layer's arguments against its (H, W) input and return the window they describe.
 
         `padding` is an int, a pair (rows, columns), a pair of pairs ((top, bottom), (left, right)), "valid" (none) or
-        "same" (output size = input size / stride rounded up; an odd pixel goes below and to the right).
+        "same" (output size = input size / stride rounded up; an odd pixel goes below and to the right, with
+        "same_lower" above and to the left).
 
         Raises
         ------
@@ -136,11 +146,12 @@ def pair(value: object, what: str, *, least: int) -> Pair:
 def _resolve_padding(layer: str, padding: object, size: Pair, window: Window) -> tuple[Pair, Pair]:
     if padding == "valid":
         return (0, 0), (0, 0)
-    if padding == "same":
+    if padding in ("same", "same_lower"):
         rows, columns = map(_same_padding, size, window.extent, window.stride)
-        return rows, columns
+        return (rows, columns) if padding == "same" else (rows[::-1], columns[::-1])
     if isinstance(padding, str):
-        raise InputError(f'{layer}: padding must be "same", "valid", an integer or a pair, received {padding!r}')
+        expected = '"same", "same_lower", "valid", an integer or a pair'
+        raise InputError(f"{layer}: padding must be {expected}, received {padding!r}")
     what = f"{layer}: padding"
     if isinstance(padding, (tuple, list)) and any(isinstance(side, (tuple, list)) for side in padding):
         if len(padding) != 2 or not all(isinstance(side, (tuple, list)) and len(side) == 2 for side in padding):

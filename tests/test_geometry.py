@@ -59,6 +59,28 @@ def test_same_padding(kernel: int, stride: int, dilation: int) -> None:
                 assert len(less) < math.ceil(size / stride)
 
 
+def test_same_lower_puts_the_odd_pixel_above() -> None:
+    upper, lower = (Window.fit("", (5, 6), (2, 4), (1, 3), padding) for padding in ("same", "same_lower"))
+    assert upper.padding == border(0, 1, 0, 1)
+    assert lower.padding == border(1, 0, 1, 0)
+    assert upper.output_size(5, 6) == lower.output_size(5, 6) == (5, 2)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 5])
+@pytest.mark.parametrize("kernel", [1, 2, 3])
+@pytest.mark.parametrize("dilation", [1, 2, 3])
+def test_windows_that_miss_the_image_are_found(size: int, kernel: int, dilation: int) -> None:
+    for before, after, stride in product(range(4), range(4), (1, 2, 3)):
+        window = Window((kernel, 1), (stride, 1), border(before, after, 0, 0), (dilation, 1))
+        OH, _ = window.output_size(size, 1)
+        if OH < 1:
+            continue
+        met = [0] * OH
+        for m, _, _, _, i, _ in loops.meetings(window, size, 1):
+            met[m] += i is not None
+        assert window.misses_image(size, 1) == (0 in met)
+
+
 def test_output_size_by_counting() -> None:
     settings = product(range(1, 9), (1, 2, 3, 5), (1, 2, 3, 4), ((0, 0), (1, 1), (0, 2), (3, 1)), (1, 2, 3))
     fitting = 0
@@ -146,7 +168,7 @@ MESSAGES = [
     ),
     (
         {"padding": "full"},
-        'Layer: padding must be "same", "valid", an integer or a pair, received \'full\'',
+        'Layer: padding must be "same", "same_lower", "valid", an integer or a pair, received \'full\'',
     ),
     (
         {"padding": ((1, 1), (1, 1), (1, 1))},

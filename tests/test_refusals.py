@@ -20,6 +20,7 @@ from gpucnn import (
     MaxPool2D,
     MeanSquaredError,
     ReLU,
+    Reshape,
     Sequential,
     SoftmaxCrossEntropy,
     Trainer,
@@ -208,12 +209,24 @@ REFUSALS = {
     ),
     "padding as large as the window": (
         lambda: MaxPool2D(2, padding=2, name="p").build((8, 8, 1)),
-        'MaxPool2D "p": padding 2 is not less than the kernel size 2, so a window could lie wholly in the padding; '
+        'MaxPool2D "p": with padding ((2, 2), (2, 2)) a window of (2, 2) lies wholly in the padding of an input 8x8; '
         "use less padding or a larger kernel",
     ),
     "padding on one side": (
-        lambda: AveragePool2D((4, 3), padding=((0, 0), (0, 3))).build((8, 8, 1)),
-        "AveragePool2D: padding 3 is not less than the kernel size 3",
+        lambda: AveragePool2D((4, 3), padding=((0, 0), (0, 3))).build((8, 9, 1)),
+        "AveragePool2D: with padding ((0, 0), (0, 3)) a window of (4, 3) lies wholly in the padding of an input 8x9",
+    ),
+    "taps on both sides of the image": (
+        lambda: MaxPool2D(2, 1, padding=1, dilation=3).build((1, 4, 1)),
+        "MaxPool2D: kernel 2x2 dilated by (3, 3) does not fit input 1x4",
+    ),
+    "taps around the image": (
+        lambda: MaxPool2D(2, 1, padding=1, dilation=2).build((1, 4, 1)),
+        "MaxPool2D: with padding ((1, 1), (1, 1)) a window of (2, 2) lies wholly in the padding of an input 1x4",
+    ),
+    "a shape of other size": (
+        lambda: Reshape((3, 3)).build((4, 2)),
+        "Reshape: cannot make (3, 3) (9 elements) of samples of shape (4, 2) (8)",
     ),
     "rate 1": (lambda: Dropout(1.0), "Dropout: rate must be a number of at least 0 and below 1, received 1.0"),
     "rate -0.1": (
@@ -250,7 +263,7 @@ REFUSALS = {
     ),
     "padding unknown": (
         lambda: Conv2D(4, 3, padding="full").build((8, 8, 1)),
-        'Conv2D: padding must be "same", "valid", an integer or a pair, received \'full\'',
+        'Conv2D: padding must be "same", "same_lower", "valid", an integer or a pair, received \'full\'',
     ),
     "initializer of a convolution": (
         lambda: Conv2D(4, 3, initializer="he_norml"),

@@ -22,7 +22,7 @@ from gpucnn.layers.convolution import Conv2D
 from gpucnn.layers.dense import Dense
 from gpucnn.layers.pooling import AveragePool2D, LpPool2D, MaxPool2D
 from gpucnn.layers.regularization import Dropout
-from gpucnn.layers.shape import Flatten
+from gpucnn.layers.shape import Flatten, Reshape, ZeroPad2D
 
 __all__ = [
     "ELU",
@@ -43,9 +43,11 @@ __all__ = [
     "MaxPool2D",
     "PReLU",
     "ReLU",
+    "Reshape",
     "Sigmoid",
     "Softmax",
     "Softplus",
     "Swish",
     "Tanh",
+    "ZeroPad2D",
 ]

@@ -16,7 +16,8 @@ class Pool2D(Layer):
     ----------
     kernel_size : an int, or a pair (rows, columns)
     stride : an int or a pair; the kernel size unless given, so that windows do not overlap
-    padding : as in `Conv2D`, on each side less than the kernel, so that each window meets a pixel
+    padding : as in `Conv2D`; each window must meet a pixel
+    dilation : an int or a pair, input pixels from one tap to the next
     """
 
     def __init__(
@@ -24,22 +25,23 @@ class Pool2D(Layer):
         kernel_size: int | tuple[int, int],
         stride: int | tuple[int, int] | None = None,
         padding: Padding = 0,
+        dilation: int | tuple[int, int] = 1,
         *,
         name: str | None = None,
     ):
         super().__init__(name)
-        self.kernel_size, self.padding = kernel_size, padding
+        self.kernel_size, self.padding, self.dilation = kernel_size, padding, dilation
         self.stride = kernel_size if stride is None else stride
 
     def infer(self, input_shape: Shape) -> Shape:
         H, W, C = self._image_shape(input_shape)
-        self.window = Window.fit(self.label, (H, W), self.kernel_size, self.stride, self.padding)
-        for taps, sides in zip(self.window.kernel, self.window.padding, strict=True):
-            if max(sides) >= taps:
-                raise InputError(
-                    f"{self.label}: padding {max(sides)} is not less than the kernel size {taps}, so a window could "
-                    f"lie wholly in the padding; use less padding or a larger kernel"
-                )
+        arguments = self.kernel_size, self.stride, self.padding, self.dilation
+        self.window = Window.fit(self.label, (H, W), *arguments)
+        if self.window.misses_image(H, W):
+            raise InputError(
+                f"{self.label}: with padding {self.window.padding} a window of {self.window.kernel} lies wholly in the "
+                f"padding of an input {H}x{W}; use less padding or a larger kernel"
+            )
         return (*self.window.output_size(H, W), C)
 
     def _output_buffer(self, x: Array) -> Array:
@@ -75,8 +77,8 @@ class AveragePool2D(Pool2D):
     (PyTorch's default).
     """
 
-    def __init__(self, kernel_size, stride=None, padding: Padding = 0, *, count_padding=False, name=None):
-        super().__init__(kernel_size, stride, padding, name=name)
+    def __init__(self, kernel_size, stride=None, padding: Padding = 0, dilation=1, *, count_padding=False, name=None):
+        super().__init__(kernel_size, stride, padding, dilation, name=name)
         self.count_padding = count_padding
 
     def _forward(self, x: Array, train: bool) -> Array:
@@ -93,8 +95,8 @@ class AveragePool2D(Pool2D):
 class LpPool2D(Pool2D):
     """Lp norm of the pixels under each window, `(sum |x|^p)^(1/p)`; p = 2 is the paper's L2 pooling (section 2.3)."""
 
-    def __init__(self, kernel_size, stride=None, padding: Padding = 0, *, p: float = 2.0, name=None):
-        super().__init__(kernel_size, stride, padding, name=name)
+    def __init__(self, kernel_size, stride=None, padding: Padding = 0, dilation=1, *, p: float = 2.0, name=None):
+        super().__init__(kernel_size, stride, padding, dilation, name=name)
         self.p = number(p, f"{self.label}: p", least=1.0)
 
     def _forward(self, x: Array, train: bool) -> Array:
