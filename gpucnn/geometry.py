@@ -48,6 +48,12 @@ class Window:
         (KH, KW), (DH, DW) = self.kernel, self.dilation
         return DH * (KH - 1) + 1, DW * (KW - 1) + 1
 
+    def input_size(self, OH: int, OW: int) -> Pair:
+        """Size of the smallest input with an output of OH x OW: the inverse of `output_size`."""
+        axes = zip((OH, OW), self.extent, self.stride, self.padding, strict=True)
+        H, W = ((size - 1) * stride + extent - sum(padding) for size, extent, stride, padding in axes)
+        return H, W
+
     def padded_size(self, H: int, W: int) -> Pair:
         """Size of the image with its padding."""
         return H + sum(self.padding[0]), W + sum(self.padding[1])
@@ -74,6 +80,23 @@ class Window:
             rows = slice(u * DH, u * DH + SH * (OH - 1) + 1, SH)
             for v in range(KW):
                 yield rows, slice(v * DW, v * DW + SW * (OW - 1) + 1, SW)
+
+    @classmethod
+    def sized(
+        cls,
+        layer: str,
+        kernel_size: int | Pair,
+        stride: int | Pair = 1,
+        padding: Padding = 0,
+        dilation: int | Pair = 1,
+        size: Pair = (0, 0),
+    ) -> Window:
+        """Check a layer's arguments and return the window they describe; "same" padding depends on the input's size."""
+        kernel = pair(kernel_size, f"{layer}: kernel_size", least=1)
+        stride = pair(stride, f"{layer}: stride", least=1)
+        dilation = pair(dilation, f"{layer}: dilation", least=1)
+        unpadded = cls(kernel, stride, dilation=dilation)
+        return cls(kernel, stride, _resolve_padding(layer, padding, size, unpadded), dilation)
 
     def misses_image(self, H: int, W: int) -> bool:
         """Whether some window lies wholly in the padding."""
@@ -105,11 +128,7 @@ class Window:
         InputError
             For a wrong argument, or a kernel that does not fit its input; `layer` is how the message names the layer.
         """
-        kernel = pair(kernel_size, f"{layer}: kernel_size", least=1)
-        stride = pair(stride, f"{layer}: stride", least=1)
-        dilation = pair(dilation, f"{layer}: dilation", least=1)
-        unpadded = cls(kernel, stride, dilation=dilation)
-        window = cls(kernel, stride, _resolve_padding(layer, padding, size, unpadded), dilation)
+        window = cls.sized(layer, kernel_size, stride, padding, dilation, size)
         for axis, output in enumerate(window.output_size(*size)):
             if output < 1:
                 raise InputError(_does_not_fit(layer, window, size, axis, output))

@@ -256,6 +256,17 @@ def dense(dtype: str) -> Iterator[Case]:
             yield Case("dense_dw_db", "no bias", dtype, {"x": x, "dy": dy, "db": None}, gradients, terms=N)
 
 
+@cases_of
+def sum_rows(dtype: str) -> Iterator[Case]:
+    for shape in ((1, 1), (1, 5), (7, 1), (33, 6)):
+        rows, out = Draw(f"sum_rows {shape}", dtype).normal(*shape), {"out": Output(shape[1:], dtype)}
+        yield Case("sum_rows", f"{shape}", dtype, {"rows": rows}, out, terms=shape[0])
+        for layout in LAYOUTS:
+            yield Case(
+                "sum_rows", f"{shape} {layout}", dtype, {"rows": rows}, out, layouts={"rows": layout}, terms=shape[0]
+            )
+
+
 # ---- activations -------------------------------------------------------------------------------------------
 
 

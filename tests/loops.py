@@ -242,6 +242,13 @@ def dense_dw_db(x: Array, dy: Array, db: None = None) -> tuple[Array, Array]:
     return dw, db
 
 
+def sum_rows(rows: Array) -> Array:
+    total = zeros(rows.shape[1])
+    for m, c in product(*map(range, rows.shape)):
+        total[c] += float(rows[m, c])
+    return total
+
+
 # ---- activations -------------------------------------------------------------------------------------------
 
 

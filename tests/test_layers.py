@@ -15,6 +15,7 @@ from gpucnn import (
     AveragePool2D,
     BinaryStep,
     Conv2D,
+    Conv2DTranspose,
     Dense,
     Dropout,
     Flatten,
@@ -71,6 +72,12 @@ GRADIENT_CASES: dict[str, tuple[Callable[[], Layer], tuple[int, ...]]] = {
     "conv no bias": (lambda: Conv2D(3, 3, bias=False), IMAGES),
     "conv 1x1": (lambda: Conv2D(3, 1), IMAGES),
     "conv whole image": (lambda: Conv2D(3, (7, 6)), IMAGES),
+    "transpose": (lambda: Conv2DTranspose(3, 3), IMAGES),
+    "transpose stride": (lambda: Conv2DTranspose(2, (3, 2), stride=(2, 3), padding=((1, 0), (0, 1))), IMAGES),
+    "transpose all": (
+        lambda: Conv2DTranspose(2, 3, 3, padding=1, dilation=2, bias=False, output_padding=(1, 2)),
+        IMAGES,
+    ),
     "max pool": (lambda: MaxPool2D(2), IMAGES),
     "max pool overlapping": (lambda: MaxPool2D(3, stride=1, padding=1), IMAGES),
     "max pool gaps": (lambda: MaxPool2D(2, stride=3), IMAGES),
@@ -117,7 +124,7 @@ GRADIENT_CASES: dict[str, tuple[Callable[[], Layer], tuple[int, ...]]] = {
 
 # Every layer on one small batch: what makes it, and the shape of a sample.
 ONE_OF_EACH = (
-    *("conv", "conv no bias", "max pool", "average pool", "lp pool 2", "dense", "flatten"),
+    *("conv", "conv no bias", "transpose", "max pool", "average pool", "lp pool 2", "dense", "flatten"),
     *("relu", "sigmoid", "tanh", "softmax", "dropout", "network", "prelu", "elu", "arctan"),
 )
 LAYERS = {name: GRADIENT_CASES[name] for name in ONE_OF_EACH}
@@ -191,6 +198,24 @@ def test_check_layer_leaves_the_weights_alone() -> None:
     check_layer(layer, smooth_batch((2, 4)), seed=5)
     same.build((4,), get_backend("cpu", "float64"), seed=5)
     np.testing.assert_array_equal(layer.w.value, same.w.value)
+
+
+@pytest.mark.parametrize("case", ["transpose", "transpose stride", "transpose all"])
+@pytest.mark.parametrize("device", DEVICES)
+def test_transpose_by_loops(case: str, device: str) -> None:
+    """Each input pixel, times the kernel, is added where the kernel's window would have met it."""
+    layer, x, backend = GRADIENT_CASES[case][0](), smooth_batch(IMAGES), get_backend(device, "float64")
+    layer.build(IMAGES[1:], backend, seed=1)
+    if layer.bias:
+        layer.b.value[...] = 0.5
+    w, (OH, OW, OC) = backend.to_host(layer.w.value), layer.output_shape
+    expected = np.full((len(x), OH, OW, OC), 0.5 if layer.bias else 0.0)
+    (SH, SW), (DH, DW), ((top, _), (left, _)) = layer.window.stride, layer.window.dilation, layer.window.padding
+    for i, j, u, v in np.ndindex(*x.shape[1:3], *w.shape[:2]):
+        row, column = i * SH + u * DH - top, j * SW + v * DW - left
+        if 0 <= row < OH and 0 <= column < OW:
+            expected[:, row, column] += x[:, i, j] @ w[u, v].T
+    assert_close(backend.to_host(layer.forward(backend.from_host(x))), expected, "float64", terms=w.size)
 
 
 def test_max_pool_ties_go_to_the_first() -> None:

@@ -11,6 +11,7 @@ from gpucnn import (
     SGD,
     AveragePool2D,
     Conv2D,
+    Conv2DTranspose,
     Dense,
     DeviceError,
     Dropout,
@@ -223,6 +224,18 @@ REFUSALS = {
     "taps around the image": (
         lambda: MaxPool2D(2, 1, padding=1, dilation=2).build((1, 4, 1)),
         "MaxPool2D: with padding ((1, 1), (1, 1)) a window of (2, 2) lies wholly in the padding of an input 1x4",
+    ),
+    "transpose same": (
+        lambda: Conv2DTranspose(1, 3, padding="same").build((4, 4, 1)),
+        "Conv2DTranspose: padding must be an integer, a pair or \"valid\", received 'same'",
+    ),
+    "transpose output padding": (
+        lambda: Conv2DTranspose(1, 3, 2, output_padding=(1, 2)).build((4, 4, 1)),
+        "Conv2DTranspose: output_padding (1, 2) must be less than the stride (2, 2)",
+    ),
+    "transpose of nothing": (
+        lambda: Conv2DTranspose(1, 3, padding=2).build((2, 4, 1)),
+        "Conv2DTranspose: padding ((2, 2), (2, 2)) leaves an output of 0x2; use less",
     ),
     "a shape of other size": (
         lambda: Reshape((3, 3)).build((4, 2)),

@@ -161,14 +161,14 @@ class CpuBackend(Backend):
             if not first:
                 np.add(total, part, out=total)
         if db is not None:
-            self._sum_rows(dy.reshape(-1, OC), db)
+            self.sum_rows(dy.reshape(-1, OC), out=db)
 
-    def _sum_rows(self, rows: Array, out: Array) -> None:
-        """Sum over the first axis as a matrix product with ones: faster there than `sum`, and more exact."""
+    def sum_rows(self, rows: Array, *, out: Array = None) -> Array:
+        """As the reference, as a matrix product with ones: faster there than `sum`, and more exact."""
         ones = self._ones.get(rows.dtype)
         if ones is None or len(ones) < len(rows):
             ones = self._ones[rows.dtype] = np.ones(len(rows), rows.dtype)
-        np.matmul(ones[: len(rows)], rows, out=out)
+        return np.matmul(ones[: len(rows)], rows, out=out)
 
     # ---- pooling --------------------------------------------------------------------------------------------------
 
@@ -321,7 +321,7 @@ class CpuBackend(Backend):
         """As the reference, in place."""
         np.matmul(x.T, dy, out=dw)
         if db is not None:
-            self._sum_rows(dy, db)
+            self.sum_rows(dy, out=db)
 
     # ---- activations ----------------------------------------------------------------------------------------------
 

@@ -241,14 +241,16 @@ class GpuBackend(Backend):
                 self.xp.add(total, part, out=total)
             done += len(columns)
         if db is not None:
-            self._sum_rows(rows, db)
+            self.sum_rows(rows, out=db)
 
-    def _sum_rows(self, rows: Array, out: Array) -> None:
-        """Sum over the first axis as a matrix product with ones, which is fast where a column sum is not."""
+    def sum_rows(self, rows: Array, *, out: Array = None) -> Array:
+        """As the reference, as a matrix product with ones, which is fast where a column sum is not."""
+        out = self._result(out, rows.shape[1:], rows.dtype)
         ones = self._ones.get(rows.dtype)
         if ones is None or ones.shape[1] < len(rows):
             ones = self._ones[rows.dtype] = self.xp.ones((1, len(rows)), rows.dtype)
         self.matmul(ones[:, : len(rows)], rows, out=out.reshape(1, -1))
+        return out
 
     # ---- pooling --------------------------------------------------------------------------------------------------
 
@@ -325,7 +327,7 @@ class GpuBackend(Backend):
         """As the reference, in place."""
         self.matmul(x.T, dy, out=dw)
         if db is not None:
-            self._sum_rows(dy, db)
+            self.sum_rows(dy, out=db)
 
     # ---- activations and regularization: one kernel each ----------------------------------------------------------
 

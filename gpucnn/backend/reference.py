@@ -98,6 +98,10 @@ class Backend(Activations, Losses):
         """Matrix product `a @ b` of two 2-D arrays; a transposed view is welcome as an operand."""
         return self._store(self.xp.matmul(a, b), out)
 
+    def sum_rows(self, rows: Array, *, out: Array = None) -> Array:
+        """Sum over the first axis: the gradient of a bias. (M, C) -> (C,)."""
+        return self._store(self.xp.sum(rows, axis=0), out)
+
     def pad(self, x: Array, window: Window, value: float) -> Array:
         """Copy `x` (N, H, W, C) into an image with the window's padding around it, filled with `value`."""
         N, H, W, C = x.shape
@@ -174,7 +178,7 @@ class Backend(Activations, Losses):
         columns, rows = self.im2col(x, window), self.xp.reshape(dy, (-1, dy.shape[-1]))
         dw[...] = self.xp.reshape(self.xp.matmul(columns.T, rows), dw.shape)
         if db is not None:
-            db[...] = self.xp.sum(rows, axis=0)
+            self.sum_rows(rows, out=db)
 
     # ---- pooling --------------------------------------------------------------------------------------------------
 
@@ -276,7 +280,7 @@ class Backend(Activations, Losses):
         """
         dw[...] = self.xp.matmul(x.T, dy)
         if db is not None:
-            db[...] = self.xp.sum(dy, axis=0)
+            self.sum_rows(dy, out=db)
 
     # ---- regularization -------------------------------------------------------------------------------------------
 

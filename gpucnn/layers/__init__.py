@@ -18,7 +18,7 @@ from gpucnn.layers.activation import (
     Tanh,
 )
 from gpucnn.layers.base import Layer
-from gpucnn.layers.convolution import Conv2D
+from gpucnn.layers.convolution import Conv2D, Conv2DTranspose
 from gpucnn.layers.dense import Dense
 from gpucnn.layers.pooling import AveragePool2D, LpPool2D, MaxPool2D
 from gpucnn.layers.regularization import Dropout
@@ -31,6 +31,7 @@ __all__ = [
     "AveragePool2D",
     "BinaryStep",
     "Conv2D",
+    "Conv2DTranspose",
     "Dense",
     "Dropout",
     "Flatten",
