@@ -13,6 +13,7 @@ from gpucnn import (
     SELU,
     Arctan,
     AveragePool2D,
+    BatchNorm2D,
     BinaryStep,
     Conv2D,
     Conv2DTranspose,
@@ -92,6 +93,8 @@ GRADIENT_CASES: dict[str, tuple[Callable[[], Layer], tuple[int, ...]]] = {
     "lp pool 1": (lambda: LpPool2D(2, p=1), IMAGES),
     "lp pool 2": (lambda: LpPool2D(3, stride=2, padding=1), IMAGES),
     "lp pool 3": (lambda: LpPool2D(2, stride=1, p=3), IMAGES),
+    "batch norm": (BatchNorm2D, IMAGES),
+    "batch norm flat": (lambda: BatchNorm2D(eps=0.1), (4, 7)),
     "dense": (lambda: Dense(5), (4, 7)),
     "dense no bias": (lambda: Dense(5, bias=False), (4, 7)),
     "flatten": (Flatten, IMAGES),
@@ -124,7 +127,7 @@ GRADIENT_CASES: dict[str, tuple[Callable[[], Layer], tuple[int, ...]]] = {
 
 # Every layer on one small batch: what makes it, and the shape of a sample.
 ONE_OF_EACH = (
-    *("conv", "conv no bias", "transpose", "max pool", "average pool", "lp pool 2", "dense", "flatten"),
+    *("conv", "conv no bias", "transpose", "batch norm", "max pool", "average pool", "lp pool 2", "dense", "flatten"),
     *("relu", "sigmoid", "tanh", "softmax", "dropout", "network", "prelu", "elu", "arctan"),
 )
 LAYERS = {name: GRADIENT_CASES[name] for name in ONE_OF_EACH}
@@ -226,6 +229,25 @@ def test_max_pool_ties_go_to_the_first() -> None:
         np.testing.assert_array_equal(pool.forward(x).ravel(), [3, 2])
         dx = pool.backward(np.array([5, 7], np.float32).reshape(1, 1, 2, 1))
         np.testing.assert_array_equal(dx.reshape(2, 4), [[0, 5, 7, 0], [0, 0, 0, 0]])
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_batch_norm_in_training_and_after_it(device: str) -> None:
+    backend = get_backend(device, "float64")
+    model = Sequential([BatchNorm2D(momentum=0.25)])
+    model.build((3, 2), backend, max_batch=4)
+    [norm] = model.layers
+    np.testing.assert_array_equal(backend.to_host(norm.running), [[0, 0], [1, 1]])  # the warm-up left no trace
+    x = np.random.default_rng(0).standard_normal((40, 3, 2)) * [1, 3] + [2, -1]
+    y = backend.to_host(model.forward(backend.from_host(x)))
+    np.testing.assert_allclose(y.mean(axis=(0, 1)), 0, atol=1e-12)
+    np.testing.assert_allclose(y.var(axis=(0, 1)), 1, rtol=1e-4)
+    running = 0.75 * np.array([[0, 0], [1, 1]]) + 0.25 * np.stack([x.mean((0, 1)), x.var((0, 1), ddof=1)])
+    np.testing.assert_allclose(backend.to_host(norm.running), running)
+    expected = (x - running[0]) / np.sqrt(running[1] + 1e-5)
+    np.testing.assert_allclose(backend.to_host(model.predict(backend.from_host(x))), expected)
+    np.testing.assert_allclose(backend.to_host(norm.running), running)  # inference changes nothing
+    assert list(model.state_dict()) == ["batchnorm2d1.gamma", "batchnorm2d1.beta", "batchnorm2d1.running"]
 
 
 def test_dropout_drops_a_share_and_scales_the_rest() -> None:

@@ -124,6 +124,7 @@ def value(backend: Backend, case: Case, arguments: dict[str, Any]) -> np.ndarray
 DIFFERENTIABLE = {operation.removesuffix("_dx") for operation in OPERATIONS if operation.endswith("_dx")}
 DIFFERENTIABLE |= {"softmax_cross_entropy", "sigmoid_cross_entropy", *ELEMENT_LOSSES}
 DIFFERENTIABLE -= {"binary_step"}  # its derivative is 0, its slope at 0 is infinite
+DIFFERENTIABLE -= {"batch_norm"}  # by tests/test_layers.py, with its parameters
 DIFFERENTIABLE -= {"dropout"}  # its loops are exact, and each call draws anew
 
 

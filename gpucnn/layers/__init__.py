@@ -20,6 +20,7 @@ from gpucnn.layers.activation import (
 from gpucnn.layers.base import Layer
 from gpucnn.layers.convolution import Conv2D, Conv2DTranspose
 from gpucnn.layers.dense import Dense
+from gpucnn.layers.normalization import BatchNorm2D
 from gpucnn.layers.pooling import AveragePool2D, LpPool2D, MaxPool2D
 from gpucnn.layers.regularization import Dropout
 from gpucnn.layers.shape import Flatten, Reshape, ZeroPad2D
@@ -29,6 +30,7 @@ __all__ = [
     "SELU",
     "Arctan",
     "AveragePool2D",
+    "BatchNorm2D",
     "BinaryStep",
     "Conv2D",
     "Conv2DTranspose",

@@ -1,0 +1,70 @@
+"""Normalization over the batch."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from gpucnn.geometry import number
+from gpucnn.initializers import zeros
+from gpucnn.layers.base import Array, Context, Layer, Shape
+from gpucnn.memory import Parameter
+
+__all__ = ["BatchNorm2D"]
+
+
+class BatchNorm2D(Layer):
+    """Normalize each channel over batch and image: `y = gamma (x - mean)/sqrt(variance + eps) + beta`.
+
+    In training with the mean and variance of the batch, else with running ones: in each training step
+    `running = (1 - momentum) running + momentum batch`, with the unbiased variance, as in PyTorch. Works on samples of
+    any shape (..., C). Source: Ioffe and Szegedy, ICML 2015.
+
+    Attributes
+    ----------
+    gamma, beta : Parameter, (C,), at first 1 and 0
+    running : (2, C), running mean and variance, at first 0 and 1
+    """
+
+    def __init__(self, *, momentum: float = 0.1, eps: float = 1e-5, name: str | None = None):
+        super().__init__(name)
+        self.momentum = number(momentum, f"{self.label}: momentum", below=1.0)
+        self.eps = number(eps, f"{self.label}: eps")
+        self.gamma: Parameter | None = None
+        self.beta: Parameter | None = None
+        self.running: Array | None = None
+
+    def infer(self, input_shape: Shape) -> Shape:
+        self.gamma = Parameter("gamma", input_shape[-1:], lambda rng, shape: np.ones(shape))
+        self.beta = Parameter("beta", input_shape[-1:], zeros)
+        return input_shape
+
+    def parameters(self) -> list[Parameter]:
+        return [parameter for parameter in (self.gamma, self.beta) if parameter is not None]
+
+    def bind(self, context: Context) -> None:
+        super().bind(context)
+        self.running = self.backend.zeros((2, self.input_shape[-1]))
+        self.reset()
+
+    def reset(self) -> None:
+        if self.running is not None:
+            self.running[0, :] = 0
+            self.running[1, :] = 1
+
+    def state(self) -> dict[str, Array]:
+        return {} if self.running is None else {"running": self.running}
+
+    def _forward(self, x: Array, train: bool) -> Array:
+        y = self.buffer("y", x.shape)
+        scale = self.gamma.value, self.beta.value, self.running
+        if not train:
+            return self.backend.batch_norm_inference(x, *scale, self.eps, out=y)
+        self.x, self.moments = x, self.buffer("moments", self.running.shape)
+        self.backend.batch_norm(x, *scale, self.momentum, self.eps, out=y, moments=self.moments)
+        return y
+
+    def _backward(self, dy: Array, need_dx: bool) -> Array | None:
+        dx = self.buffer("dx", dy.shape)
+        gradients = {"dgamma": self.gamma.gradient, "dbeta": self.beta.gradient}
+        self.backend.batch_norm_dx(dy, self.x, self.gamma.value, self.moments, out=dx, **gradients)
+        return dx if need_dx else None
