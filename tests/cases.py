@@ -153,7 +153,7 @@ def special_pixels(draw: Draw) -> Iterator[tuple[str, np.ndarray]]:
 
 def meets_pixels(x_shape: tuple[int, ...], window: Window) -> bool:
     """Whether there is a pixel under every window: the maximum of none is -inf."""
-    return bool(loops.pool_counts(window, x_shape[1], x_shape[2], count_padding=False).all())
+    return bool(loops.pool_counts(window, x_shape[1], x_shape[2], count_include_pad=False).all())
 
 
 def max_pool_case(label: str, x: np.ndarray, window: Window, further: dict[str, Any]) -> Iterator[Case]:
@@ -187,10 +187,10 @@ def max_pool2d(dtype: str) -> Iterator[Case]:
 @cases_of
 def average_pool2d(dtype: str) -> Iterator[Case]:
     for label, x_shape, window, further in pools():
-        for count_padding in (False, True):
-            title = f"{label}{', padding counts' if count_padding else ''}"
+        for count_include_pad in (False, True):
+            title = f"{label}{', padding counts' if count_include_pad else ''}"
             draw, shape = Draw(f"average_pool2d {label}", dtype), output_shape(x_shape, window)
-            how = {"window": window, "count_padding": count_padding}
+            how = {"window": window, "count_include_pad": count_include_pad}
             arguments, outputs = {"x": draw.normal(*x_shape), **how}, {"out": Output(shape, dtype)}
             more = {"terms": window.taps}
             yield Case("average_pool2d", title, dtype, arguments, outputs, **more, **fields(further, "x"))

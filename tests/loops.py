@@ -167,16 +167,16 @@ def max_pool2d_dx(dy: Array, winners: Array, x_shape: tuple[int, ...], window: A
     return dx
 
 
-def pool_counts(window: Any, H: int, W: int, count_padding: bool) -> Array:
+def pool_counts(window: Any, H: int, W: int, count_include_pad: bool) -> Array:
     counts = zeros(*output_size(window, H, W))
     for m, q, _, _, i, _ in meetings(window, H, W):
-        counts[m, q] += 1.0 if count_padding or i is not None else 0.0
+        counts[m, q] += 1.0 if count_include_pad or i is not None else 0.0
     return counts
 
 
-def average_pool2d(x: Array, window: Any, count_padding: bool = False) -> Array:
+def average_pool2d(x: Array, window: Any, count_include_pad: bool = False) -> Array:
     N, H, W, C = x.shape
-    counts = pool_counts(window, H, W, count_padding)
+    counts = pool_counts(window, H, W, count_include_pad)
     y = zeros(N, *counts.shape, C)
     for m, q, _, _, i, j in inside(window, H, W):
         for n, c in product(range(N), range(C)):
@@ -184,9 +184,9 @@ def average_pool2d(x: Array, window: Any, count_padding: bool = False) -> Array:
     return y
 
 
-def average_pool2d_dx(dy: Array, x_shape: tuple[int, ...], window: Any, count_padding: bool = False) -> Array:
+def average_pool2d_dx(dy: Array, x_shape: tuple[int, ...], window: Any, count_include_pad: bool = False) -> Array:
     N, H, W, C = x_shape
-    counts = pool_counts(window, H, W, count_padding)
+    counts = pool_counts(window, H, W, count_include_pad)
     dx = zeros(*x_shape)
     for m, q, _, _, i, j in inside(window, H, W):
         for n, c in product(range(N), range(C)):

@@ -84,7 +84,7 @@ GRADIENT_CASES: dict[str, tuple[Callable[[], Layer], tuple[int, ...]]] = {
     "max pool gaps": (lambda: MaxPool2D(2, stride=3), IMAGES),
     "average pool": (lambda: AveragePool2D(2), IMAGES),
     "average pool without padding": (lambda: AveragePool2D(3, stride=2, padding=1), IMAGES),
-    "average pool with padding": (lambda: AveragePool2D(3, stride=2, padding=1, count_padding=True), IMAGES),
+    "average pool with padding": (lambda: AveragePool2D(3, stride=2, padding=1, count_include_pad=True), IMAGES),
     "max pool dilation": (lambda: MaxPool2D(2, 1, padding=1, dilation=2), IMAGES),
     "average pool dilation": (lambda: AveragePool2D((2, 3), dilation=(3, 2)), IMAGES),
     "lp pool dilation": (lambda: LpPool2D(2, 2, dilation=3), IMAGES),

@@ -85,7 +85,7 @@ def gradients(backend: Backend, case: Case, dy: np.ndarray) -> dict[str, np.ndar
     given, operation = case.arguments, case.operation
     how = {
         name: given[name]
-        for name in ("window", "count_padding", "p", "rate", "slope", "alpha", "offset")
+        for name in ("window", "count_include_pad", "p", "rate", "slope", "alpha", "offset")
         if name in given
     }
     if operation.endswith(("entropy", "error")):

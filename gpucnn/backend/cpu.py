@@ -241,21 +241,23 @@ class CpuBackend(Backend):
 
         return self._sum_taps(taps(), window, self._result(out, x_shape, dy.dtype))
 
-    def _pool_counts(self, x_shape: tuple[int, ...], window: Window, count_padding: bool, dtype: Any) -> Array | float:
+    def _pool_counts(
+        self, x_shape: tuple[int, ...], window: Window, count_include_pad: bool, dtype: Any
+    ) -> Array | float:
         """As the reference, computed once for each shape."""
-        key = (x_shape[1:3], window, count_padding, dtype)
+        key = (x_shape[1:3], window, count_include_pad, dtype)
         if key not in self._counts:
-            self._counts[key] = super()._pool_counts(x_shape, window, count_padding, dtype)
+            self._counts[key] = super()._pool_counts(x_shape, window, count_include_pad, dtype)
         return self._counts[key]
 
-    def average_pool2d(self, x: Array, window: Window, *, count_padding: bool = False, out: Array = None) -> Array:
+    def average_pool2d(self, x: Array, window: Window, *, count_include_pad: bool = False, out: Array = None) -> Array:
         """As the reference, summed in place."""
         first, *others = self.taps(x, window, 0.0)
         out = self._result(out, first.shape, x.dtype)
         np.copyto(out, first)
         for pixels in others:
             np.add(out, pixels, out=out)
-        return np.divide(out, self._pool_counts(x.shape, window, count_padding, x.dtype), out=out)
+        return np.divide(out, self._pool_counts(x.shape, window, count_include_pad, x.dtype), out=out)
 
     def average_pool2d_dx(
         self,
@@ -263,12 +265,12 @@ class CpuBackend(Backend):
         x_shape: tuple[int, ...],
         window: Window,
         *,
-        count_padding: bool = False,
+        count_include_pad: bool = False,
         out: Array = None,
     ) -> Array:
         """As the reference, from one buffer of shares."""
         share = self.scratch("share", dy.shape, dy.dtype)
-        np.divide(dy, self._pool_counts(x_shape, window, count_padding, dy.dtype), out=share)
+        np.divide(dy, self._pool_counts(x_shape, window, count_include_pad, dy.dtype), out=share)
         taps = (share for _ in range(window.taps))
         return self._sum_taps(taps, window, self._result(out, x_shape, dy.dtype))
 

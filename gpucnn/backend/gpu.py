@@ -270,10 +270,10 @@ class GpuBackend(Backend):
         self._run(kernels.MAX_POOL2D_DX, *arrays, *self._window_arguments(x_shape, window), out)
         return out
 
-    def average_pool2d(self, x: Array, window: Window, *, count_padding: bool = False, out: Array = None) -> Array:
+    def average_pool2d(self, x: Array, window: Window, *, count_include_pad: bool = False, out: Array = None) -> Array:
         """As the reference, in one kernel."""
         out = self._pooled(out, x, window)
-        scalars = *self._window_arguments(x.shape, window), count_padding
+        scalars = *self._window_arguments(x.shape, window), count_include_pad
         self._run(kernels.AVERAGE_POOL2D, self._contiguous(x), *scalars, out)
         return out
 
@@ -283,12 +283,12 @@ class GpuBackend(Backend):
         x_shape: tuple[int, ...],
         window: Window,
         *,
-        count_padding: bool = False,
+        count_include_pad: bool = False,
         out: Array = None,
     ) -> Array:
         """As the reference, in gather form."""
         out = self._result(out, x_shape, dy.dtype)
-        scalars = *self._window_arguments(x_shape, window), count_padding
+        scalars = *self._window_arguments(x_shape, window), count_include_pad
         self._run(kernels.AVERAGE_POOL2D_DX, self._contiguous(dy), *scalars, out)
         return out
 

@@ -147,10 +147,10 @@ INSIDE = """
         return count;
     }
 """
-POOL_COUNT = "count_padding ? KH * KW : max(1, taps_inside({h}, KH, DH, H) * taps_inside({w}, KW, DW, W))"
+POOL_COUNT = "count_include_pad ? KH * KW : max(1, taps_inside({h}, KH, DH, H) * taps_inside({w}, KW, DW, W))"
 AVERAGE_POOL2D = Elementwise(
     "average_pool2d",
-    f"raw T x, {WINDOW}, bool count_padding",
+    f"raw T x, {WINDOW}, bool count_include_pad",
     "T y",
     f"""{OUTPUT_PIXEL}
     T sum = 0;
@@ -163,7 +163,7 @@ AVERAGE_POOL2D = Elementwise(
 )
 AVERAGE_POOL2D_DX = Elementwise(
     "average_pool2d_dx",
-    f"raw T dy, {WINDOW}, bool count_padding",
+    f"raw T dy, {WINDOW}, bool count_include_pad",
     "T dx",
     f"""{INPUT_PIXEL}
     T sum = 0;

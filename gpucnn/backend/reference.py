@@ -211,13 +211,13 @@ class Backend(Activations, Losses):
         """Smallest dtype that holds a tap number of the window."""
         return self.xp.uint8 if window.taps <= 256 else self.xp.int32
 
-    def average_pool2d(self, x: Array, window: Window, *, count_padding: bool = False, out: Array = None) -> Array:
-        """Mean of the pixels under each window; padding counts as zeros if `count_padding`, else not at all.
+    def average_pool2d(self, x: Array, window: Window, *, count_include_pad: bool = False, out: Array = None) -> Array:
+        """Mean of the pixels under each window; padding counts as zeros if `count_include_pad`, else not at all.
 
         Paper: section 2.3, average pooling. x (N, H, W, C) -> (N, OH, OW, C).
         """
         total = sum(self.taps(x, window, 0.0))
-        return self._store(total / self._pool_counts(x.shape, window, count_padding, x.dtype), out)
+        return self._store(total / self._pool_counts(x.shape, window, count_include_pad, x.dtype), out)
 
     def average_pool2d_dx(
         self,
@@ -225,16 +225,18 @@ class Backend(Activations, Losses):
         x_shape: tuple[int, ...],
         window: Window,
         *,
-        count_padding: bool = False,
+        count_include_pad: bool = False,
         out: Array = None,
     ) -> Array:
         """Gradient of `average_pool2d`: the error is shared equally. Paper: section 3, backward, pooling, average."""
-        share = dy / self._pool_counts(x_shape, window, count_padding, dy.dtype)
+        share = dy / self._pool_counts(x_shape, window, count_include_pad, dy.dtype)
         return self._store(self.sum_taps([share] * window.taps, x_shape, window), out)
 
-    def _pool_counts(self, x_shape: tuple[int, ...], window: Window, count_padding: bool, dtype: Any) -> Array | float:
+    def _pool_counts(
+        self, x_shape: tuple[int, ...], window: Window, count_include_pad: bool, dtype: Any
+    ) -> Array | float:
         """How many pixels each window averages over: a number, or an array (1, OH, OW, 1)."""
-        if count_padding:
+        if count_include_pad:
             return float(window.taps)
         _, H, W, _ = x_shape
         counts = sum(self.taps(self.xp.ones((1, H, W, 1), dtype=dtype), window, 0.0))

@@ -73,23 +73,27 @@ class MaxPool2D(Pool2D):
 class AveragePool2D(Pool2D):
     """Mean of the pixels under each window (paper, section 2.3).
 
-    Padding is left out of the mean (ONNX's and Keras' rule) unless `count_padding`, which counts it as zeros
+    Padding is left out of the mean (ONNX's and Keras' rule) unless `count_include_pad`, which counts it as zeros
     (PyTorch's default).
     """
 
-    def __init__(self, kernel_size, stride=None, padding: Padding = 0, dilation=1, *, count_padding=False, name=None):
+    def __init__(
+        self, kernel_size, stride=None, padding: Padding = 0, dilation=1, *, count_include_pad=False, name=None
+    ):
         super().__init__(kernel_size, stride, padding, dilation, name=name)
-        self.count_padding = count_padding
+        self.count_include_pad = count_include_pad
 
     def _forward(self, x: Array, train: bool) -> Array:
         y = self._output_buffer(x)
-        return self.backend.average_pool2d(x, self.window, count_padding=self.count_padding, out=y)
+        return self.backend.average_pool2d(x, self.window, count_include_pad=self.count_include_pad, out=y)
 
     def _backward(self, dy: Array, need_dx: bool) -> Array | None:
         if not need_dx:
             return None
         dx = self._input_gradient(dy)
-        return self.backend.average_pool2d_dx(dy, dx.shape, self.window, count_padding=self.count_padding, out=dx)
+        return self.backend.average_pool2d_dx(
+            dy, dx.shape, self.window, count_include_pad=self.count_include_pad, out=dx
+        )
 
 
 class LpPool2D(Pool2D):
