@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -12,15 +11,15 @@ import numpy as np
 from gpucnn.backend import Backend
 from gpucnn.errors import InputError
 from gpucnn.geometry import integer
-from gpucnn.layers.base import Context, Layer, Shape
-from gpucnn.memory import Parameter
+from gpucnn.layers.base import Layer, Shape
+from gpucnn.layers.container import Container
 
 __all__ = ["Sequential"]
 
 Array = Any
 
 
-class Sequential(Layer):
+class Sequential(Container):
     """A network of layers one after another, itself a layer.
 
     ::
@@ -33,34 +32,7 @@ class Sequential(Layer):
     """
 
     def __init__(self, layers: Sequence[Layer], *, name: str | None = None):
-        super().__init__(name)
-        self.layers = list(layers)
-        if not self.layers:
-            raise InputError("Sequential: expected at least one layer, received none")
-        for place, layer in enumerate(self.layers):
-            if not isinstance(layer, Layer):
-                raise InputError(f"Sequential: expected layers, as ReLU(), received {layer!r}")
-            if layer.owner is not None or any(layer is other for other in self.layers[:place]):
-                raise InputError(f"Sequential: {layer.label} has its place already; make a new layer for each place")
-        self._name_layers()
-        for layer in self.layers:
-            layer.owner = self
-
-    def _name_layers(self) -> None:
-        taken = Counter(layer.name for layer in self.layers if layer.name)
-        for name, count in taken.items():
-            if count > 1:
-                raise InputError(f"Sequential: {count} layers are named {name!r}; give each its own name")
-        places: Counter[str] = Counter()
-        for layer in self.layers:
-            kind = type(layer).__name__.lower()
-            places[kind] += 1
-            while not layer.name:
-                name = f"{kind}{places[kind]}"
-                if name in taken:
-                    places[kind] += 1
-                else:
-                    layer.name = name
+        super().__init__(layers, name=name)
 
     # ---- building -------------------------------------------------------------------------------------------------
 
@@ -77,18 +49,6 @@ class Sequential(Layer):
         if max_batch:
             self._warm_up(max_batch)
         return shape
-
-    def bind(self, context: Context) -> None:
-        super().bind(context)
-        for layer in self.layers:
-            if layer.arena is not None:  # it was built alone before
-                layer.arena.in_use, layer.arena = False, None
-            layer.bind(context)
-            layer.pin()
-
-    def reset(self) -> None:
-        for layer in self.layers:
-            layer.reset()
 
     def _warm_up(self, N: int) -> None:
         x = self.backend.zeros((N, *self.input_shape))
@@ -119,17 +79,6 @@ class Sequential(Layer):
         return self.forward(x, train=False)
 
     # ---- what it holds --------------------------------------------------------------------------------------------
-
-    def parameters(self) -> list[Parameter]:
-        return [parameter for _, parameter in self.named_parameters()]
-
-    def named_parameters(self) -> Iterator[tuple[str, Parameter]]:
-        for layer in self.layers:
-            for name, parameter in layer.named_parameters():
-                yield f"{layer.name}.{name}", parameter
-
-    def state(self) -> dict[str, Array]:
-        return {f"{layer.name}.{name}": array for layer in self.layers for name, array in layer.state().items()}
 
     def state_dict(self) -> dict[str, np.ndarray]:
         """Copy all weights and state to the host, by full name."""

@@ -6,11 +6,21 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from gpucnn.errors import lookup
-from gpucnn.layers import Conv2D, Dense, Flatten, MaxPool2D, ReLU, Sigmoid
+from gpucnn.layers import (
+    BatchNorm2D,
+    Conv2D,
+    Dense,
+    Flatten,
+    GlobalAveragePool2D,
+    MaxPool2D,
+    ReLU,
+    Residual,
+    Sigmoid,
+)
 from gpucnn.layers.base import Layer
 from gpucnn.model import Sequential
 
-__all__ = ["MODELS", "Recipe", "get_recipe", "lenet5", "mnist", "paper", "vgg"]
+__all__ = ["MODELS", "Recipe", "get_recipe", "lenet5", "mnist", "paper", "resnet18", "resnet20", "vgg"]
 
 
 def paper(classes: int = 10) -> Sequential:
@@ -85,6 +95,40 @@ def vgg(classes: int = 10) -> Sequential:
     return Sequential([*layers, Flatten(), Dense(256), ReLU(), Dense(classes)], name="vgg")
 
 
+def resnet20(classes: int = 10) -> Sequential:
+    """Three stages of three residual blocks (16, 32, 64 maps), for 32 x 32 images.
+
+    Source: He et al., CVPR 2016, section 4.2; its shortcuts between stages are 1 x 1 convolutions here.
+    """
+    return _resnet("resnet20", blocks=3, widths=(16, 32, 64), classes=classes)
+
+
+def resnet18(classes: int = 10) -> Sequential:
+    """ResNet-18 for 32 x 32 images: four stages of two residual blocks (64, 128, 256, 512 maps).
+
+    Source: He et al., CVPR 2016, begun with a 3 x 3 convolution and without its first stride and pooling.
+    """
+    return _resnet("resnet18", blocks=2, widths=(64, 128, 256, 512), classes=classes)
+
+
+def _resnet(name: str, blocks: int, widths: tuple[int, ...], classes: int) -> Sequential:
+    layers: list[Layer] = [*_convolution(widths[0]), ReLU()]
+    maps = widths[0]
+    for filters in widths:
+        for _ in range(blocks):
+            stride = 1 if filters == maps else 2
+            body = Sequential([*_convolution(filters, stride), ReLU(), *_convolution(filters)])
+            shortcut = None if filters == maps else Sequential(_convolution(filters, stride, kernel_size=1))
+            layers += [Residual(body, shortcut), ReLU()]
+            maps = filters
+    return Sequential([*layers, GlobalAveragePool2D(), Dense(classes, initializer="glorot_uniform")], name=name)
+
+
+def _convolution(filters: int, stride: int = 1, kernel_size: int = 3) -> list[Layer]:
+    """A convolution and its batch normalization, which has a bias of its own."""
+    return [Conv2D(filters, kernel_size, stride, padding=kernel_size // 2, bias=False), BatchNorm2D()]
+
+
 @dataclass(frozen=True)
 class Recipe:
     """A model and the training settings that suit it."""
@@ -100,6 +144,8 @@ MODELS = {
     "lenet5": Recipe(lenet5),
     "mnist": Recipe(mnist),
     "vgg": Recipe(vgg),
+    "resnet20": Recipe(resnet20, learning_rate=0.05),
+    "resnet18": Recipe(resnet18, learning_rate=0.05),
 }
 
 

@@ -257,6 +257,16 @@ def dense(dtype: str) -> Iterator[Case]:
 
 
 @cases_of
+def add(dtype: str) -> Iterator[Case]:
+    for shape in ((7,), (2, 3, 5, 4), (1, 1)):
+        for layout in (None, *LAYOUTS):
+            draw, out = Draw(f"add {shape} {layout}", dtype), {"out": Output(shape, dtype)}
+            more = {"layouts": {"a": layout}} if layout else {}
+            label = f"{shape} {layout or ''}".strip()
+            yield Case("add", label, dtype, {"a": draw.normal(*shape), "b": draw.normal(*shape)}, out, **more)
+
+
+@cases_of
 def sum_rows(dtype: str) -> Iterator[Case]:
     for shape in ((1, 1), (1, 5), (7, 1), (33, 6)):
         rows, out = Draw(f"sum_rows {shape}", dtype).normal(*shape), {"out": Output(shape[1:], dtype)}

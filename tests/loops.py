@@ -242,6 +242,10 @@ def dense_dw_db(x: Array, dy: Array, db: None = None) -> tuple[Array, Array]:
     return dw, db
 
 
+def add(a: Array, b: Array) -> Array:
+    return each(lambda a, b: a + b, a, b)
+
+
 def sum_rows(rows: Array) -> Array:
     total = zeros(rows.shape[1])
     for m, c in product(*map(range, rows.shape)):

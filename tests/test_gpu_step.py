@@ -61,7 +61,7 @@ def kitchen_sink(device: str):
 
 
 @requires_compiler
-@pytest.mark.parametrize("name", [*MODELS, "kitchen sink"])
+@pytest.mark.parametrize("name", [*IMAGES, "kitchen sink"])
 def test_step_only_launches_kernels(name: str, cupy: ModuleType) -> None:
     """From the second batch on no transfer, no wait and no allocation; the epoch reads once and uploads its order."""
     trainer, data = kitchen_sink("gpu") if name == "kitchen sink" else zoo_trainer(name, "gpu")
@@ -81,7 +81,7 @@ def test_step_only_launches_kernels(name: str, cupy: ModuleType) -> None:
 
 
 @requires_compiler
-@pytest.mark.parametrize("name", [*MODELS, "kitchen sink"])
+@pytest.mark.parametrize("name", [*IMAGES, "kitchen sink"])
 def test_trains_as_on_the_cpu(name: str, cupy: ModuleType) -> None:
     """Two epochs on the fake GPU end at the CPU's weights, to the rounding of float32."""
     results = []

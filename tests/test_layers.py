@@ -20,6 +20,7 @@ from gpucnn import (
     Dense,
     Dropout,
     Flatten,
+    GlobalAveragePool2D,
     HardSigmoid,
     Identity,
     InputError,
@@ -31,6 +32,7 @@ from gpucnn import (
     PReLU,
     ReLU,
     Reshape,
+    Residual,
     Sequential,
     Sigmoid,
     Softmax,
@@ -117,6 +119,15 @@ GRADIENT_CASES: dict[str, tuple[Callable[[], Layer], tuple[int, ...]]] = {
     "softmax over channels": (Softmax, IMAGES),
     "dropout": (lambda: Dropout(0.4), (4, 7)),
     "dropout 0": (lambda: Dropout(0.0), (4, 7)),
+    "global average pool": (GlobalAveragePool2D, IMAGES),
+    "residual": (lambda: Residual(Sequential([Conv2D(2, 3, padding=1), Tanh(), Conv2D(2, 3, padding=1)])), IMAGES),
+    "residual with shortcut": (
+        lambda: Residual(
+            Sequential([Conv2D(4, 3, 2, 1, bias=False), BatchNorm2D(), Tanh(), Residual(Conv2D(4, 3, padding="same"))]),
+            Conv2D(4, 1, 2),
+        ),
+        IMAGES,
+    ),
     "network": (
         lambda: Sequential(
             [Conv2D(4, 3, padding="same"), Tanh(), AveragePool2D(2), Flatten(), Dropout(0.3), Dense(5), Sigmoid()]
@@ -128,7 +139,7 @@ GRADIENT_CASES: dict[str, tuple[Callable[[], Layer], tuple[int, ...]]] = {
 # Every layer on one small batch: what makes it, and the shape of a sample.
 ONE_OF_EACH = (
     *("conv", "conv no bias", "transpose", "batch norm", "max pool", "average pool", "lp pool 2", "dense", "flatten"),
-    *("relu", "sigmoid", "tanh", "softmax", "dropout", "network", "prelu", "elu", "arctan"),
+    *("relu", "sigmoid", "tanh", "softmax", "dropout", "network", "residual", "prelu", "elu", "arctan"),
 )
 LAYERS = {name: GRADIENT_CASES[name] for name in ONE_OF_EACH}
 

@@ -22,6 +22,7 @@ from gpucnn import (
     MeanSquaredError,
     ReLU,
     Reshape,
+    Residual,
     Sequential,
     SoftmaxCrossEntropy,
     Trainer,
@@ -236,6 +237,10 @@ REFUSALS = {
     "transpose of nothing": (
         lambda: Conv2DTranspose(1, 3, padding=2).build((2, 4, 1)),
         "Conv2DTranspose: padding ((2, 2), (2, 2)) leaves an output of 0x2; use less",
+    ),
+    "a residual of two shapes": (
+        lambda: Residual(Conv2D(3, 3)).build((8, 8, 3)),
+        "Residual: the body makes (6, 6, 3) of (8, 8, 3), the shortcut (8, 8, 3); give it a shortcut that makes the",
     ),
     "a shape of other size": (
         lambda: Reshape((3, 3)).build((4, 2)),

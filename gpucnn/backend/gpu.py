@@ -243,6 +243,10 @@ class GpuBackend(Backend):
         if db is not None:
             self.sum_rows(rows, out=db)
 
+    def add(self, a: Array, b: Array, *, out: Array = None) -> Array:
+        """As the reference, in one kernel."""
+        return self._map(kernels.ADD, a, b, out=out)
+
     def sum_rows(self, rows: Array, *, out: Array = None) -> Array:
         """As the reference, as a matrix product with ones, which is fast where a column sum is not."""
         out = self._result(out, rows.shape[1:], rows.dtype)

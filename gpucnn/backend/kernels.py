@@ -50,6 +50,7 @@ SIGMOID = Elementwise(
 SIGMOID_DX = Elementwise("sigmoid_dx", "T dy, T y", "T dx", "dx = dy * y * (T(1) - y)")
 TANH = Elementwise("tanh_forward", "T x", "T y", "y = tanh(x)")
 TANH_DX = Elementwise("tanh_dx", "T dy, T y", "T dx", "dx = dy * (T(1) - y * y)")
+ADD = Elementwise("add", "T a, T b", "T y", "y = a + b")
 ADD_BIAS = Elementwise("add_bias", "raw T b, int32 OC", "T y", "const int e = i; y += b[e % OC]")
 
 # ---- windows: from the flat index of an output pixel (oh, ow, c) or of an input pixel (h, w, c) --------------------

@@ -98,6 +98,10 @@ class Backend(Activations, Losses):
         """Matrix product `a @ b` of two 2-D arrays; a transposed view is welcome as an operand."""
         return self._store(self.xp.matmul(a, b), out)
 
+    def add(self, a: Array, b: Array, *, out: Array = None) -> Array:
+        """`a + b`, of one shape; `out` may be either."""
+        return self._store(a + b, out)
+
     def sum_rows(self, rows: Array, *, out: Array = None) -> Array:
         """Sum over the first axis: the gradient of a bias. (M, C) -> (C,)."""
         return self._store(self.xp.sum(rows, axis=0), out)

@@ -18,10 +18,11 @@ from gpucnn.layers.activation import (
     Tanh,
 )
 from gpucnn.layers.base import Layer
+from gpucnn.layers.container import Residual
 from gpucnn.layers.convolution import Conv2D, Conv2DTranspose
 from gpucnn.layers.dense import Dense
 from gpucnn.layers.normalization import BatchNorm2D
-from gpucnn.layers.pooling import AveragePool2D, LpPool2D, MaxPool2D
+from gpucnn.layers.pooling import AveragePool2D, GlobalAveragePool2D, LpPool2D, MaxPool2D
 from gpucnn.layers.regularization import Dropout
 from gpucnn.layers.shape import Flatten, Reshape, ZeroPad2D
 
@@ -37,6 +38,7 @@ __all__ = [
     "Dense",
     "Dropout",
     "Flatten",
+    "GlobalAveragePool2D",
     "HardSigmoid",
     "Identity",
     "Layer",
@@ -47,6 +49,7 @@ __all__ = [
     "PReLU",
     "ReLU",
     "Reshape",
+    "Residual",
     "Sigmoid",
     "Softmax",
     "Softplus",

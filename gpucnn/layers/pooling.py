@@ -6,7 +6,7 @@ from gpucnn.errors import InputError
 from gpucnn.geometry import Padding, Window, number
 from gpucnn.layers.base import Array, Layer, Shape
 
-__all__ = ["AveragePool2D", "LpPool2D", "MaxPool2D"]
+__all__ = ["AveragePool2D", "GlobalAveragePool2D", "LpPool2D", "MaxPool2D"]
 
 
 class Pool2D(Layer):
@@ -94,6 +94,29 @@ class AveragePool2D(Pool2D):
         return self.backend.average_pool2d_dx(
             dy, dx.shape, self.window, count_include_pad=self.count_include_pad, out=dx
         )
+
+
+class GlobalAveragePool2D(Layer):
+    """Mean of each feature map: (N, H, W, C) -> (N, C)."""
+
+    def infer(self, input_shape: Shape) -> Shape:
+        H, W, C = self._image_shape(input_shape)
+        self.window = Window((H, W))
+        return (C,)
+
+    def _forward(self, x: Array, train: bool) -> Array:
+        N, _, _, C = x.shape
+        y = self.buffer("y", (N, 1, 1, C))
+        self.backend.average_pool2d(x, self.window, out=y)
+        return self.backend.xp.reshape(y, (N, C))
+
+    def _backward(self, dy: Array, need_dx: bool) -> Array | None:
+        if not need_dx:
+            return None
+        N, C = dy.shape
+        dx = self.buffer("dx", (N, *self.input_shape))
+        dy = self.backend.xp.reshape(dy, (N, 1, 1, C))
+        return self.backend.average_pool2d_dx(dy, dx.shape, self.window, out=dx)
 
 
 class LpPool2D(Pool2D):

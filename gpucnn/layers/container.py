@@ -1,0 +1,110 @@
+"""Layers that consist of layers."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+
+from gpucnn.errors import InputError
+from gpucnn.layers.base import Array, Context, Layer, Shape
+from gpucnn.memory import Parameter
+
+__all__ = ["Container", "Residual"]
+
+
+class Container(Layer):
+    """What layers made of layers share: the names and the places of their parts, and what the parts hold.
+
+    A part without a name gets one from its kind and its place: conv2d1, relu1, conv2d2, ...
+    """
+
+    def __init__(self, layers: Sequence[Layer], *, name: str | None = None):
+        super().__init__(name)
+        kind = type(self).__name__
+        self.layers = list(layers)
+        if not self.layers:
+            raise InputError(f"{kind}: expected at least one layer, received none")
+        for place, layer in enumerate(self.layers):
+            if not isinstance(layer, Layer):
+                raise InputError(f"{kind}: expected layers, as ReLU(), received {layer!r}")
+            if layer.owner is not None or any(layer is other for other in self.layers[:place]):
+                raise InputError(f"{kind}: {layer.label} has its place already; make a new layer for each place")
+        self._name_layers()
+        for layer in self.layers:
+            layer.owner = self
+
+    def _name_layers(self) -> None:
+        taken = Counter(layer.name for layer in self.layers if layer.name)
+        for name, count in taken.items():
+            if count > 1:
+                raise InputError(f"{type(self).__name__}: {count} layers are named {name!r}; give each its own name")
+        places: Counter[str] = Counter()
+        for layer in self.layers:
+            kind = type(layer).__name__.lower()
+            places[kind] += 1
+            while not layer.name:
+                name = f"{kind}{places[kind]}"
+                if name in taken:
+                    places[kind] += 1
+                else:
+                    layer.name = name
+
+    def bind(self, context: Context) -> None:
+        super().bind(context)
+        for layer in self.layers:
+            if layer.arena is not None:  # it was built alone before
+                layer.arena.in_use, layer.arena = False, None
+            layer.bind(context)
+            layer.pin()
+
+    def reset(self) -> None:
+        for layer in self.layers:
+            layer.reset()
+
+    def parameters(self) -> list[Parameter]:
+        return [parameter for _, parameter in self.named_parameters()]
+
+    def named_parameters(self) -> Iterator[tuple[str, Parameter]]:
+        for layer in self.layers:
+            for name, parameter in layer.named_parameters():
+                yield f"{layer.name}.{name}", parameter
+
+    def state(self) -> dict[str, Array]:
+        return {f"{layer.name}.{name}": array for layer in self.layers for name, array in layer.state().items()}
+
+
+class Residual(Container):
+    """Add to what a layer computes its own input: `y = body(x) + shortcut(x)`.
+
+    `body` is a layer or a `Sequential`; `shortcut` is one too where the body changes the shape, or else the identity::
+
+        Residual(Sequential([Conv2D(16, 3, padding=1), ReLU(), Conv2D(16, 3, padding=1)]))
+
+    Source: He et al., CVPR 2016.
+    """
+
+    def __init__(self, body: Layer, shortcut: Layer | None = None, *, name: str | None = None):
+        super().__init__([body] if shortcut is None else [body, shortcut], name=name)
+        self.body, self.shortcut = body, shortcut
+
+    def infer(self, input_shape: Shape) -> Shape:
+        output = self.body._set_shapes(input_shape)
+        beside = input_shape if self.shortcut is None else self.shortcut._set_shapes(input_shape)
+        if output != beside:
+            raise InputError(
+                f"{self.label}: the body makes {output} of {input_shape}, the shortcut {beside}; give it a shortcut "
+                f"that makes the same shape, such as a 1x1 convolution"
+            )
+        return output
+
+    def _forward(self, x: Array, train: bool) -> Array:
+        beside = x if self.shortcut is None else self.shortcut._forward(x, train)
+        y = self.buffer("y", (x.shape[0], *self.output_shape))
+        return self.backend.add(self.body._forward(x, train), beside, out=y)
+
+    def _backward(self, dy: Array, need_dx: bool) -> Array | None:
+        dx = self.body._backward(dy, need_dx)
+        beside = dy if self.shortcut is None else self.shortcut._backward(dy, need_dx)
+        if not need_dx:
+            return None
+        return self.backend.add(dx, beside, out=self.buffer("dx", (dy.shape[0], *self.input_shape)))
