@@ -43,6 +43,11 @@ class Window:
         return self.kernel[0] * self.kernel[1]
 
     @property
+    def is_padded(self) -> bool:
+        """Whether there is any padding."""
+        return self.padding != ((0, 0), (0, 0))
+
+    @property
     def extent(self) -> Pair:
         """Pixels from the first tap to the last, both counted: D*(K - 1) + 1 for each axis."""
         (KH, KW), (DH, DW) = self.kernel, self.dilation
@@ -81,6 +86,15 @@ class Window:
             for v in range(KW):
                 yield rows, slice(v * DW, v * DW + SW * (OW - 1) + 1, SW)
 
+    def misses_image(self, H: int, W: int) -> bool:
+        """Whether some window lies wholly in the padding."""
+        axes = zip((H, W), self.output_size(H, W), self.kernel, self.stride, self.padding, self.dilation, strict=True)
+        for size, outputs, taps, stride, (before, _), dilation in axes:
+            for output in range(outputs):
+                if not any(0 <= output * stride + tap * dilation - before < size for tap in range(taps)):
+                    return True
+        return False
+
     @classmethod
     def sized(
         cls,
@@ -97,15 +111,6 @@ class Window:
         dilation = pair(dilation, f"{layer}: dilation", least=1)
         unpadded = cls(kernel, stride, dilation=dilation)
         return cls(kernel, stride, _resolve_padding(layer, padding, size, unpadded), dilation)
-
-    def misses_image(self, H: int, W: int) -> bool:
-        """Whether some window lies wholly in the padding."""
-        axes = zip((H, W), self.output_size(H, W), self.kernel, self.stride, self.padding, self.dilation, strict=True)
-        for size, outputs, taps, stride, (before, _), dilation in axes:
-            for output in range(outputs):
-                if not any(0 <= output * stride + tap * dilation - before < size for tap in range(taps)):
-                    return True
-        return False
 
     @classmethod
     def fit(
@@ -138,12 +143,12 @@ class Window:
 def integer(value: object, what: str, *, least: int) -> int:
     """Return `value` as an int of at least `least`; `what` names it in the error."""
     try:
-        number = operator.index(value)  # type: ignore[arg-type]
+        whole = operator.index(value)  # type: ignore[arg-type]
     except TypeError:
-        number = least - 1
-    if isinstance(value, bool) or number < least:
+        whole = least - 1
+    if isinstance(value, bool) or whole < least:
         raise InputError(f"{what} must be an integer of at least {least}, received {value!r}")
-    return number
+    return whole
 
 
 def number(value: object, what: str, *, least: float = 0.0, below: float = math.inf) -> float:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -11,7 +10,7 @@ import numpy as np
 from gpucnn.backend import Backend
 from gpucnn.errors import InputError
 from gpucnn.geometry import integer
-from gpucnn.layers.base import Layer, Shape
+from gpucnn.layers.base import Shape
 from gpucnn.layers.container import Container
 
 __all__ = ["Sequential"]
@@ -30,9 +29,6 @@ class Sequential(Container):
 
     A layer without a name gets one from its kind and its place: conv2d1, relu1, conv2d2, ...
     """
-
-    def __init__(self, layers: Sequence[Layer], *, name: str | None = None):
-        super().__init__(layers, name=name)
 
     # ---- building -------------------------------------------------------------------------------------------------
 

@@ -42,8 +42,7 @@ class Lowering:
         largest = max(self.pixels * self.width, math.prod(padded_shape))
         self.images = max(1, CACHE_BYTES // (largest * dtype.itemsize))
         self.dtype = dtype
-        self.is_padded = window.padding != ((0, 0), (0, 0))
-        if self.is_padded:
+        if window.is_padded:
             self.padded = np.zeros((self.images, *padded_shape), dtype)
             rows, columns = window.interior(H, W)
             self.interior = self.padded[:, rows, columns]
@@ -60,7 +59,7 @@ class Lowering:
     def lower(self, x: Array) -> Array:
         """Write the columns of at most `images` images, as `im2col` does."""
         count, C = len(x), x.shape[3]
-        if self.is_padded:
+        if self.window.is_padded:
             np.copyto(self.interior[:count], x)
             x = self.padded[:count]
         columns = self.columns(count)
@@ -83,10 +82,6 @@ class CpuBackend(Backend):
         self._counts: dict[tuple, Array | float] = {}
         self._ones: dict[np.dtype, Array] = {}
         self._ramp = np.arange(BLOCK, dtype=np.uint64)
-
-    def scratch(self, name: str, shape: tuple[int, ...], dtype: Any) -> Array:
-        """Return an intermediate array whose contents last until the next operation."""
-        return self.workspace.take(name, shape, dtype)
 
     def _count_to(self, count: int) -> Array:
         """Return 0, 1, .., count - 1 as uint64."""
@@ -179,7 +174,7 @@ class CpuBackend(Backend):
     def taps(self, x: Array, window: Window, value: float) -> list[Array]:
         """As the reference: views of x itself where there is no padding, else of a padded copy kept for its shape."""
         N, H, W, C = x.shape
-        if window.padding != ((0, 0), (0, 0)):
+        if window.is_padded:
             key = (x.shape[1:], window, x.dtype, value)
             padded = self._padded.get(key)
             if padded is None or len(padded) < N:
@@ -193,7 +188,7 @@ class CpuBackend(Backend):
         """As `sum_taps`, into `out` (N, H, W, C), from taps that may share one buffer."""
         N, H, W, C = out.shape
         padded = out
-        if window.padding != ((0, 0), (0, 0)):
+        if window.is_padded:
             padded = self.scratch("padded", (N, *window.padded_size(H, W), C), out.dtype)
         padded.fill(0)
         for (rows, columns), tap in zip(window.tap_slices(H, W), taps, strict=True):

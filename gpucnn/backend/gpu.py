@@ -147,10 +147,6 @@ class GpuBackend(Backend):
     def owns(self, array: object) -> bool:
         return isinstance(array, self.xp.ndarray) and array.device.id == self.device
 
-    def scratch(self, name: str, shape: tuple[int, ...], dtype: Any = None) -> Array:
-        """Return an intermediate array whose contents last until the next operation."""
-        return self.workspace.take(name, shape, dtype or self.float_dtype)
-
     def _result(self, out: Array | None, shape: tuple[int, ...], dtype: Any) -> Array:
         return self.xp.empty(shape, dtype) if out is None else out
 

@@ -406,6 +406,10 @@ __device__ int argmax(const T* row, int K) {
         if (row[k] > row[best] || (row[k] != row[k] && row[best] == row[best])) best = k;  // the first NaN wins
     return best;
 }
+
+__device__ bool is_hit(const T* y, const T* t, int K, T boundary) {
+    return K == 1 ? (y[0] > boundary) == (t[0] > T(0.5)) : argmax(y, K) == argmax(t, K);
+}
 """
 SOFTMAX_CROSS_ENTROPY = Block(
     "softmax_cross_entropy",
@@ -448,7 +452,7 @@ extern "C" __global__ void sigmoid_cross_entropy(
             if (dx != 0) dx[(long long)row * K + k] = ((z[k] < T(0) ? e : T(1)) / (T(1) + e) - t[k]) / N;
         }
         sums.loss += losses;
-        sums.hits += K == 1 ? (z[0] > T(0)) == (t[0] > T(0.5)) : argmax(z, K) == argmax(t, K);
+        sums.hits += is_hit(z, t, K, T(0));
     }
     report(sums, shared, N, loss, totals);
 }
@@ -472,7 +476,7 @@ extern "C" __global__ void mean_squared_error(
             if (dx != 0) dx[(long long)row * K + k] = difference * (T(2) / ((T)N * K));
         }
         sums.loss += losses / K;
-        sums.hits += K == 1 ? (y[0] > T(0.5)) == (t[0] > T(0.5)) : argmax(y, K) == argmax(t, K);
+        sums.hits += is_hit(y, t, K, T(0.5));
     }
     report(sums, shared, N, loss, totals);
 }

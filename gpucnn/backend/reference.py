@@ -82,6 +82,10 @@ class Backend(Activations, Losses):
         """Whether `array` is an array of this device."""
         return type(array).__module__.partition(".")[0] == self.xp.__name__.partition(".")[0]
 
+    def scratch(self, name: str, shape: tuple[int, ...], dtype: Any) -> Array:
+        """Return an intermediate array, for overrides that allocate nothing; it lasts until the next operation."""
+        return self.workspace.take(name, shape, dtype)
+
     def _store(self, result: Array, out: Array) -> Array:
         if out is None:
             return result

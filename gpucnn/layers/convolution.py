@@ -13,24 +13,8 @@ from gpucnn.memory import Parameter
 __all__ = ["Conv2D", "Conv2DTranspose"]
 
 
-class Conv2D(Layer):
-    """Convolve images with a bank of trained kernels, with shared weights and one bias per feature map.
-
-    `y[m,n,o] = sum_u sum_v sum_c w[u,v,c,o] x[m*SH + u*DH, n*SW + v*DW, c] + b[o]` (paper, sections 2.1 and 3.1);
-    (N, H, W, C) -> (N, OH, OW, filters), with OH, OW by Eqn 2.1.
-
-    Parameters
-    ----------
-    filters : number of kernels, OC
-    kernel_size, stride, dilation : an int, or a pair (rows, columns)
-    padding : an int, a pair, a pair of pairs ((top, bottom), (left, right)), "same" or "valid"; zeros are added
-    bias : whether there is a bias
-    initializer : of the kernels, a name or a function (rng, shape)
-
-    Attributes
-    ----------
-    w, b : Parameter, (KH, KW, C, OC) and (OC,); b is None without a bias
-    """
+class Convolution(Layer):
+    """What a convolution and its transpose share: their arguments and their parameters."""
 
     def __init__(
         self,
@@ -52,15 +36,35 @@ class Conv2D(Layer):
         self.w: Parameter | None = None
         self.b: Parameter | None = None
 
+    def parameters(self) -> list[Parameter]:
+        return [parameter for parameter in (self.w, self.b) if parameter is not None]
+
+
+class Conv2D(Convolution):
+    """Convolve images with a bank of trained kernels, with shared weights and one bias per feature map.
+
+    `y[m,n,o] = sum_u sum_v sum_c w[u,v,c,o] x[m*SH + u*DH, n*SW + v*DW, c] + b[o]` (paper, sections 2.1 and 3.1);
+    (N, H, W, C) -> (N, OH, OW, filters), with OH, OW by Eqn 2.1.
+
+    Parameters
+    ----------
+    filters : number of kernels, OC
+    kernel_size, stride, dilation : an int, or a pair (rows, columns)
+    padding : an int, a pair, a pair of pairs ((top, bottom), (left, right)), "same" or "valid"; zeros are added
+    bias : whether there is a bias
+    initializer : of the kernels, a name or a function (rng, shape)
+
+    Attributes
+    ----------
+    w, b : Parameter, (KH, KW, C, OC) and (OC,); b is None without a bias
+    """
+
     def infer(self, input_shape: Shape) -> Shape:
         H, W, C = self._image_shape(input_shape)
         self.window = Window.fit(self.label, (H, W), self.kernel_size, self.stride, self.padding, self.dilation)
         self.w = Parameter("w", (*self.window.kernel, C, self.filters), self.initializer)
         self.b = Parameter("b", (self.filters,), zeros) if self.bias else None
         return (*self.window.output_size(H, W), self.filters)
-
-    def parameters(self) -> list[Parameter]:
-        return [parameter for parameter in (self.w, self.b) if parameter is not None]
 
     def _forward(self, x: Array, train: bool) -> Array:
         self.x = x
@@ -77,7 +81,7 @@ class Conv2D(Layer):
         return self.backend.conv2d_dx(dy, self.w.value, self.x.shape, self.window, out=dx)
 
 
-class Conv2DTranspose(Layer):
+class Conv2DTranspose(Convolution):
     """The transpose of a convolution: what `Conv2D` of the same arguments does to gradients, done to images.
 
     `y[i*SH + u*DH - top, j*SW + v*DW - left, o] += w[u,v,o,c] x[i,j,c]`, and the bias; (N, H, W, C) ->
@@ -108,14 +112,9 @@ class Conv2DTranspose(Layer):
         initializer="he_normal",
         name: str | None = None,
     ):
-        super().__init__(name)
-        self.filters = integer(filters, f"{self.label}: filters", least=1)
-        self.kernel_size, self.stride, self.padding, self.dilation = kernel_size, stride, padding, dilation
+        arguments = filters, kernel_size, stride, padding, dilation, bias
+        super().__init__(*arguments, initializer=initializer, name=name)
         self.output_padding = pair(output_padding, f"{self.label}: output_padding", least=0)
-        self.bias = bias
-        self.initializer = get_initializer(initializer)
-        self.w: Parameter | None = None
-        self.b: Parameter | None = None
 
     def infer(self, input_shape: Shape) -> Shape:
         H, W, C = self._image_shape(input_shape)
@@ -138,9 +137,6 @@ class Conv2DTranspose(Layer):
         """Draw as for a convolution from C to `filters` channels, whose fans these are."""
         KH, KW, filters, C = shape
         return self.initializer(rng, (KH, KW, C, filters)).swapaxes(2, 3)
-
-    def parameters(self) -> list[Parameter]:
-        return [parameter for parameter in (self.w, self.b) if parameter is not None]
 
     def _forward(self, x: Array, train: bool) -> Array:
         self.x = x
