@@ -232,6 +232,24 @@ def test_transpose_by_loops(case: str, device: str) -> None:
     assert_close(backend.to_host(layer.forward(backend.from_host(x))), expected, "float64", terms=w.size)
 
 
+def test_transpose_draws_by_its_own_fan() -> None:
+    """An output of the transpose sums KH*KW*C terms, where C is the last axis of its kernels."""
+    layer = Conv2DTranspose(5, 3)
+    layer.build((4, 4, 400), get_backend("cpu", "float64"))
+    assert layer.w.value.shape == (3, 3, 5, 400)
+    assert layer.w.value.var() == pytest.approx(2 / (9 * 400), rel=0.05)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_zero_padding_is_zero_whatever_lay_there(device: str) -> None:
+    backend, x = get_backend(device, "float64"), smooth_batch(IMAGES)
+    layer = ZeroPad2D(((1, 0), (2, 3)))
+    layer.build(IMAGES[1:], backend)
+    layer.forward(backend.from_host(x))[...] = np.nan
+    y = backend.to_host(layer.forward(backend.from_host(x)))
+    np.testing.assert_array_equal(y, np.pad(x, ((0, 0), (1, 0), (2, 3), (0, 0))))
+
+
 def test_max_pool_ties_go_to_the_first() -> None:
     x = np.array([[1, 3, 2, 2], [3, 3, 2, 2]], np.float32).reshape(1, 2, 4, 1)
     for device in ("reference", "cpu"):
