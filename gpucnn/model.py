@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from gpucnn.backend import Backend
+from gpucnn.checks import integer
 from gpucnn.errors import InputError
-from gpucnn.geometry import integer
 from gpucnn.layers.base import Shape
 from gpucnn.layers.container import Container
 

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from gpucnn.backend import Backend
+from gpucnn.checks import number
 from gpucnn.errors import InputError, lookup
-from gpucnn.geometry import number
 from gpucnn.memory import Arena
 
 __all__ = ["OPTIMIZERS", "SGD", "Adagrad", "Adam", "AdamW", "Optimizer", "RMSprop", "get_optimizer"]

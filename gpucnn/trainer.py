@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from gpucnn.checks import integer
 from gpucnn.data.resident import ResidentSplit
 from gpucnn.errors import DeviceError, DivergedError, InputError
-from gpucnn.geometry import integer
 from gpucnn.losses import Loss
 from gpucnn.model import Sequential
 from gpucnn.optimizers import Optimizer

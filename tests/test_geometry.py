@@ -14,8 +14,10 @@ from cases import WINDOWS, Draw, border
 from tolerances import tolerance
 
 from gpucnn.backend.reference import Backend
+from gpucnn.checks import integer, pair
 from gpucnn.errors import GpucnnError, InputError
-from gpucnn.geometry import Window, integer, pair
+from gpucnn.geometry import Window
+from gpucnn.layers.window import fit_window
 
 
 @pytest.mark.parametrize(
@@ -32,16 +34,16 @@ from gpucnn.geometry import Window, integer, pair
     ],
 )
 def test_fit_resolves_padding(padding: Any, resolved: tuple) -> None:
-    window = Window.fit("Conv2D", (6, 7), 3, 1, padding)
+    window = fit_window("Conv2D", (6, 7), 3, 1, padding)
     assert window == Window((3, 3), (1, 1), resolved, (1, 1))
 
 
 def test_fit_takes_one_number_or_two() -> None:
-    assert Window.fit("", (9, 9), 3, 2, 0, 2) == Window((3, 3), (2, 2), border(0, 0, 0, 0), (2, 2))
-    window = Window.fit("", (9, 9), (2, 3), [1, 2], (0, 1), (3, 1))
+    assert fit_window("", (9, 9), 3, 2, 0, 2) == Window((3, 3), (2, 2), border(0, 0, 0, 0), (2, 2))
+    window = fit_window("", (9, 9), (2, 3), [1, 2], (0, 1), (3, 1))
     assert window == Window((2, 3), (1, 2), border(0, 0, 1, 1), (3, 1))
-    assert Window.fit("", (9, 9), np.int64(3)) == Window((3, 3))
-    assert type(Window.fit("", (9, 9), np.int64(3)).kernel[0]) is int
+    assert fit_window("", (9, 9), np.int64(3)) == Window((3, 3))
+    assert type(fit_window("", (9, 9), np.int64(3)).kernel[0]) is int
 
 
 @pytest.mark.parametrize("kernel", [1, 2, 3, 4, 5])
@@ -50,7 +52,7 @@ def test_fit_takes_one_number_or_two() -> None:
 def test_same_padding(kernel: int, stride: int, dilation: int) -> None:
     """Outputs of ceil(size/stride) pixels by the least padding, its odd pixel below and to the right."""
     for H, W in product(range(1, 9), (1, 4, 7)):
-        window = Window.fit("", (H, W), kernel, stride, "same", dilation)
+        window = fit_window("", (H, W), kernel, stride, "same", dilation)
         assert window.output_size(H, W) == (math.ceil(H / stride), math.ceil(W / stride))
         for (before, after), size in zip(window.padding, (H, W), strict=True):
             assert before <= after <= before + 1
@@ -60,7 +62,7 @@ def test_same_padding(kernel: int, stride: int, dilation: int) -> None:
 
 
 def test_same_lower_puts_the_odd_pixel_above() -> None:
-    upper, lower = (Window.fit("", (5, 6), (2, 4), (1, 3), padding) for padding in ("same", "same_lower"))
+    upper, lower = (fit_window("", (5, 6), (2, 4), (1, 3), padding) for padding in ("same", "same_lower"))
     assert upper.padding == border(0, 1, 0, 1)
     assert lower.padding == border(1, 0, 1, 0)
     assert upper.output_size(5, 6) == lower.output_size(5, 6) == (5, 2)
@@ -180,7 +182,7 @@ MESSAGES = [
 @pytest.mark.parametrize(("arguments", "message"), MESSAGES)
 def test_error_message(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=f"^{re.escape(message)}$"):
-        Window.fit(**{"layer": "Layer", "size": (8, 8), "kernel_size": 3, **arguments})
+        fit_window(**{"layer": "Layer", "size": (8, 8), "kernel_size": 3, **arguments})
 
 
 def test_errors_can_be_caught_by_either_name() -> None:

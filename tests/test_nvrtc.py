@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import pkgutil
+from importlib import import_module
 
 import pytest
 from device import nvrtc
@@ -32,7 +34,12 @@ extern "C" __global__ void sample_block(const T* __restrict__ x, T* __restrict__
 """,
     ),
 }
-RECORDS = SAMPLES | {name: value for name, value in vars(kernels).items() if isinstance(value, (Elementwise, Block))}
+RECORDS = SAMPLES | {
+    name: value
+    for topic in pkgutil.iter_modules(kernels.__path__)
+    for name, value in vars(import_module(f"gpucnn.backend.kernels.{topic.name}")).items()
+    if isinstance(value, (Elementwise, Block))
+}
 ELEMENTWISE = [name for name, record in RECORDS.items() if isinstance(record, Elementwise)]
 LAYOUTS = {
     "contiguous": Layout(),

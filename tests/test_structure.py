@@ -23,6 +23,7 @@ MOST_LINES = 600
 # only where `ALSO` says so. A package stands for all its modules.
 ROWS = [
     ["errors"],
+    ["checks"],
     ["geometry"],
     ["memory"],
     ["backend"],
@@ -57,7 +58,7 @@ def package_of(file: str) -> str:
 
 
 def part_of(file: str) -> str:
-    """Name of the row's entry that a file belongs to: of backend/cpu.py "backend"."""
+    """Name of the row's entry that a file belongs to: of backend/random.py "backend"."""
     return Path(file).parts[0].removesuffix(".py")
 
 
@@ -102,7 +103,7 @@ def test_the_reading_of_imports() -> None:
 
 
 def test_the_foundation_imports_no_arrays() -> None:
-    for file in ("errors.py", "geometry.py", "memory.py", "backend/random.py"):
+    for file in ("errors.py", "checks.py", "geometry.py", "memory.py", "backend/random.py"):
         assert "numpy" not in {name.partition(".")[0] for name, _ in imports(SOURCES[file], "gpucnn")}, file
 
 
@@ -115,7 +116,7 @@ def test_cupy_is_imported_inside_functions_of_the_gpu_backend_only() -> None:
                 if names & {"cupy", "cupyx", "cupy_backends"}:
                     found.append((file, inside))
     assert found
-    assert set(found) == {("backend/gpu.py", True)}
+    assert set(found) == {("backend/gpu/device.py", True)}
 
 
 @pytest.mark.parametrize("file", SOURCES)

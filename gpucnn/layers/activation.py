@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from gpucnn.geometry import number
+from gpucnn.checks import number
 from gpucnn.layers.base import Array, Layer, Shape
 from gpucnn.memory import Parameter
 

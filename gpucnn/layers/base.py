@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from gpucnn.backend import Backend, backend_of, get_backend
+from gpucnn.checks import integer
 from gpucnn.errors import DeviceError, InputError, describe
-from gpucnn.geometry import integer
 from gpucnn.memory import Arena, Parameter, Workspace
 
 __all__ = ["Context", "Layer", "initialize"]

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
+from gpucnn.checks import integer, pair
 from gpucnn.errors import InputError
-from gpucnn.geometry import Padding, Window, integer, pair
 from gpucnn.initializers import get_initializer, zeros
 from gpucnn.layers.base import Array, Layer, Shape
+from gpucnn.layers.window import Padding, fit_window, sized_window
 from gpucnn.memory import Parameter
 
 __all__ = ["Conv2D", "Conv2DTranspose"]
@@ -61,7 +62,7 @@ class Conv2D(Convolution):
 
     def infer(self, input_shape: Shape) -> Shape:
         H, W, C = self._image_shape(input_shape)
-        self.window = Window.fit(self.label, (H, W), self.kernel_size, self.stride, self.padding, self.dilation)
+        self.window = fit_window(self.label, (H, W), self.kernel_size, self.stride, self.padding, self.dilation)
         self.w = Parameter("w", (*self.window.kernel, C, self.filters), self.initializer)
         self.b = Parameter("b", (self.filters,), zeros) if self.bias else None
         return (*self.window.output_size(H, W), self.filters)
@@ -120,7 +121,7 @@ class Conv2DTranspose(Convolution):
         H, W, C = self._image_shape(input_shape)
         if self.padding in ("same", "same_lower"):
             raise InputError(f'{self.label}: padding must be an integer, a pair or "valid", received {self.padding!r}')
-        self.window = Window.sized(self.label, self.kernel_size, self.stride, self.padding, self.dilation)
+        self.window = sized_window(self.label, self.kernel_size, self.stride, self.padding, self.dilation)
         OH, OW = self.window.input_size(H, W)
         if any(more >= step for more, step in zip(self.output_padding, self.window.stride, strict=True)):
             raise InputError(

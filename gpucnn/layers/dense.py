@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from gpucnn.checks import integer
 from gpucnn.errors import InputError
-from gpucnn.geometry import integer
 from gpucnn.initializers import get_initializer, zeros
 from gpucnn.layers.base import Array, Layer, Shape
 from gpucnn.memory import Parameter

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from gpucnn.checks import number
 from gpucnn.errors import InputError
-from gpucnn.geometry import Padding, Window, number
+from gpucnn.geometry import Window
 from gpucnn.layers.base import Array, Layer, Shape
+from gpucnn.layers.window import Padding, fit_window
 
 __all__ = ["AveragePool2D", "GlobalAveragePool2D", "LpPool2D", "MaxPool2D"]
 
@@ -36,7 +38,7 @@ class Pool2D(Layer):
     def infer(self, input_shape: Shape) -> Shape:
         H, W, C = self._image_shape(input_shape)
         arguments = self.kernel_size, self.stride, self.padding, self.dilation
-        self.window = Window.fit(self.label, (H, W), *arguments)
+        self.window = fit_window(self.label, (H, W), *arguments)
         if self.window.misses_image(H, W):
             raise InputError(
                 f"{self.label}: with padding {self.window.padding} a window of {self.window.kernel} lies wholly in the "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gpucnn.geometry import number
+from gpucnn.checks import number
 from gpucnn.layers.base import Array, Context, Layer, Shape
 
 __all__ = ["Dropout"]

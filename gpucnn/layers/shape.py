@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 
+from gpucnn.checks import integer
 from gpucnn.errors import InputError
-from gpucnn.geometry import Padding, Window, integer
 from gpucnn.layers.base import Array, Layer, Shape
+from gpucnn.layers.window import Padding, fit_window
 
 __all__ = ["Flatten", "Reshape", "ZeroPad2D"]
 
@@ -52,7 +53,7 @@ class ZeroPad2D(Layer):
 
     def infer(self, input_shape: Shape) -> Shape:
         H, W, C = self._image_shape(input_shape)
-        self.window = Window.fit(self.label, (H, W), 1, padding=self.padding)
+        self.window = fit_window(self.label, (H, W), 1, padding=self.padding)
         return (*self.window.padded_size(H, W), C)
 
     def _interior(self, padded: Array) -> Array:

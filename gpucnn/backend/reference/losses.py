@@ -6,14 +6,12 @@ losses, its hits (see `_hits`), its samples, and its samples if the sum is still
 
 from __future__ import annotations
 
-from typing import Any
+from gpucnn.backend.reference.arrays import Array, Arrays
 
 __all__ = ["Losses"]
 
-Array = Any
 
-
-class Losses:
+class Losses(Arrays):
     """Part of `Backend`."""
 
     def softmax_cross_entropy(

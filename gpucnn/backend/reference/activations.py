@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from gpucnn.backend.reference.arrays import Array, Arrays
 
 __all__ = ["Activations"]
-
-Array = Any
 
 SELU_ALPHA = 1.6732632423543772
 SELU_SCALE = 1.0507009873554805
 
 
-class Activations:
+class Activations(Arrays):
     """Part of `Backend`. A derivative takes dy and the input x or the output y, whichever it is simpler in."""
 
     def relu(self, x: Array, *, out: Array = None) -> Array:

@@ -1,0 +1,61 @@
+"""Activations in place."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from gpucnn.backend.cpu.arrays import Array, CpuArrays
+
+__all__ = ["CpuActivations"]
+
+
+class CpuActivations(CpuArrays):
+    """Part of `CpuBackend`."""
+
+    def relu(self, x: Array, *, out: Array = None) -> Array:
+        """As the reference, in one pass."""
+        return np.maximum(x, 0, out=out)
+
+    def relu_dx(self, dy: Array, y: Array, *, out: Array = None) -> Array:
+        """As the reference, by bits."""
+        mask = self.scratch("mask", y.shape, np.bool_)
+        return self._keep(dy, np.greater(y, 0, out=mask), self._result(out, dy.shape, dy.dtype))
+
+    def sigmoid(self, x: Array, *, out: Array = None) -> Array:
+        """As the reference, in place."""
+        e = self.scratch("e", x.shape, x.dtype)
+        np.exp(np.negative(np.abs(x, out=e), out=e), out=e)
+        out = self._result(out, x.shape, x.dtype)
+        np.heaviside(x, 1, out=out)  # 1 where x >= 0, else 0
+        np.maximum(out, e, out=out)  # the numerator: 1, or e where x < 0
+        return np.divide(out, np.add(e, 1, out=e), out=out)
+
+    def sigmoid_dx(self, dy: Array, y: Array, *, out: Array = None) -> Array:
+        """As the reference, in place."""
+        slope = self.scratch("slope", y.shape, y.dtype)
+        np.multiply(np.subtract(1, y, out=slope), y, out=slope)
+        return np.multiply(dy, slope, out=out)
+
+    def tanh(self, x: Array, *, out: Array = None) -> Array:
+        """As the reference, in place."""
+        return np.tanh(x, out=out)
+
+    def tanh_dx(self, dy: Array, y: Array, *, out: Array = None) -> Array:
+        """As the reference, in place."""
+        slope = self.scratch("slope", y.shape, y.dtype)
+        np.subtract(1, np.square(y, out=slope), out=slope)
+        return np.multiply(dy, slope, out=out)
+
+    def softmax(self, x: Array, *, out: Array = None) -> Array:
+        """As the reference, in place."""
+        row = self.scratch("row", (*x.shape[:-1], 1), x.dtype)
+        out = np.subtract(x, np.max(x, axis=-1, keepdims=True, out=row), out=out)
+        np.exp(out, out=out)
+        return np.divide(out, np.sum(out, axis=-1, keepdims=True, out=row), out=out)
+
+    def softmax_dx(self, dy: Array, y: Array, *, out: Array = None) -> Array:
+        """As the reference, in place."""
+        row = self.scratch("row", (*y.shape[:-1], 1), y.dtype)
+        out = np.multiply(dy, y, out=out)
+        np.sum(out, axis=-1, keepdims=True, out=row)
+        return np.multiply(np.subtract(dy, row, out=out), y, out=out)

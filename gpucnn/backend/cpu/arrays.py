@@ -1,0 +1,68 @@
+"""What the parts of the CPU backend share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from gpucnn.backend.reference import Backend
+
+__all__ = ["BLOCK", "Array", "CpuArrays", "blocks"]
+
+Array = np.ndarray
+
+BLOCK = 1 << 14  # elements updated at a time by the optimizers and by Philox
+
+
+class CpuArrays(Backend):
+    """NumPy arrays, and sums and products of them in place."""
+
+    name = "cpu"
+
+    def __init__(self, float_dtype: Any = "float32"):
+        super().__init__(float_dtype)
+        self._ones: dict[np.dtype, Array] = {}
+        self._ramp = np.arange(BLOCK, dtype=np.uint64)
+
+    def _count_to(self, count: int) -> Array:
+        """Return 0, 1, .., count - 1 as uint64."""
+        if len(self._ramp) < count:
+            self._ramp = np.arange(count, dtype=np.uint64)
+        return self._ramp[:count]
+
+    def _result(self, out: Array | None, shape: tuple[int, ...], dtype: Any) -> Array:
+        return np.empty(shape, dtype) if out is None else out
+
+    def owns(self, array: object) -> bool:
+        return isinstance(array, np.ndarray)
+
+    def matmul(self, a: Array, b: Array, *, out: Array = None) -> Array:
+        return np.matmul(a, b, out=out)
+
+    def add(self, a: Array, b: Array, *, out: Array = None) -> Array:
+        """As the reference, in place."""
+        return np.add(a, b, out=out)
+
+    def sum_rows(self, rows: Array, *, out: Array = None) -> Array:
+        """As the reference, as a matrix product with ones: faster there than `sum`, and more exact."""
+        ones = self._ones.get(rows.dtype)
+        if ones is None or len(ones) < len(rows):
+            ones = self._ones[rows.dtype] = np.ones(len(rows), rows.dtype)
+        return np.matmul(ones[: len(rows)], rows, out=out)
+
+    def _keep(self, x: Array, mask: Array, out: Array) -> Array:
+        """Write x where the mask is set, else 0, by its bits: as fast as a product, and exact for inf and NaN."""
+        integer = np.int32 if x.dtype == np.float32 else np.int64
+        mask = mask.view(np.int8)
+        np.negative(mask, out=mask)  # 0 or -1: no bit or all bits
+        bits = out.view(integer)
+        np.copyto(bits, mask)
+        np.bitwise_and(bits, np.ascontiguousarray(x).view(integer), out=bits)
+        return out
+
+
+def blocks(size: int) -> Iterator[slice]:
+    """Split a flat array into slices of `BLOCK` elements."""
+    return (slice(start, min(start + BLOCK, size)) for start in range(0, size, BLOCK))

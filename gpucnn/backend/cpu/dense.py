@@ -1,0 +1,28 @@
+"""The fully connected layer, in place."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from gpucnn.backend.cpu.arrays import Array, CpuArrays
+
+__all__ = ["CpuDense"]
+
+
+class CpuDense(CpuArrays):
+    """Part of `CpuBackend`."""
+
+    def dense(self, x: Array, w: Array, b: Array | None, *, out: Array = None) -> Array:
+        """As the reference, in place."""
+        out = np.matmul(x, w, out=out)
+        return out if b is None else np.add(out, b, out=out)
+
+    def dense_dx(self, dy: Array, w: Array, *, out: Array = None) -> Array:
+        """As the reference, in place."""
+        return np.matmul(dy, w.T, out=out)
+
+    def dense_dw_db(self, x: Array, dy: Array, *, dw: Array, db: Array | None) -> None:
+        """As the reference, in place."""
+        np.matmul(x.T, dy, out=dw)
+        if db is not None:
+            self.sum_rows(dy, out=db)

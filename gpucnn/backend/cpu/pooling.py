@@ -1,0 +1,121 @@
+"""Pooling, one tap of all windows after another."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from gpucnn.backend.cpu.arrays import Array
+from gpucnn.backend.cpu.convolution import CpuConvolution
+from gpucnn.geometry import Window
+
+__all__ = ["CpuPooling"]
+
+
+class CpuPooling(CpuConvolution):
+    """Part of `CpuBackend`."""
+
+    def __init__(self, float_dtype: Any = "float32"):
+        super().__init__(float_dtype)
+        self._counts: dict[tuple, Array | float] = {}
+
+    def max_pool2d(self, x: Array, window: Window, *, out: Array = None, winners: Array = None) -> tuple[Array, Array]:
+        """As the reference, in place. NaN is found once at the end and left to the reference."""
+        first, *others = self.taps(x, window, -np.inf)
+        out = self._result(out, first.shape, x.dtype)
+        winners = self._result(winners, first.shape, self.winner_dtype(window))
+        better = self.scratch("mask", first.shape, np.bool_)
+        number = self.scratch("number", first.shape, winners.dtype)
+        np.copyto(out, first)
+        winners.fill(0)
+        for tap, pixels in enumerate(others, start=1):
+            np.greater(pixels, out, out=better)
+            np.maximum(pixels, out, out=out)
+            np.multiply(better, winners.dtype.type(tap), out=number)
+            np.maximum(winners, number, out=winners)  # a later winner has the larger number
+        if np.isnan(np.max(out)):
+            return super().max_pool2d(x, window, out=out, winners=winners)
+        return out, winners
+
+    def max_pool2d_dx(
+        self, dy: Array, winners: Array, x_shape: tuple[int, ...], window: Window, *, out: Array = None
+    ) -> Array:
+        """As the reference, one tap at a time through one buffer."""
+        mask = self.scratch("mask", dy.shape, np.bool_)
+        won = self.scratch("won", dy.shape, dy.dtype)
+
+        def taps() -> Iterator[Array]:
+            for tap in range(window.taps):
+                np.equal(winners, tap, out=mask)
+                yield self._keep(dy, mask, won)
+
+        return self._sum_taps(taps(), window, self._result(out, x_shape, dy.dtype))
+
+    def _pool_counts(
+        self, x_shape: tuple[int, ...], window: Window, count_include_pad: bool, dtype: Any
+    ) -> Array | float:
+        """As the reference, computed once for each shape."""
+        key = (x_shape[1:3], window, count_include_pad, dtype)
+        if key not in self._counts:
+            self._counts[key] = super()._pool_counts(x_shape, window, count_include_pad, dtype)
+        return self._counts[key]
+
+    def average_pool2d(self, x: Array, window: Window, *, count_include_pad: bool = False, out: Array = None) -> Array:
+        """As the reference, summed in place."""
+        first, *others = self.taps(x, window, 0.0)
+        out = self._result(out, first.shape, x.dtype)
+        np.copyto(out, first)
+        for pixels in others:
+            np.add(out, pixels, out=out)
+        return np.divide(out, self._pool_counts(x.shape, window, count_include_pad, x.dtype), out=out)
+
+    def average_pool2d_dx(
+        self,
+        dy: Array,
+        x_shape: tuple[int, ...],
+        window: Window,
+        *,
+        count_include_pad: bool = False,
+        out: Array = None,
+    ) -> Array:
+        """As the reference, from one buffer of shares."""
+        share = self.scratch("share", dy.shape, dy.dtype)
+        np.divide(dy, self._pool_counts(x_shape, window, count_include_pad, dy.dtype), out=share)
+        taps = (share for _ in range(window.taps))
+        return self._sum_taps(taps, window, self._result(out, x_shape, dy.dtype))
+
+    def lp_pool2d(self, x: Array, p: float, window: Window, *, out: Array = None) -> Array:
+        """As the reference, summed in place; squares and a square root for p = 2."""
+        taps = self.taps(x, window, 0.0)
+        out = self._result(out, taps[0].shape, x.dtype)
+        power = self.scratch("power", out.shape, out.dtype)
+        out.fill(0)
+        for pixels in taps:
+            np.add(out, self._absolute_power(pixels, p, power), out=out)
+        return np.sqrt(out, out=out) if p == 2 else np.power(out, 1.0 / p, out=out)
+
+    def lp_pool2d_dx(self, dy: Array, x: Array, y: Array, p: float, window: Window, *, out: Array = None) -> Array:
+        """As the reference, one tap at a time through two buffers."""
+        scale = self.scratch("scale", dy.shape, dy.dtype)
+        sign = self.scratch("sign", dy.shape, dy.dtype)
+        norm = self.scratch("norm", y.shape, y.dtype)
+        np.copyto(norm, y)
+        np.putmask(norm, np.equal(y, 0, out=self.scratch("mask", y.shape, np.bool_)), 1)
+
+        def taps() -> Iterator[Array]:
+            for pixels in self.taps(x, window, 0.0):
+                np.divide(pixels, norm, out=scale)
+                np.sign(scale, out=sign)
+                np.multiply(self._absolute_power(scale, p - 1, scale), sign, out=scale)
+                yield np.multiply(scale, dy, out=scale)
+
+        return self._sum_taps(taps(), window, self._result(out, x.shape, dy.dtype))
+
+    def _absolute_power(self, x: Array, p: float, out: Array) -> Array:
+        """`|x|^p` into `out`."""
+        if p == 2:
+            return np.square(x, out=out)
+        np.abs(x, out=out)
+        return out if p == 1 else np.power(out, p, out=out)

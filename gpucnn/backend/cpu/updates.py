@@ -1,0 +1,69 @@
+"""The updates of the optimizers, one block of the arena after another."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from gpucnn.backend.cpu.arrays import Array, CpuArrays, blocks
+
+__all__ = ["CpuUpdates"]
+
+
+class CpuUpdates(CpuArrays):
+    """Part of `CpuBackend`."""
+
+    def sgd_step(self, w: Array, g: Array, v: Array, hyper: Array, *, nesterov: bool = False) -> None:
+        """As the reference, one block after another, each while it is in the cache."""
+        rate, momentum, decay = hyper
+        for block in blocks(w.size):
+            wb, gb, vb = w[block], g[block], v[block]
+            step = self.scratch("step", wb.shape, w.dtype)
+            np.multiply(vb, momentum, out=vb)
+            np.add(vb, gb, out=vb)
+            if decay:
+                np.add(vb, np.multiply(wb, decay, out=step), out=vb)
+            if nesterov:
+                self._nesterov_step(wb, gb, vb, hyper, step)
+            else:
+                np.multiply(vb, rate, out=step)
+            np.subtract(wb, step, out=wb)
+
+    def _nesterov_step(self, w: Array, g: Array, v: Array, hyper: Array, step: Array) -> None:
+        """Write `rate (g + decay w + momentum v)` into `step`."""
+        rate, momentum, decay = hyper
+        lookahead = self.scratch("lookahead", w.shape, w.dtype)
+        np.add(g, np.multiply(w, decay, out=step), out=step)
+        np.add(step, np.multiply(v, momentum, out=lookahead), out=step)
+        np.multiply(step, rate, out=step)
+
+    def adam_step(
+        self, w: Array, g: Array, m: Array, v: Array, powers: Array, hyper: Array, *, decoupled: bool = False
+    ) -> None:
+        """As the reference, one block after another, each while it is in the cache."""
+        rate, beta1, beta2, eps, decay = hyper
+        powers *= hyper[1:3]
+        for block in blocks(w.size):
+            wb, mb, vb = w[block], m[block], v[block]
+            gradient = self.scratch("gradient", wb.shape, w.dtype)
+            step = self.scratch("step", wb.shape, w.dtype)
+            if decoupled:
+                np.copyto(gradient, g[block])
+                np.multiply(wb, 1 - rate * decay, out=wb)
+            else:
+                np.add(np.multiply(wb, decay, out=gradient), g[block], out=gradient)
+            np.add(np.multiply(mb, beta1, out=mb), np.multiply(gradient, 1 - beta1, out=step), out=mb)
+            np.multiply(np.square(gradient, out=step), 1 - beta2, out=step)
+            np.add(np.multiply(vb, beta2, out=vb), step, out=vb)
+            np.sqrt(np.divide(vb, 1 - powers[1], out=step), out=step)
+            np.divide(mb, np.add(step, eps, out=step), out=step)
+            np.subtract(wb, np.multiply(step, rate / (1 - powers[0]), out=step), out=wb)
+
+    def rmsprop_step(self, w: Array, g: Array, v: Array, b: Array, hyper: Array) -> None:
+        """As the reference, one block after another, so that its intermediate arrays are small and in the cache."""
+        for block in blocks(w.size):
+            super().rmsprop_step(w[block], g[block], v[block], b[block], hyper)
+
+    def adagrad_step(self, w: Array, g: Array, v: Array, hyper: Array) -> None:
+        """As the reference, one block after another, so that its intermediate arrays are small and in the cache."""
+        for block in blocks(w.size):
+            super().adagrad_step(w[block], g[block], v[block], hyper)

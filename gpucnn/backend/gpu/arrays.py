@@ -1,0 +1,126 @@
+"""What the parts of the GPU backend share."""
+
+from __future__ import annotations
+
+import functools
+from types import ModuleType
+from typing import Any, ClassVar
+
+import numpy as np
+
+from gpucnn.backend.gpu.device import INSTALL, device_count, first_line, import_cupy
+from gpucnn.backend.kernels import Block, Elementwise, sums
+from gpucnn.backend.reference import Backend
+from gpucnn.errors import DeviceError
+
+__all__ = ["Array", "GpuArrays"]
+
+Array = Any
+
+
+@functools.cache
+def _compiled(cupy: ModuleType, record: Elementwise | Block, element_type: str = "") -> Any:
+    """Make a kernel of CuPy's from its record; CUDA compiles it when it is first launched."""
+    if isinstance(record, Block):
+        return cupy.RawKernel(record.code(element_type), record.name)
+    return cupy.ElementwiseKernel(
+        record.inputs, record.outputs, record.body, f"gpucnn_{record.name}", preamble=record.preamble
+    )
+
+
+class GpuArrays(Backend):
+    """CuPy arrays of one device, transfers, and kernel launches."""
+
+    _probed: ClassVar[set[tuple[ModuleType, int]]] = set()  # devices that have been seen to compute
+
+    def __init__(self, float_dtype: Any = "float32", *, device: int = 0):
+        count = device_count()
+        if device >= count:
+            raise DeviceError(f"gpu:{device} is not there: the GPUs are gpu:0 to gpu:{count - 1}")
+        super().__init__(float_dtype, xp=import_cupy())
+        self.device = device
+        self.name = f"gpu:{device}"
+        self._ones: dict[Any, Array] = {}
+        if (self.xp, device) not in self._probed:
+            self._probe()
+            self._probed.add((self.xp, device))
+
+    def _probe(self) -> None:
+        """Compute something with each library that is needed, so that a missing one is named now."""
+        try:
+            self.activate()
+            square = self.zeros((2, 2))
+            self.relu(self.matmul(square, square))
+        except Exception as error:
+            raise DeviceError(
+                f"CuPy finds {self.name} but cannot compute on it ({first_line(error)}); its CUDA libraries may be "
+                f"missing: {INSTALL}"
+            ) from error
+
+    def activate(self) -> None:
+        if self.xp.cuda.runtime.getDevice() != self.device:
+            self.xp.cuda.Device(self.device).use()
+
+    def describe(self) -> str:
+        name = self.xp.cuda.runtime.getDeviceProperties(self.device)["name"]
+        return f"{self.name} ({name.decode() if isinstance(name, bytes) else name}, CuPy {self.xp.__version__})"
+
+    def versions(self) -> dict[str, str]:
+        return {"cupy": self.xp.__version__}
+
+    # ---- arrays and transfers -------------------------------------------------------------------------------------
+
+    def from_host(self, array: np.ndarray, *, out: Array = None) -> Array:
+        if out is None:
+            return self.xp.asarray(np.asarray(array, order="C"))
+        out.set(np.asarray(array, out.dtype, order="C"))
+        return out
+
+    def to_host(self, array: Array) -> np.ndarray:
+        self.host_reads += 1
+        return array.get()
+
+    def owns(self, array: object) -> bool:
+        return isinstance(array, self.xp.ndarray) and array.device.id == self.device
+
+    def _result(self, out: Array | None, shape: tuple[int, ...], dtype: Any) -> Array:
+        return self.xp.empty(shape, dtype) if out is None else out
+
+    def _run(self, record: Elementwise, *arguments: Any, size: int | None = None) -> None:
+        """Launch an elementwise kernel on its inputs and outputs."""
+        kernel = _compiled(self.xp, record)
+        if size is None:
+            kernel(*arguments)
+        else:
+            kernel(*arguments, size=size)
+
+    def _contiguous(self, x: Array) -> Array:
+        """Return x itself, or a C-contiguous copy of a view: kernels index flat memory."""
+        return x if x.flags.c_contiguous else self.xp.ascontiguousarray(x)
+
+    def _map(self, record: Elementwise, *arrays: Array, out: Array | None) -> Array:
+        """Run a kernel from arrays of one shape to a new array or `out`."""
+        out = self._result(out, arrays[0].shape, arrays[0].dtype)
+        self._run(record, *arrays, out)
+        return out
+
+    def _block_kernel(self, record: Block, dtype: Any) -> Any:
+        return _compiled(self.xp, record, "float" if dtype == np.float32 else "double")
+
+    # ---- sums and products ----------------------------------------------------------------------------------------
+
+    def matmul(self, a: Array, b: Array, *, out: Array = None) -> Array:
+        return self.xp.matmul(a, b, out=out)
+
+    def add(self, a: Array, b: Array, *, out: Array = None) -> Array:
+        """As the reference, in one kernel."""
+        return self._map(sums.ADD, a, b, out=out)
+
+    def sum_rows(self, rows: Array, *, out: Array = None) -> Array:
+        """As the reference, as a matrix product with ones, which is fast where a column sum is not."""
+        out = self._result(out, rows.shape[1:], rows.dtype)
+        ones = self._ones.get(rows.dtype)
+        if ones is None or ones.shape[1] < len(rows):
+            ones = self._ones[rows.dtype] = self.xp.ones((1, len(rows)), rows.dtype)
+        self.matmul(ones[:, : len(rows)], rows, out=out.reshape(1, -1))
+        return out

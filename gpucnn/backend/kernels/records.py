@@ -1,0 +1,31 @@
+"""The two forms of a kernel."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+__all__ = ["Block", "Elementwise"]
+
+
+@dataclass(frozen=True)
+class Elementwise:
+    """Arguments of one `cupy.ElementwiseKernel`; sizes are int32 scalars, `raw` arrays are C-contiguous."""
+
+    name: str
+    inputs: str
+    outputs: str
+    body: str
+    preamble: str = ""
+
+
+@dataclass(frozen=True)
+class Block:
+    """One `extern "C" __global__` function named `name`, launched with `threads` threads per block."""
+
+    name: str
+    source: str
+    threads: int = 256
+
+    def code(self, element_type: str) -> str:
+        """Return the source with `T` defined as `element_type` ("float" or "double")."""
+        return f"typedef {element_type} T;\n{self.source}"

@@ -1,0 +1,86 @@
+"""What every part of a backend builds on: an array module, transfers, scratch memory, and sums of products."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from gpucnn.memory import Workspace
+
+__all__ = ["Array", "Arrays"]
+
+Array = Any  # numpy.ndarray, cupy.ndarray, or another array of the Python array API standard
+
+
+class Arrays:
+    """The arrays of one device; `Backend` adds the operations."""
+
+    name = "reference"
+
+    def __init__(self, float_dtype: Any = "float32", *, xp: Any = np):
+        self.xp = xp
+        self.precision = np.dtype(float_dtype).name
+        self.float_dtype = getattr(xp, self.precision)
+        self.host_reads = 0
+        self.workspace = Workspace(self)
+
+    def activate(self) -> None:
+        """Make this device the current one of the calling thread, where there is such a thing."""
+
+    def describe(self) -> str:
+        """Return the device's name and what computes on it, for people."""
+        return f"{self.name} ({self.xp.__name__} {self.xp.__version__})"
+
+    def versions(self) -> dict[str, str]:
+        """Return the versions of the packages that this device needs beside NumPy."""
+        return {}
+
+    def empty(self, shape: tuple[int, ...], dtype: Any = None) -> Array:
+        """Return a new array of unspecified contents."""
+        return self.xp.empty(shape, dtype=dtype or self.float_dtype)
+
+    def zeros(self, shape: tuple[int, ...], dtype: Any = None) -> Array:
+        """Return a new array of zeros."""
+        return self.xp.zeros(shape, dtype=dtype or self.float_dtype)
+
+    def from_host(self, array: np.ndarray, *, out: Array = None) -> Array:
+        """Copy a NumPy array to this device, into `out` (converted to its dtype) or into a new array."""
+        return self._store(self.xp.asarray(array, dtype=None if out is None else out.dtype, copy=True), out)
+
+    def to_host(self, array: Array) -> np.ndarray:
+        """Copy an array of this device to a new NumPy array: the one operation that waits for the device."""
+        self.host_reads += 1
+        return np.array(array)
+
+    def owns(self, array: object) -> bool:
+        """Whether `array` is an array of this device."""
+        return type(array).__module__.partition(".")[0] == self.xp.__name__.partition(".")[0]
+
+    def scratch(self, name: str, shape: tuple[int, ...], dtype: Any) -> Array:
+        """Return an intermediate array, for overrides that allocate nothing; it lasts until the next operation."""
+        return self.workspace.take(name, shape, dtype)
+
+    def _store(self, result: Array, out: Array) -> Array:
+        if out is None:
+            return result
+        out[...] = result
+        return out
+
+    def cast(self, x: Array, dtype: Any) -> Array:
+        """Return a copy of x in another dtype."""
+        return self.xp.astype(x, dtype) if hasattr(self.xp, "astype") else x.astype(dtype)  # NumPy 2.0 has no astype
+
+    # ---- sums and products ----------------------------------------------------------------------------------------
+
+    def matmul(self, a: Array, b: Array, *, out: Array = None) -> Array:
+        """Matrix product `a @ b` of two 2-D arrays; a transposed view is welcome as an operand."""
+        return self._store(self.xp.matmul(a, b), out)
+
+    def add(self, a: Array, b: Array, *, out: Array = None) -> Array:
+        """`a + b`, of one shape; `out` may be either."""
+        return self._store(a + b, out)
+
+    def sum_rows(self, rows: Array, *, out: Array = None) -> Array:
+        """Sum over the first axis: the gradient of a bias. (M, C) -> (C,)."""
+        return self._store(self.xp.sum(rows, axis=0), out)

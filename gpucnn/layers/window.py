@@ -1,0 +1,87 @@
+"""From the arguments of a layer to its `Window`, or to an error that names the layer."""
+
+from __future__ import annotations
+
+from gpucnn.checks import pair
+from gpucnn.errors import InputError
+from gpucnn.geometry import Pair, Window
+
+__all__ = ["Padding", "fit_window", "sized_window"]
+
+Padding = int | Pair | tuple[Pair, Pair] | str
+
+
+def sized_window(
+    layer: str,
+    kernel_size: int | Pair,
+    stride: int | Pair = 1,
+    padding: Padding = 0,
+    dilation: int | Pair = 1,
+    size: Pair = (0, 0),
+) -> Window:
+    """Check a layer's arguments and return the window they describe; "same" padding depends on the input's size."""
+    kernel = pair(kernel_size, f"{layer}: kernel_size", least=1)
+    stride = pair(stride, f"{layer}: stride", least=1)
+    dilation = pair(dilation, f"{layer}: dilation", least=1)
+    unpadded = Window(kernel, stride, dilation=dilation)
+    return Window(kernel, stride, _resolve_padding(layer, padding, size, unpadded), dilation)
+
+
+def fit_window(
+    layer: str,
+    size: Pair,
+    kernel_size: int | Pair,
+    stride: int | Pair = 1,
+    padding: Padding = 0,
+    dilation: int | Pair = 1,
+) -> Window:
+    """Check a layer's arguments against its (H, W) input and return the window they describe.
+
+    `padding` is an int, a pair (rows, columns), a pair of pairs ((top, bottom), (left, right)), "valid" (none) or
+    "same" (output size = input size / stride rounded up; an odd pixel goes below and to the right, with
+    "same_lower" above and to the left).
+
+    Raises
+    ------
+    InputError
+        For a wrong argument, or a kernel that does not fit its input; `layer` is how the message names the layer.
+    """
+    window = sized_window(layer, kernel_size, stride, padding, dilation, size)
+    for axis, output in enumerate(window.output_size(*size)):
+        if output < 1:
+            raise InputError(_does_not_fit(layer, window, size, axis, output))
+    return window
+
+
+def _resolve_padding(layer: str, padding: object, size: Pair, window: Window) -> tuple[Pair, Pair]:
+    if padding == "valid":
+        return (0, 0), (0, 0)
+    if padding in ("same", "same_lower"):
+        rows, columns = map(_same_padding, size, window.extent, window.stride)
+        return (rows, columns) if padding == "same" else (rows[::-1], columns[::-1])
+    if isinstance(padding, str):
+        expected = '"same", "same_lower", "valid", an integer or a pair'
+        raise InputError(f"{layer}: padding must be {expected}, received {padding!r}")
+    what = f"{layer}: padding"
+    if isinstance(padding, (tuple, list)) and any(isinstance(side, (tuple, list)) for side in padding):
+        if len(padding) != 2 or not all(isinstance(side, (tuple, list)) and len(side) == 2 for side in padding):
+            raise InputError(f"{what} must be ((top, bottom), (left, right)), received {padding!r}")
+        return pair(padding[0], what, least=0), pair(padding[1], what, least=0)
+    PH, PW = pair(padding, what, least=0)
+    return (PH, PH), (PW, PW)
+
+
+def _same_padding(size: int, extent: int, stride: int) -> Pair:
+    """Padding before and after for an output of ceil(size/stride)."""
+    total = max((-(-size // stride) - 1) * stride + extent - size, 0)
+    return total // 2, total - total // 2
+
+
+def _does_not_fit(layer: str, window: Window, size: Pair, axis: int, output: int) -> str:
+    (KH, KW), (before, after) = window.kernel, window.padding[axis]
+    dilated = f" dilated by {window.dilation}" if window.dilation != (1, 1) else ""
+    return (
+        f"{layer}: kernel {KH}x{KW}{dilated} does not fit input {size[0]}x{size[1]} "
+        f"({'OH' if axis == 0 else 'OW'} = ({size[axis]} + {before} + {after} - {window.extent[axis]})"
+        f"//{window.stride[axis]} + 1 = {output}); use a smaller kernel, more padding or a larger input"
+    )

@@ -1,0 +1,102 @@
+"""Cases of lowering and convolution."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from case import LAYOUTS, Case, Draw, Output, cases_of, fields
+
+from gpucnn.geometry import Window
+from gpucnn.layers.window import fit_window
+
+
+def border(top: int, bottom: int, left: int, right: int) -> tuple[tuple[int, int], tuple[int, int]]:
+    return (top, bottom), (left, right)
+
+
+WINDOWS = {
+    "3x3": ((5, 7), Window((3, 3))),
+    "1x1": ((4, 3), Window((1, 1))),
+    "one pixel": ((1, 1), Window((1, 1))),
+    "one row": ((1, 6), Window((1, 3))),
+    "whole image": ((4, 3), Window((4, 3))),
+    "whole padded image": ((3, 2), Window((5, 3), padding=border(1, 1, 0, 1))),
+    "stride 2": ((7, 5), Window((3, 3), (2, 2))),
+    "stride 2, pixels left over": ((6, 8), Window((3, 3), (2, 2))),
+    "stride over kernel": ((8, 9), Window((2, 2), (3, 3))),
+    "1x1, stride 2": ((5, 4), Window((1, 1), (2, 2))),
+    "2x2, stride 2": ((6, 4), Window((2, 2), (2, 2))),
+    "unequal strides": ((7, 8), Window((3, 2), (1, 3))),
+    "padding 1": ((5, 4), Window((3, 3), padding=border(1, 1, 1, 1))),
+    "1x1, padding 1": ((3, 2), Window((1, 1), padding=border(1, 1, 1, 1))),
+    "asymmetric padding": ((4, 5), Window((2, 3), padding=border(0, 1, 2, 0))),
+    "padding over kernel": ((3, 2), Window((2, 2), padding=border(3, 2, 0, 4))),
+    "same, stride 2": ((6, 5), fit_window("", (6, 5), 3, 2, "same")),
+    "same, 4x4": ((5, 3), fit_window("", (5, 3), 4, 1, "same")),
+    "dilation 2": ((7, 6), Window((3, 2), dilation=(2, 2))),
+    "unequal dilations": ((5, 7), Window((2, 3), dilation=(1, 3))),
+    "dilation, stride and padding": ((6, 7), Window((2, 3), (2, 1), border(1, 2, 2, 1), (3, 2))),
+}
+LEAST_CHANNELS = {"one": (1, 1, 1), "one channel": (3, 1, 2), "one map": (2, 3, 1), "one image": (1, 5, 2)}
+SHAPE_WINDOW = "dilation, stride and padding"
+
+
+def convolutions() -> Iterator[tuple[str, tuple[int, ...], int, Window, dict[str, Any]]]:
+    """What every operation of a convolution gets: (label, x's shape, OC, window, further fields)."""
+    for label, (size, window) in WINDOWS.items():
+        yield label, (2, *size, 3), 4, window, {}
+    size, window = WINDOWS[SHAPE_WINDOW]
+    for label, (N, C, OC) in LEAST_CHANNELS.items():
+        yield label, (N, *size, C), OC, window, {}
+    for layout in LAYOUTS:
+        yield layout, (2, *size, 3), 4, window, {"layouts": layout}
+    window, large = Window((3, 3), padding=border(1, 1, 1, 1)), {"large": True}
+    yield "more channels", (1, 9, 8, 16), 8, window, {}
+    for N in (1, 2, 17, 33):  # implementations that work in chunks meet partial ones
+        yield f"batch of {N}", (N, 5, 4, 2), 3, window, {}
+        yield f"large batch of {N}", (N, 28, 27, 8), 16, Window((5, 3), padding=border(2, 2, 1, 1)), large
+    yield "large stride 2", (17, 29, 28, 8), 16, Window((3, 3), (2, 2), border(0, 1, 0, 1)), large
+    yield "large 1x1", (33, 28, 28, 16), 8, Window((1, 1)), large
+
+
+@cases_of
+def im2col(dtype: str) -> Iterator[Case]:
+    for label, x_shape, _, window, further in convolutions():
+        N, H, W, C = x_shape
+        rows = N * np.prod(window.output_size(H, W), dtype=int)
+        columns = Output((int(rows), window.taps * C), dtype)
+        draw = Draw(f"im2col {label}", dtype)
+        image = {"x": draw.normal(*x_shape), "window": window}
+        yield Case("im2col", label, dtype, image, {"out": columns}, **fields(further, "x"))
+        arguments = {"columns": draw.normal(*columns.shape), "x_shape": x_shape, "window": window}
+        outputs = {"out": Output(x_shape, dtype)}
+        further = fields(further, "columns")
+        yield Case("col2im", label, dtype, arguments, outputs, terms=window.taps, **further)
+
+
+@cases_of
+def conv2d(dtype: str) -> Iterator[Case]:
+    for label, x_shape, OC, window, further in convolutions():
+        N, H, W, C = x_shape
+        draw = Draw(f"conv2d {label}", dtype)
+        x, w, b = draw.normal(*x_shape), draw.normal(*window.kernel, C, OC), draw.normal(OC)
+        y = Output((N, *window.output_size(H, W), OC), dtype)
+        dy, dw, db = draw.normal(*y.shape), Output(w.shape, dtype), Output(b.shape, dtype)
+
+        arguments, outputs = {"x": x, "w": w, "b": b, "window": window}, {"out": y}
+        more = {"terms": window.taps * C + 1, **fields(further, "x", "w", "b")}
+        yield Case("conv2d", label, dtype, arguments, outputs, **more)
+        if label == "3x3":
+            yield Case("conv2d", "no bias", dtype, {**arguments, "b": None}, outputs, **more)
+
+        arguments = {"dy": dy, "w": w, "x_shape": x_shape, "window": window}
+        more = {"terms": window.taps * OC, **fields(further, "dy", "w")}
+        yield Case("conv2d_dx", label, dtype, arguments, {"out": Output(x_shape, dtype)}, **more)
+
+        arguments = {"x": x, "dy": dy, "window": window}
+        more = {"terms": dy.size // OC, **fields(further, "x", "dy")}
+        yield Case("conv2d_dw_db", label, dtype, arguments, {"dw": dw, "db": db}, **more)
+        if label == "3x3":
+            yield Case("conv2d_dw_db", "no bias", dtype, {**arguments, "db": None}, {"dw": dw}, **more)

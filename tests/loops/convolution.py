@@ -1,0 +1,70 @@
+"""Lowering and convolution."""
+
+from __future__ import annotations
+
+from itertools import product
+from typing import Any
+
+from loops.numbers import Array, indices, zeros
+from loops.windows import inside, output_size
+
+
+def matmul(a: Array, b: Array) -> Array:
+    y = zeros(a.shape[0], b.shape[1])
+    for i, j, k in product(range(a.shape[0]), range(b.shape[1]), range(a.shape[1])):
+        y[i, j] += float(a[i, k]) * float(b[k, j])
+    return y
+
+
+def im2col(x: Array, window: Any) -> Array:
+    N, H, W, C = x.shape
+    OH, OW = output_size(window, H, W)
+    KH, KW = window.kernel
+    columns = zeros(N * OH * OW, KH * KW * C)
+    for m, q, u, v, i, j in inside(window, H, W):
+        for n, c in product(range(N), range(C)):
+            columns[(n * OH + m) * OW + q, (u * KW + v) * C + c] = x[n, i, j, c]
+    return columns
+
+
+def col2im(columns: Array, x_shape: tuple[int, ...], window: Any) -> Array:
+    N, H, W, C = x_shape
+    OH, OW = output_size(window, H, W)
+    x = zeros(*x_shape)
+    for m, q, u, v, i, j in inside(window, H, W):
+        for n, c in product(range(N), range(C)):
+            x[n, i, j, c] += columns[(n * OH + m) * OW + q, (u * window.kernel[1] + v) * C + c]
+    return x
+
+
+def conv2d(x: Array, w: Array, b: Array | None, window: Any) -> Array:
+    N, H, W, C = x.shape
+    OC = w.shape[3]
+    y = zeros(N, *output_size(window, H, W), OC)
+    for m, q, u, v, i, j in inside(window, H, W):
+        for n, c, o in product(range(N), range(C), range(OC)):
+            y[n, m, q, o] += float(w[u, v, c, o]) * float(x[n, i, j, c])
+    for index in indices(y):
+        y[index] += 0.0 if b is None else float(b[index[3]])
+    return y
+
+
+def conv2d_dx(dy: Array, w: Array, x_shape: tuple[int, ...], window: Any) -> Array:
+    N, H, W, C = x_shape
+    dx = zeros(*x_shape)
+    for m, q, u, v, i, j in inside(window, H, W):
+        for n, c, o in product(range(N), range(C), range(w.shape[3])):
+            dx[n, i, j, c] += float(w[u, v, c, o]) * float(dy[n, m, q, o])
+    return dx
+
+
+def conv2d_dw_db(x: Array, dy: Array, window: Any, db: None = None) -> tuple[Array, Array]:
+    N, H, W, C = x.shape
+    OC = dy.shape[3]
+    dw, db = zeros(*window.kernel, C, OC), zeros(OC)
+    for m, q, u, v, i, j in inside(window, H, W):
+        for n, c, o in product(range(N), range(C), range(OC)):
+            dw[u, v, c, o] += float(dy[n, m, q, o]) * float(x[n, i, j, c])
+    for index in indices(dy):
+        db[index[3]] += float(dy[index])
+    return dw, db

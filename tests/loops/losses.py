@@ -1,0 +1,105 @@
+"""Losses: (mean loss, its gradient, new totals)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from decimal import Decimal
+from typing import Any
+
+import numpy as np
+
+from loops.activations import decimal, exp
+from loops.numbers import Array, zeros
+
+
+def largest(row: Array) -> int:
+    """Index of the first largest element."""
+    best = 0
+    for k in range(1, len(row)):
+        best = k if float(row[k]) > float(row[best]) else best
+    return best
+
+
+def is_hit(outputs: Array, targets: Array, boundary: float) -> bool:
+    """Whether the largest output stands where the largest target does; of one output, whether both are yes or no."""
+    if len(outputs) == 1:
+        return (outputs[0] > boundary) == (targets[0] > 0.5)
+    return largest(outputs) == largest(targets)
+
+
+def report(losses: list, hits: list[bool], dx: Array, totals: Array | None) -> tuple[Array, Array, Array | None]:
+    N, loss_sum = len(losses), float(sum(losses))
+    if totals is not None:
+        before = [float(total) for total in totals]
+        finite = N if math.isfinite(before[0] + loss_sum) else 0
+        grown = zip(before, (loss_sum, sum(hits), N, finite), strict=True)
+        totals = np.array([total + growth for total, growth in grown])
+    return np.array(loss_sum / N), dx, totals
+
+
+@decimal
+def softmax_cross_entropy(logits: Array, labels: Array, totals: Array | None = None) -> tuple:
+    N, K = logits.shape
+    losses, hits, dx = [], [], zeros(N, K)
+    for n in range(N):
+        e = [exp(float(z)) for z in logits[n]]
+        label = int(labels[n])
+        losses.append(-(e[label] / sum(e)).ln())
+        hits.append(largest(logits[n]) == label)
+        for k in range(K):
+            dx[n, k] = (float(e[k] / sum(e)) - (1.0 if k == label else 0.0)) / N
+    return report(losses, hits, dx, totals)
+
+
+@decimal
+def sigmoid_cross_entropy(logits: Array, targets: Array, totals: Array | None = None) -> tuple:
+    N, K = logits.shape
+    losses, hits, dx = [], [], zeros(N, K)
+    for n in range(N):
+        loss = Decimal(0)
+        for k in range(K):
+            z, t = float(logits[n, k]), float(targets[n, k])
+            yes, no = 1 / (1 + exp(-z)), 1 / (1 + exp(z))  # s(z) and 1 - s(z)
+            loss -= Decimal(t) * yes.ln() + (1 - Decimal(t)) * no.ln()
+            dx[n, k] = float(yes - Decimal(t)) / N
+        losses.append(loss)
+        hits.append(is_hit(logits[n], targets[n], 0.0))
+    return report(losses, hits, dx, totals)
+
+
+def element_loss(term: Callable[..., float], slope: Callable[..., float], weight: Callable[[int], float]) -> Any:
+    """Make a loss whose terms, and their derivatives in y, are functions of one output y and its target t."""
+
+    def loss(outputs: Array, targets: Array, totals: Array | None = None) -> tuple:
+        N, K = outputs.shape
+        losses, hits, dx = [], [], zeros(N, K)
+        for n in range(N):
+            total = 0.0
+            for k in range(K):
+                y, t = float(outputs[n, k]), float(targets[n, k])
+                total += weight(K) * term(y, t)
+                dx[n, k] = weight(K) * slope(y, t) / N
+            losses.append(total)
+            hits.append(is_hit(outputs[n], targets[n], 0.5))
+        return report(losses, hits, dx, totals)
+
+    return loss
+
+
+def sign(x: float) -> float:
+    return float(x > 0.0) - float(x < 0.0)
+
+
+mean_squared_error = element_loss(lambda y, t: (y - t) ** 2, lambda y, t: 2.0 * (y - t), lambda K: 1.0 / K)
+squared_error = element_loss(lambda y, t: (y - t) ** 2, lambda y, t: 2.0 * (y - t), lambda K: 1.0)
+mean_squared_log_error = element_loss(
+    lambda y, t: (math.log(y + 1.0) - math.log(t + 1.0)) ** 2,
+    lambda y, t: 2.0 * (math.log(y + 1.0) - math.log(t + 1.0)) / (y + 1.0),
+    lambda K: 1.0 / K,
+)
+absolute_error = element_loss(lambda y, t: abs(y - t), lambda y, t: sign(y - t), lambda K: 1.0)
+mean_absolute_error = element_loss(lambda y, t: abs(y - t), lambda y, t: sign(y - t), lambda K: 1.0 / K)
+mean_absolute_percentage_error = element_loss(
+    lambda y, t: abs((t - y) / t), lambda y, t: sign(y - t) / abs(t), lambda K: 100.0 / K
+)

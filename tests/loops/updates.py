@@ -1,0 +1,72 @@
+"""Optimizers: the arrays after the step."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from loops.numbers import Array, zeros
+
+
+def sgd_step(w: Array, g: Array, v: Array, hyper: Array, nesterov: bool = False) -> tuple[Array, Array]:
+    rate, momentum, decay = map(float, hyper)
+    new_w, new_v = zeros(len(w)), zeros(len(v))
+    for i in range(len(w)):
+        gradient = float(g[i]) + decay * float(w[i])
+        new_v[i] = momentum * float(v[i]) + gradient
+        step = gradient + momentum * new_v[i] if nesterov else new_v[i]
+        new_w[i] = float(w[i]) - rate * step
+    return new_w, new_v
+
+
+def adam_step(
+    w: Array, g: Array, m: Array, v: Array, powers: Array, hyper: Array, decoupled: bool = False
+) -> tuple[Array, ...]:
+    rate, beta1, beta2, epsilon, decay = map(float, hyper)
+    power1, power2 = float(powers[0]) * beta1, float(powers[1]) * beta2
+    new_w, new_m, new_v = zeros(len(w)), zeros(len(w)), zeros(len(w))
+    for i in range(len(w)):
+        gradient = float(g[i]) + (0.0 if decoupled else decay * float(w[i]))
+        new_m[i] = beta1 * float(m[i]) + (1.0 - beta1) * gradient
+        new_v[i] = beta2 * float(v[i]) + (1.0 - beta2) * gradient**2
+        mean, variance = new_m[i] / (1.0 - power1), new_v[i] / (1.0 - power2)
+        new_w[i] = float(w[i]) - rate * mean / (math.sqrt(variance) + epsilon)
+        new_w[i] -= rate * decay * float(w[i]) if decoupled else 0.0
+    return new_w, new_m, new_v, np.array([power1, power2])
+
+
+def rmsprop_step(w: Array, g: Array, v: Array, b: Array, hyper: Array) -> tuple[Array, Array, Array]:
+    rate, smoothing, epsilon, momentum, decay = map(float, hyper)
+    new_w, new_v, new_b = zeros(len(w)), zeros(len(w)), zeros(len(w))
+    for i in range(len(w)):
+        gradient = float(g[i]) + decay * float(w[i])
+        new_v[i] = smoothing * float(v[i]) + (1.0 - smoothing) * gradient**2
+        new_b[i] = momentum * float(b[i]) + gradient / (math.sqrt(new_v[i]) + epsilon)
+        new_w[i] = float(w[i]) - rate * new_b[i]
+    return new_w, new_v, new_b
+
+
+def adagrad_step(w: Array, g: Array, v: Array, hyper: Array) -> tuple[Array, Array]:
+    rate, epsilon, decay = map(float, hyper)
+    new_w, new_v = zeros(len(w)), zeros(len(w))
+    for i in range(len(w)):
+        gradient = float(g[i]) + decay * float(w[i])
+        new_v[i] = float(v[i]) + gradient**2
+        new_w[i] = float(w[i]) - rate * gradient / (math.sqrt(new_v[i]) + epsilon)
+    return new_w, new_v
+
+
+def adam_run(w: Array, gradients: Array, hyper: Array) -> Array:
+    """Weights after one step per row of gradients, from zero moments: algorithm 1, with beta^t spelt out."""
+    rate, beta1, beta2, epsilon, decay = map(float, hyper)
+    result = zeros(len(w))
+    for i in range(len(w)):
+        weight, m, v = float(w[i]), 0.0, 0.0
+        for t in range(1, len(gradients) + 1):
+            gradient = float(gradients[t - 1, i]) + decay * weight
+            m = beta1 * m + (1.0 - beta1) * gradient
+            v = beta2 * v + (1.0 - beta2) * gradient**2
+            weight -= rate * (m / (1.0 - beta1**t)) / (math.sqrt(v / (1.0 - beta2**t)) + epsilon)
+        result[i] = weight
+    return result
