@@ -11,6 +11,7 @@ from tolerances import assert_close
 from gpucnn import (
     ELU,
     SELU,
+    Add,
     Arctan,
     AveragePool2D,
     BatchNorm2D,
@@ -29,6 +30,7 @@ from gpucnn import (
     LogSoftmax,
     LpPool2D,
     MaxPool2D,
+    Parallel,
     PReLU,
     ReLU,
     Reshape,
@@ -128,6 +130,18 @@ GRADIENT_CASES: dict[str, tuple[Callable[[], Layer], tuple[int, ...]]] = {
         ),
         IMAGES,
     ),
+    "parallel": (
+        lambda: Parallel(
+            [Conv2D(3, 1), Sequential([Conv2D(2, 3, padding=1), Tanh()]), AveragePool2D(3, 1, 1), Identity()]
+        ),
+        IMAGES,
+    ),
+    "parallel sum": (
+        lambda: Parallel(
+            [Conv2D(2, 1), Conv2D(2, 3, padding=1), Sequential([Parallel([Tanh(), Identity()], Add())])], Add()
+        ),
+        IMAGES,
+    ),
     "network": (
         lambda: Sequential(
             [Conv2D(4, 3, padding="same"), Tanh(), AveragePool2D(2), Flatten(), Dropout(0.3), Dense(5), Sigmoid()]
@@ -139,7 +153,7 @@ GRADIENT_CASES: dict[str, tuple[Callable[[], Layer], tuple[int, ...]]] = {
 # Every layer on one small batch: what makes it, and the shape of a sample.
 ONE_OF_EACH = (
     *("conv", "conv no bias", "transpose", "batch norm", "max pool", "average pool", "lp pool 2", "dense", "flatten"),
-    *("relu", "sigmoid", "tanh", "softmax", "dropout", "network", "residual", "prelu", "elu", "arctan"),
+    *("relu", "sigmoid", "tanh", "softmax", "dropout", "network", "residual", "parallel", "prelu", "elu", "arctan"),
 )
 LAYERS = {name: GRADIENT_CASES[name] for name in ONE_OF_EACH}
 

@@ -240,7 +240,7 @@ REFUSALS = {
     ),
     "a residual of two shapes": (
         lambda: Residual(Conv2D(3, 3)).build((8, 8, 3)),
-        "Residual: the body makes (6, 6, 3) of (8, 8, 3), the shortcut (8, 8, 3); give it a shortcut that makes the",
+        "Residual: cannot add samples of shapes (6, 6, 3) and (8, 8, 3); make them equal, for example by a 1x1 convolution",
     ),
     "a shape of other size": (
         lambda: Reshape((3, 3)).build((4, 2)),

@@ -18,9 +18,10 @@ from gpucnn.layers.activation import (
     Tanh,
 )
 from gpucnn.layers.base import Layer
-from gpucnn.layers.container import Residual
+from gpucnn.layers.container import Parallel, Residual
 from gpucnn.layers.convolution import Conv2D, Conv2DTranspose
 from gpucnn.layers.dense import Dense
+from gpucnn.layers.join import Add, Concat
 from gpucnn.layers.normalization import BatchNorm2D
 from gpucnn.layers.pooling import AveragePool2D, GlobalAveragePool2D, LpPool2D, MaxPool2D
 from gpucnn.layers.regularization import Dropout
@@ -29,10 +30,12 @@ from gpucnn.layers.shape import Flatten, Reshape, ZeroPad2D
 __all__ = [
     "ELU",
     "SELU",
+    "Add",
     "Arctan",
     "AveragePool2D",
     "BatchNorm2D",
     "BinaryStep",
+    "Concat",
     "Conv2D",
     "Conv2DTranspose",
     "Dense",
@@ -47,6 +50,7 @@ __all__ = [
     "LpPool2D",
     "MaxPool2D",
     "PReLU",
+    "Parallel",
     "ReLU",
     "Reshape",
     "Residual",

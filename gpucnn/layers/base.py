@@ -123,13 +123,16 @@ class Layer:
         """
         if self.owner is not None:
             raise InputError(f"{self.label}: is a part of {self.owner.label}; build that instead")
-        sizes = input_shape if isinstance(input_shape, (tuple, list)) else (input_shape,)
-        self._set_shapes(tuple(integer(size, f"{self.label}: each size of input_shape", least=1) for size in sizes))
+        self._set_shapes(self._sizes(input_shape))
         self._device_fixed = backend is not None
         context = Context(get_backend(backend) if isinstance(backend, str) else backend or get_backend("cpu"), seed)
         self._assemble(context)
         initialize(self.arena, context.backend, seed)
         return self.output_shape
+
+    def _sizes(self, shape: object) -> Shape:
+        sizes = shape if isinstance(shape, (tuple, list)) else (shape,)
+        return tuple(integer(size, f"{self.label}: each size of input_shape", least=1) for size in sizes)
 
     def _set_shapes(self, input_shape: Shape) -> Shape:
         output_shape = tuple(self.infer(input_shape))
@@ -167,9 +170,9 @@ class Layer:
 
     def forward(self, x: Array, *, train: bool = True) -> Array:
         """Compute the output of a batch (N, *input_shape); with `train`, keep what `backward` will need of it."""
-        self._accept(x)
+        N = self._accept(x)
         self.backend.activate()
-        self._batch = x.shape[0] if train else None
+        self._batch = N if train else None
         return self._forward(x, train)
 
     def backward(self, dy: Array, *, need_dx: bool = True) -> Array | None:
@@ -185,17 +188,26 @@ class Layer:
 
     __call__ = forward
 
-    def _accept(self, x: Array) -> None:
-        """Build or move a layer used alone to where x is, then check x."""
-        if not self._device_fixed:
-            backend = backend_of(x, self.label)
-            if self.context is None:
-                self.build(x.shape[1:], backend)
-            elif (backend.name, backend.precision) != (self.backend.name, self.backend.precision):
-                self._move(backend)
-            self.pin()
+    def _accept(self, x: Array) -> int:
+        """Build or move a layer used alone to where x is, then check x; return the number of samples."""
+        self._settle(x, getattr(x, "shape", ())[1:])
         N = x.shape[0] if getattr(x, "ndim", 0) else 0
         self._check(x, "input", (N, *self.input_shape))
+        self._check_samples(N)
+        return N
+
+    def _settle(self, x: Array, input_shape: Shape) -> None:
+        """Build or move a layer used alone to the device and the precision of x."""
+        if self._device_fixed:
+            return
+        backend = backend_of(x, self.label)
+        if self.context is None:
+            self.build(input_shape, backend)
+        elif (backend.name, backend.precision) != (self.backend.name, self.backend.precision):
+            self._move(backend)
+        self.pin()
+
+    def _check_samples(self, N: int) -> None:
         if N == 0:
             raise InputError(f"{self.label}: received an empty batch; give at least one sample")
 
@@ -212,7 +224,7 @@ class Layer:
                 f"it with astype, or build the layer for that precision"
             )
         if tuple(array.shape) != shape:
-            expected = ", ".join(map(str, ("N", *shape[1:]) if what == "input" else shape))
+            expected = ", ".join(map(str, shape if what == "dy" else ("N", *shape[1:])))
             raise InputError(
                 f"{self.label}: expected {what} of shape ({expected}), received {tuple(array.shape)}; reshape it, or "
                 f"build the layer for that shape"

@@ -6,10 +6,12 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from gpucnn.errors import InputError
+from gpucnn.layers.activation import Identity
 from gpucnn.layers.base import Array, Context, Layer, Shape
+from gpucnn.layers.join import Add, Concat, Join, add_all
 from gpucnn.memory import Parameter
 
-__all__ = ["Container", "Residual"]
+__all__ = ["Container", "Parallel", "Residual"]
 
 
 class Container(Layer):
@@ -73,7 +75,36 @@ class Container(Layer):
         return {f"{layer.name}.{name}": array for layer in self.layers for name, array in layer.state().items()}
 
 
-class Residual(Container):
+class Parallel(Container):
+    """Give the same input to several branches and put their outputs together: `y = join([b1(x), b2(x), ...])`.
+
+    A branch is a layer or a `Sequential`; `join` is `Concat()` (unless given) or `Add()`::
+
+        Parallel([Conv2D(16, 1), Conv2D(16, 3, padding=1), MaxPool2D(3, 1, padding=1)])
+    """
+
+    def __init__(self, branches: Sequence[Layer], join: Join | None = None, *, name: str | None = None):
+        if len(branches) < 2:
+            raise InputError(f"{type(self).__name__}: expected two branches or more, received {len(branches)}")
+        join = Concat() if join is None else join
+        if not isinstance(join, Join):
+            raise InputError(f"{type(self).__name__}: join must be Concat() or Add(), received {join!r}")
+        super().__init__([*branches, join], name=name)
+        self.branches, self.join = self.layers[:-1], join
+
+    def infer(self, input_shape: Shape) -> Shape:
+        return self.join._set_shapes(tuple(branch._set_shapes(input_shape) for branch in self.branches))
+
+    def _forward(self, x: Array, train: bool) -> Array:
+        return self.join._forward([branch._forward(x, train) for branch in self.branches], train)
+
+    def _backward(self, dy: Array, need_dx: bool) -> Array | None:
+        dys = self.join._backward(dy, True)
+        dxs = [branch._backward(dy, need_dx) for branch, dy in zip(self.branches, dys, strict=True)]
+        return add_all(self.backend, dxs, self.buffer("dx", (dy.shape[0], *self.input_shape))) if need_dx else None
+
+
+class Residual(Parallel):
     """Add to what a layer computes its own input: `y = body(x) + shortcut(x)`.
 
     `body` is a layer or a `Sequential`; `shortcut` is one too where the body changes the shape, or else the identity::
@@ -84,27 +115,4 @@ class Residual(Container):
     """
 
     def __init__(self, body: Layer, shortcut: Layer | None = None, *, name: str | None = None):
-        super().__init__([body] if shortcut is None else [body, shortcut], name=name)
-        self.body, self.shortcut = body, shortcut
-
-    def infer(self, input_shape: Shape) -> Shape:
-        output = self.body._set_shapes(input_shape)
-        beside = input_shape if self.shortcut is None else self.shortcut._set_shapes(input_shape)
-        if output != beside:
-            raise InputError(
-                f"{self.label}: the body makes {output} of {input_shape}, the shortcut {beside}; give it a shortcut "
-                f"that makes the same shape, such as a 1x1 convolution"
-            )
-        return output
-
-    def _forward(self, x: Array, train: bool) -> Array:
-        beside = x if self.shortcut is None else self.shortcut._forward(x, train)
-        y = self.buffer("y", (x.shape[0], *self.output_shape))
-        return self.backend.add(self.body._forward(x, train), beside, out=y)
-
-    def _backward(self, dy: Array, need_dx: bool) -> Array | None:
-        dx = self.body._backward(dy, need_dx)
-        beside = dy if self.shortcut is None else self.shortcut._backward(dy, need_dx)
-        if not need_dx:
-            return None
-        return self.backend.add(dx, beside, out=self.buffer("dx", (dy.shape[0], *self.input_shape)))
+        super().__init__([body, Identity() if shortcut is None else shortcut], Add(), name=name)
