@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import numpy as np
 from gpucnn.backend import Backend
 from gpucnn.checks import integer
 from gpucnn.errors import InputError
+from gpucnn.layers import BatchNorm2D, Conv2D
 from gpucnn.layers.base import Shape
 from gpucnn.layers.container import Container
 
@@ -56,13 +58,22 @@ class Sequential(Container):
     def infer(self, input_shape: Shape) -> Shape:
         for layer in self.layers:
             input_shape = layer._set_shapes(input_shape)
+        self._normalized = {
+            layer
+            for layer, following in pairwise(self.layers)
+            if isinstance(layer, Conv2D) and isinstance(following, BatchNorm2D)
+        }
         return input_shape
 
     # ---- running --------------------------------------------------------------------------------------------------
 
     def _forward(self, x: Array, train: bool) -> Array:
-        for layer in self.layers:
-            x = layer._forward(x, train)
+        layers = iter(self.layers)
+        for layer in layers:
+            if not train and layer in self._normalized:
+                x = layer._forward_normalized(x, next(layers))
+            else:
+                x = layer._forward(x, train)
         return x
 
     def _backward(self, dy: Array, need_dx: bool) -> Array | None:
@@ -71,7 +82,11 @@ class Sequential(Container):
         return self.layers[0]._backward(dy, need_dx)
 
     def predict(self, x: Array) -> Array:
-        """Return the outputs of a batch, without keeping anything for a backward pass."""
+        """Return the outputs of a batch, without keeping anything for a backward pass.
+
+        A `BatchNorm2D` right behind a `Conv2D` is then not computed: it is folded into the kernels and the bias, anew
+        in each call, unless the kernels are larger than the convolution's output.
+        """
         return self.forward(x, train=False)
 
     # ---- what it holds --------------------------------------------------------------------------------------------

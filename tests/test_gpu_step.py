@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from types import ModuleType
 
 import numpy as np
@@ -10,21 +11,32 @@ import pytest
 from device.fake_cupy import ForbiddenInStep, make_fake_cupy
 from device.fixtures import absent_cupy, broken_cupy, installed_cupy, requires_compiler
 
-from gpucnn import Conv2D, Dropout, Sequential, Sigmoid, Softmax, Tanh, available_devices, get_backend
+from gpucnn import Conv2D, Dropout, Sequential, Sigmoid, Softmax, Tanh, WeightAverage, available_devices, get_backend
 from gpucnn.backend import backend_of, gpu
 from gpucnn.data import ResidentSplit, Split
 from gpucnn.data.resident import Normalization
 from gpucnn.errors import DeviceError
-from gpucnn.layers import AveragePool2D, Dense, Flatten, LpPool2D
+from gpucnn.layers import (
+    AveragePool2D,
+    BatchNorm2D,
+    Dense,
+    Flatten,
+    GlobalAveragePool2D,
+    Layer,
+    LpPool2D,
+    ReLU,
+    Residual,
+)
 from gpucnn.losses import MeanSquaredError, get_loss
-from gpucnn.optimizers import Adam, get_optimizer
+from gpucnn.optimizers import SGD, AdamW, get_optimizer
+from gpucnn.schedules import Cosine
 from gpucnn.trainer import Trainer
 from gpucnn.zoo import MODELS
 
 IMAGES = {"paper": (8, 8, 1), "lenet5": (28, 28, 1), "mnist": (8, 8, 1), "vgg": (8, 8, 3)}
 
 # What a step may launch: measured, and bounded so that it does not grow unseen.
-LAUNCHES = {"paper": 36, "lenet5": 46, "mnist": 39, "vgg": 81}
+LAUNCHES = {"paper": 36, "lenet5": 46, "mnist": 39, "vgg": 81, "residual": 66}
 
 
 @pytest.fixture
@@ -39,10 +51,10 @@ def random_split(N: int, shape: tuple[int, ...]) -> Split:
     return Split(rng.integers(0, 256, (N, *shape), dtype=np.uint8), rng.integers(0, 10, N, dtype=np.int32))
 
 
-def make_trainer(model: Sequential, loss, optimizer, device: str, shape: tuple[int, ...], batch: int = 4):
+def make_trainer(model: Sequential, loss, optimizer, device: str, shape: tuple[int, ...], batch: int = 4, **options):
     """Return a trainer and its data, two batches and a half, on a device."""
     model.build(shape, get_backend(device), max_batch=batch, seed=0)
-    trainer = Trainer(model, loss, optimizer, batch_size=batch)
+    trainer = Trainer(model, loss, optimizer, batch_size=batch, **options)
     split = random_split(5 * batch // 2, shape)
     return trainer, ResidentSplit(split, model.backend, Normalization(split.images))
 
@@ -54,17 +66,35 @@ def zoo_trainer(name: str, device: str):
 
 
 def kitchen_sink(device: str):
-    """A net of the layers that the zoo does not use."""
-    layers = [Conv2D(4, 3, 2, "same", bias=False), Tanh(), AveragePool2D(3, 2, 1), LpPool2D(2, 1)]
+    """A net of the layers that the zoo does not use, trained with everything that a step may have beside them."""
+    layers = [Conv2D(4, 3, 2, "same", bias=False), Tanh(), Conv2D(4, 3, padding=1, groups=2)]
+    layers += [AveragePool2D(3, 2, 1, ceil_mode=True), LpPool2D(2, 1)]
     layers += [Flatten(), Dense(12), Sigmoid(), Dropout(0.3), Dense(10), Softmax()]
-    return make_trainer(Sequential(layers), MeanSquaredError(), Adam(0.01), device, (9, 9, 2))
+    optimizer = AdamW(0.01, clip_norm=0.5)
+    optimizer.follow(Cosine(), 6)
+    average = WeightAverage(0.8)
+    return make_trainer(Sequential(layers), MeanSquaredError(), optimizer, device, (9, 9, 2), average=average)
+
+
+def residual(device: str):
+    """What the resnets of the zoo are made of, narrower: the emulator takes seconds for their channels."""
+    blocks = [Residual(Sequential(normalized(4))), Residual(Sequential(normalized(6, 2)), Conv2D(6, 1, 2)), ReLU()]
+    layers = [*normalized(4), *blocks, GlobalAveragePool2D(), Dense(10)]
+    return make_trainer(Sequential(layers), get_loss("softmax_cross_entropy"), SGD(0.01, 0.9), device, (9, 9, 2))
+
+
+def normalized(filters: int, stride: int = 1) -> list[Layer]:
+    return [Conv2D(filters, 3, stride, padding=1, bias=False), BatchNorm2D(), ReLU()]
+
+
+TRAINERS = {**{name: partial(zoo_trainer, name) for name in IMAGES}, "kitchen sink": kitchen_sink, "residual": residual}
 
 
 @requires_compiler
-@pytest.mark.parametrize("name", [*IMAGES, "kitchen sink"])
+@pytest.mark.parametrize("name", TRAINERS)
 def test_step_only_launches_kernels(name: str, cupy: ModuleType) -> None:
     """From the second batch on no transfer, no wait and no allocation; the epoch reads once and uploads its order."""
-    trainer, data = kitchen_sink("gpu") if name == "kitchen sink" else zoo_trainer(name, "gpu")
+    trainer, data = TRAINERS[name]("gpu")
     trainer.train_epoch(data, 0)
     with cupy.stats.step() as counts:
         data.rewind()
@@ -81,12 +111,12 @@ def test_step_only_launches_kernels(name: str, cupy: ModuleType) -> None:
 
 
 @requires_compiler
-@pytest.mark.parametrize("name", [*IMAGES, "kitchen sink"])
+@pytest.mark.parametrize("name", TRAINERS)
 def test_trains_as_on_the_cpu(name: str, cupy: ModuleType) -> None:
     """Two epochs on the fake GPU end at the CPU's weights, to the rounding of float32."""
     results = []
     for device in ("gpu", "cpu"):
-        trainer, data = kitchen_sink(device) if name == "kitchen sink" else zoo_trainer(name, device)
+        trainer, data = TRAINERS[name](device)
         metrics = [trainer.train_epoch(data, epoch) for epoch in range(2)] + [trainer.evaluate(data)]
         results.append((trainer.model.state_dict(), metrics))
     (gpu_weights, gpu_metrics), (cpu_weights, cpu_metrics) = results

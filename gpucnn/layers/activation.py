@@ -10,6 +10,7 @@ from gpucnn.memory import Parameter
 
 __all__ = [
     "ELU",
+    "GELU",
     "SELU",
     "Arctan",
     "BinaryStep",
@@ -166,6 +167,24 @@ class Swish(Activation):
 
     operation = "swish"
     derivative_of = "x"
+
+
+class GELU(Activation):
+    """`x Phi(x)`, Phi the normal distribution; its derivative is `Phi(x) + x phi(x)`, phi the density.
+
+    With `approximate` it is `x/2 (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3)))`, as in GPT-2: off by at most 5e-4.
+    Source: Hendrycks and Gimpel, arXiv 1606.08415.
+    """
+
+    operation = "gelu"
+    derivative_of = "x"
+
+    def __init__(self, approximate: bool = False, *, name: str | None = None):
+        super().__init__(name)
+        self.approximate = approximate
+
+    def _settings(self) -> tuple:
+        return (self.approximate,)
 
 
 class HardSigmoid(Activation):

@@ -1,18 +1,40 @@
-"""Normalization over the batch."""
+"""Normalization of each channel over the batch, and of groups of channels in each sample."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from gpucnn.checks import number
+from gpucnn.checks import integer, number
+from gpucnn.errors import InputError
 from gpucnn.initializers import zeros
 from gpucnn.layers.base import Array, Context, Layer, Shape
 from gpucnn.memory import Parameter
 
-__all__ = ["BatchNorm2D"]
+__all__ = ["BatchNorm2D", "GroupNorm"]
 
 
-class BatchNorm2D(Layer):
+class Normalization(Layer):
+    """What normalizations share: a trained scale and shift for each channel, at first 1 and 0."""
+
+    def __init__(self, eps: float, name: str | None):
+        super().__init__(name)
+        self.eps = number(eps, f"{self.label}: eps")
+        self.gamma: Parameter | None = None
+        self.beta: Parameter | None = None
+
+    def infer(self, input_shape: Shape) -> Shape:
+        self.gamma = Parameter("gamma", input_shape[-1:], lambda rng, shape: np.ones(shape))
+        self.beta = Parameter("beta", input_shape[-1:], zeros)
+        return input_shape
+
+    def parameters(self) -> list[Parameter]:
+        return [parameter for parameter in (self.gamma, self.beta) if parameter is not None]
+
+    def _gradients(self) -> dict[str, Array]:
+        return {"dgamma": self.gamma.gradient, "dbeta": self.beta.gradient}
+
+
+class BatchNorm2D(Normalization):
     """Normalize each channel over batch and image: `y = gamma (x - mean)/sqrt(variance + eps) + beta`.
 
     In training with the mean and variance of the batch, else with running ones: in each training step
@@ -26,20 +48,9 @@ class BatchNorm2D(Layer):
     """
 
     def __init__(self, *, momentum: float = 0.1, eps: float = 1e-5, name: str | None = None):
-        super().__init__(name)
+        super().__init__(eps, name)
         self.momentum = number(momentum, f"{self.label}: momentum", below=1.0)
-        self.eps = number(eps, f"{self.label}: eps")
-        self.gamma: Parameter | None = None
-        self.beta: Parameter | None = None
         self.running: Array | None = None
-
-    def infer(self, input_shape: Shape) -> Shape:
-        self.gamma = Parameter("gamma", input_shape[-1:], lambda rng, shape: np.ones(shape))
-        self.beta = Parameter("beta", input_shape[-1:], zeros)
-        return input_shape
-
-    def parameters(self) -> list[Parameter]:
-        return [parameter for parameter in (self.gamma, self.beta) if parameter is not None]
 
     def bind(self, context: Context) -> None:
         super().bind(context)
@@ -54,6 +65,13 @@ class BatchNorm2D(Layer):
     def state(self) -> dict[str, Array]:
         return {} if self.running is None else {"running": self.running}
 
+    def fold(self, w: Array, b: Array | None) -> tuple[Array, Array]:
+        """Return the kernels and the bias of the convolution that infers what one with w, b and this layer do."""
+        folded = self.buffer("w", w.shape), self.buffer("b", w.shape[-1:])
+        scale = self.gamma.value, self.beta.value, self.running
+        self.backend.fold_batch_norm(w, b, *scale, self.eps, folded_w=folded[0], folded_b=folded[1])
+        return folded
+
     def _forward(self, x: Array, train: bool) -> Array:
         y = self.buffer("y", x.shape)
         scale = self.gamma.value, self.beta.value, self.running
@@ -65,6 +83,42 @@ class BatchNorm2D(Layer):
 
     def _backward(self, dy: Array, need_dx: bool) -> Array | None:
         dx = self.buffer("dx", dy.shape)
-        gradients = {"dgamma": self.gamma.gradient, "dbeta": self.beta.gradient}
-        self.backend.batch_norm_dx(dy, self.x, self.gamma.value, self.moments, out=dx, **gradients)
+        self.backend.batch_norm_dx(dy, self.x, self.gamma.value, self.moments, out=dx, **self._gradients())
+        return dx if need_dx else None
+
+
+class GroupNorm(Normalization):
+    """Normalize each sample by itself, in groups of channels: `y = gamma (x - mean)/sqrt(variance + eps) + beta`.
+
+    With the mean and the (biased) variance over all pixels and all channels of a group, in training and after it. One
+    group is layer normalization over (H, W, C), as many groups as channels are instance normalization. Works on samples
+    of any shape (..., C). Source: Wu and He, ECCV 2018.
+
+    Attributes
+    ----------
+    gamma, beta : Parameter, (C,), at first 1 and 0
+    """
+
+    def __init__(self, groups: int, *, eps: float = 1e-5, name: str | None = None):
+        super().__init__(eps, name)
+        self.groups = integer(groups, f"{self.label}: groups", least=1)
+
+    def infer(self, input_shape: Shape) -> Shape:
+        if input_shape[-1] % self.groups:
+            raise InputError(
+                f"{self.label}: {input_shape[-1]} channels cannot be divided into {self.groups} equal groups; use a "
+                f"number of groups that divides {input_shape[-1]}"
+            )
+        return super().infer(input_shape)
+
+    def _forward(self, x: Array, train: bool) -> Array:
+        self.x, self.moments = x, self.buffer("moments", (2, x.shape[0], self.groups))
+        scale = self.gamma.value, self.beta.value
+        y = self.buffer("y", x.shape)
+        self.backend.group_norm(x, *scale, self.groups, self.eps, out=y, moments=self.moments)
+        return y
+
+    def _backward(self, dy: Array, need_dx: bool) -> Array | None:
+        dx = self.buffer("dx", dy.shape)
+        self.backend.group_norm_dx(dy, self.x, self.gamma.value, self.moments, out=dx, **self._gradients())
         return dx if need_dx else None

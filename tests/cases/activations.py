@@ -54,6 +54,8 @@ def further_activations(dtype: str) -> Iterator[Case]:
         ("binary_step", {}, "x"),
         ("selu", {}, "y"),
         ("swish", {}, "x"),
+        ("gelu", {"approximate": False}, "x"),
+        ("gelu", {"approximate": True}, "x"),
         ("hard_sigmoid", {"slope": 0.2, "offset": 0.5}, "y"),
         ("log_softmax", {}, "y"),
     ):
@@ -65,6 +67,12 @@ def further_activations(dtype: str) -> Iterator[Case]:
             given = x if known == "x" else getattr(loops, operation)(x, **settings).astype(dtype)
             arguments = {"dy": draw.normal(*x.shape), known: given, **settings}
             yield Case(f"{operation}_dx", label, dtype, arguments, out, **fields(further, "dy", known))
+    x = np.array([[np.inf, -np.inf, np.nan, 1e30, -1e30, 0.0]], dtype)
+    for approximate in (False, True):
+        given, out = {"x": x, "approximate": approximate}, {"out": Output(x.shape, dtype)}
+        label = f"limits {approximate}"
+        yield Case("gelu", label, dtype, given, out, smooth=False)
+        yield Case("gelu_dx", label, dtype, {"dy": np.full_like(x, 0.7), **given}, out, smooth=False)
     draw = Draw("prelu", dtype)
     for shape in ((5, 4), (2, 3, 5, 4), (1, 1)):
         x, dy, slope = draw.normal(*shape), draw.normal(*shape), draw.normal(shape[-1])

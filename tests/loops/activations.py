@@ -115,6 +115,29 @@ def swish_dx(dy: Array, x: Array) -> Array:
     return each(lambda dy, x: dy * slope(x), dy, x)
 
 
+def gelu(x: Array, approximate: bool) -> Array:
+    def y(x: float) -> float:
+        if x == -math.inf:
+            return 0.0
+        u = math.sqrt(2.0 / math.pi) * (x + 0.044715 * x**3)
+        return x * ((1.0 + math.tanh(u)) / 2.0 if approximate else math.erfc(-x / math.sqrt(2.0)) / 2.0)
+
+    return each(y, x)
+
+
+def gelu_dx(dy: Array, x: Array, approximate: bool) -> Array:
+    def slope(x: float) -> float:
+        if math.isinf(x):
+            return 1.0 if x > 0.0 else 0.0
+        if approximate:
+            u = math.sqrt(2.0 / math.pi) * (x + 0.044715 * x**3)
+            du = math.sqrt(2.0 / math.pi) * (1.0 + 3.0 * 0.044715 * x**2)
+            return (1.0 + math.tanh(u) + x * (1.0 - math.tanh(u) ** 2) * du) / 2.0
+        return math.erfc(-x / math.sqrt(2.0)) / 2.0 + x * math.exp(-(x**2) / 2.0) / math.sqrt(2.0 * math.pi)
+
+    return each(lambda dy, x: dy * slope(x), dy, x)
+
+
 def hard_sigmoid(x: Array, slope: float, offset: float) -> Array:
     return each(lambda x: min(max(slope * x + offset, 0.0), 1.0), x)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from gpucnn.backend.cpu.arrays import Array, CpuArrays
+from gpucnn.backend.cpu.arrays import Array, CpuArrays, blocks
 
 __all__ = ["CpuActivations"]
 
@@ -45,6 +45,22 @@ class CpuActivations(CpuArrays):
         slope = self.scratch("slope", y.shape, y.dtype)
         np.subtract(1, np.square(y, out=slope), out=slope)
         return np.multiply(dy, slope, out=out)
+
+    def gelu(self, x: Array, approximate: bool, *, out: Array = None) -> Array:
+        """As the reference, one block after another, so that its intermediate arrays are small and in the cache."""
+        out = self._result(out, x.shape, x.dtype)
+        x, y = x.reshape(-1), out.reshape(-1)
+        for block in blocks(x.size):
+            super().gelu(x[block], approximate, out=y[block])
+        return out
+
+    def gelu_dx(self, dy: Array, x: Array, approximate: bool, *, out: Array = None) -> Array:
+        """As the reference, one block after another, so that its intermediate arrays are small and in the cache."""
+        out = self._result(out, x.shape, x.dtype)
+        dy, x, dx = dy.reshape(-1), x.reshape(-1), out.reshape(-1)
+        for block in blocks(x.size):
+            super().gelu_dx(dy[block], x[block], approximate, out=dx[block])
+        return out
 
     def softmax(self, x: Array, *, out: Array = None) -> Array:
         """As the reference, in place."""

@@ -32,6 +32,14 @@ class GpuActivations(GpuArrays):
     def tanh_dx(self, dy: Array, y: Array, *, out: Array = None) -> Array:
         return self._map(kernels.TANH_DX, dy, y, out=out)
 
+    def gelu(self, x: Array, approximate: bool, *, out: Array = None) -> Array:
+        """As the reference, with CUDA's normal distribution."""
+        return self._map(kernels.GELU, x, approximate, out=out)
+
+    def gelu_dx(self, dy: Array, x: Array, approximate: bool, *, out: Array = None) -> Array:
+        """As the reference, with CUDA's normal distribution."""
+        return self._map(kernels.GELU_DX, dy, x, approximate, out=out)
+
     def softmax(self, x: Array, *, out: Array = None) -> Array:
         """As the reference, one block of threads for each row."""
         return self._rows(kernels.SOFTMAX, x, out=out)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from gpucnn.backend.kernels.records import Block, Elementwise
 from gpucnn.backend.kernels.reductions import BLOCK_MAX, BLOCK_SUM
 
-__all__ = ["RELU", "RELU_DX", "SIGMOID", "SIGMOID_DX", "SOFTMAX", "SOFTMAX_DX", "TANH", "TANH_DX"]
+__all__ = ["GELU", "GELU_DX", "RELU", "RELU_DX", "SIGMOID", "SIGMOID_DX", "SOFTMAX", "SOFTMAX_DX", "TANH", "TANH_DX"]
 
 RELU = Elementwise("relu", "T x", "T y", "y = x < T(0) ? T(0) : x")
 RELU_DX = Elementwise("relu_dx", "T dy, T y", "T dx", "dx = y > T(0) ? dy : T(0)")
@@ -15,6 +15,32 @@ SIGMOID = Elementwise(
 SIGMOID_DX = Elementwise("sigmoid_dx", "T dy, T y", "T dx", "dx = dy * y * (T(1) - y)")
 TANH = Elementwise("tanh_forward", "T x", "T y", "y = tanh(x)")
 TANH_DX = Elementwise("tanh_dx", "T dy, T y", "T dx", "dx = dy * (T(1) - y * y)")
+GELU_SIGMOID = """
+    template <class T> __device__ T gelu_sigmoid(T x) {  // (1 + tanh(u))/2, without overflow for |x| <= 40
+        return T(1) / (T(1) + exp(T(-1.5957691216057308) * x * (T(1) + T(0.044715) * x * x)));
+    }
+"""
+BOUNDED = "const T bounded = x < T(-40) ? T(-40) : x > T(40) ? T(40) : x;  // there Phi is 0 and 1, and a NaN stays"
+GELU = Elementwise(
+    "gelu",
+    "T x, bool approximate",
+    "T y",
+    f"{BOUNDED}\ny = (x > T(0) ? x : bounded) * (approximate ? gelu_sigmoid<T>(bounded) : normcdf(bounded))",
+    GELU_SIGMOID,
+)
+GELU_DX = Elementwise(
+    "gelu_dx",
+    "T dy, T x, bool approximate",
+    "T dx",
+    f"""{BOUNDED}
+    const T Phi = approximate ? gelu_sigmoid<T>(bounded) : normcdf(bounded);
+    const T phi = approximate
+        ? T(1.5957691216057308) * (T(1) + T(3 * 0.044715) * bounded * bounded) * Phi * (T(1) - Phi)
+        : T(0.3989422804014327) * exp(T(-0.5) * bounded * bounded);
+    dx = dy * (Phi + bounded * phi);
+    """,
+    GELU_SIGMOID,
+)
 SOFTMAX = Block(
     "softmax",
     BLOCK_SUM

@@ -10,6 +10,7 @@ Network", arXiv 1711.03278 (2017); docstrings name its sections.
 from __future__ import annotations
 
 from gpucnn.backend.reference.activations import Activations
+from gpucnn.backend.reference.adaptive import AdaptivePooling
 from gpucnn.backend.reference.batches import Batches
 from gpucnn.backend.reference.convolution import Convolution
 from gpucnn.backend.reference.dense import Dense
@@ -22,7 +23,9 @@ from gpucnn.backend.reference.updates import Updates
 __all__ = ["Backend"]
 
 
-class Backend(Convolution, Pooling, Dense, Activations, Normalization, Dropout, Losses, Updates, Batches):
+class Backend(
+    Convolution, Pooling, AdaptivePooling, Dense, Activations, Normalization, Dropout, Losses, Updates, Batches
+):
     """Arrays of one device and the operations on them; this class is the reference that others are tested against.
 
     Parameters

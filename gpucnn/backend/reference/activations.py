@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import math
+
 from gpucnn.backend.reference.arrays import Array, Arrays
+from gpucnn.backend.reference.normal import FARTHEST, normal
 
 __all__ = ["Activations"]
 
 SELU_ALPHA = 1.6732632423543772
 SELU_SCALE = 1.0507009873554805
+GELU_SCALE = math.sqrt(8.0 / math.pi)
+GELU_CUBE = 0.044715
 
 
 class Activations(Arrays):
@@ -125,6 +130,29 @@ class Activations(Arrays):
         """Derivative of `swish`: `s(x) (1 + x (1 - s(x)))`."""
         s = self.sigmoid(x)
         return self._store(dy * s * (1.0 + x * (1.0 - s)), out)
+
+    def gelu(self, x: Array, approximate: bool, *, out: Array = None) -> Array:
+        """`x Phi(x)`, Phi the normal distribution; approximately `x/2 (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3)))`.
+
+        Source: Hendrycks and Gimpel, arXiv 1606.08415.
+        """
+        bounded = self.xp.clip(x, -FARTHEST, FARTHEST)  # so that nothing overflows, and -inf gives 0
+        Phi = self._gelu_sigmoid(bounded) if approximate else normal(bounded, self.xp)[1]
+        return self._store(self.xp.where(x > 0, x, bounded) * Phi, out)
+
+    def gelu_dx(self, dy: Array, x: Array, approximate: bool, *, out: Array = None) -> Array:
+        """Derivative of `gelu`: `Phi(x) + x phi(x)`, phi the density; approximately with the derivative of the tanh."""
+        x = self.xp.clip(x, -FARTHEST, FARTHEST)
+        if approximate:
+            Phi = self._gelu_sigmoid(x)
+            phi = GELU_SCALE * (1.0 + 3.0 * GELU_CUBE * x * x) * Phi * (1.0 - Phi)
+        else:
+            phi, Phi = normal(x, self.xp)
+        return self._store(dy * (Phi + x * phi), out)
+
+    def _gelu_sigmoid(self, x: Array) -> Array:
+        """`(1 + tanh(u))/2` as the sigmoid of 2u, which keeps its digits where tanh is near -1."""
+        return self.sigmoid(GELU_SCALE * x * (1.0 + GELU_CUBE * x * x))
 
     def hard_sigmoid(self, x: Array, slope: float, offset: float, *, out: Array = None) -> Array:
         """`slope x + offset`, held between 0 and 1. Source: Courbariaux et al., NeurIPS 2015."""

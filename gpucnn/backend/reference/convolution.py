@@ -1,4 +1,4 @@
-"""Convolution: lowered to columns, it is one matrix product."""
+"""Convolution: lowered to columns, it is one matrix product for each group of channels."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ class Windows(Arrays):
     """Part of `Backend`: pixels under a sliding window, as one array for each of its taps."""
 
     def pad(self, x: Array, window: Window, value: float) -> Array:
-        """Copy `x` (N, H, W, C) into an image with the window's padding around it, filled with `value`."""
+        """Copy `x` (N, H, W, C) into an image with the window's border around it, filled with `value`."""
         N, H, W, C = x.shape
         padded = self.xp.full((N, *window.padded_size(H, W), C), value, dtype=x.dtype)
         rows, columns = window.interior(H, W)
@@ -58,14 +58,18 @@ class Convolution(Windows):
     def conv2d(self, x: Array, w: Array, b: Array | None, window: Window, *, out: Array = None) -> Array:
         """Convolve: `y[m,n,o] = sum_u sum_v sum_c w[u,v,c,o] x[m*SH + u*DH, n*SW + v*DW, c] + b[o]`.
 
+        With groups, the C and the OC channels are cut into as many equal runs, and output channel o sees the input
+        channels of its own run alone: c counts from there. How many groups there are is C over the third size of w.
+
         Paper: section 3.1, convolution.
         Differs: the paper also writes the kernel flipped; like every library this computes the cross-correlation.
-        x (N, H, W, C), w (KH, KW, C, OC), b (OC,) or None -> (N, OH, OW, OC).
+        x (N, H, W, C), w (KH, KW, C/groups, OC), b (OC,) or None -> (N, OH, OW, OC).
         """
         N, H, W, C = x.shape
-        OC = w.shape[-1]
-        columns = self.im2col(x, window)  # (N*OH*OW, KH*KW*C)
-        y = self.xp.matmul(columns, self.xp.reshape(w, (-1, OC)))  # (N*OH*OW, OC)
+        OC, groups = w.shape[-1], C // w.shape[2]
+        columns = self._split(self.im2col(x, window), groups, window.taps)  # (groups, N*OH*OW, KH*KW*C/groups)
+        kernels = self._split(self.xp.reshape(w, (-1, OC)), groups)  # (groups, KH*KW*C/groups, OC/groups)
+        y = self._join(self.xp.matmul(columns, kernels))  # (N*OH*OW, OC)
         y = y if b is None else y + b
         return self._store(self.xp.reshape(y, (N, *window.output_size(H, W), OC)), out)
 
@@ -74,19 +78,33 @@ class Convolution(Windows):
 
         Paper: section 3, backward, convolution, dL/dI. At stride 1 it is the full correlation of dy with the kernels
         rotated by 180 degrees.
-        dy (N, OH, OW, OC), w (KH, KW, C, OC) -> (N, H, W, C).
+        dy (N, OH, OW, OC), w (KH, KW, C/groups, OC) -> (N, H, W, C).
         """
-        OC = w.shape[-1]
-        dcolumns = self.xp.matmul(self.xp.reshape(dy, (-1, OC)), self.xp.reshape(w, (-1, OC)).T)
+        OC, groups = w.shape[-1], x_shape[-1] // w.shape[2]
+        rows, kernels = (self._split(self.xp.reshape(array, (-1, OC)), groups) for array in (dy, w))
+        dcolumns = self._join(self.xp.matmul(rows, self.xp.permute_dims(kernels, (0, 2, 1))), window.taps)
         return self.col2im(dcolumns, x_shape, window, out=out)
 
     def conv2d_dw_db(self, x: Array, dy: Array, window: Window, *, dw: Array, db: Array | None) -> None:
         """Gradients of `conv2d`: `dw[u,v,c,o] = sum dy[m,n,o] x[m*SH + u*DH, n*SW + v*DW, c]`, `db[o] = sum dy`.
 
         Paper: section 3, backward, convolution, dL/dk and dL/db.
-        x (N, H, W, C), dy (N, OH, OW, OC) -> dw (KH, KW, C, OC), db (OC,) or None.
+        x (N, H, W, C), dy (N, OH, OW, OC) -> dw (KH, KW, C/groups, OC), db (OC,) or None.
         """
+        groups = x.shape[-1] // dw.shape[2]
         columns, rows = self.im2col(x, window), self.xp.reshape(dy, (-1, dy.shape[-1]))
-        dw[...] = self.xp.reshape(self.xp.matmul(columns.T, rows), dw.shape)
+        transposed = self.xp.permute_dims(self._split(columns, groups, window.taps), (0, 2, 1))
+        dw[...] = self.xp.reshape(self._join(self.xp.matmul(transposed, self._split(rows, groups))), dw.shape)
         if db is not None:
             self.sum_rows(rows, out=db)
+
+    def _split(self, rows: Array, groups: int, taps: int = 1) -> Array:
+        """Separate the groups of the channels: (M, taps*C) -> (groups, M, taps*C/groups)."""
+        rows = self.xp.reshape(rows, (rows.shape[0], taps, groups, -1))  # (M, taps, groups, C/groups)
+        return self.xp.reshape(self.xp.permute_dims(rows, (2, 0, 1, 3)), (groups, rows.shape[0], -1))
+
+    def _join(self, parts: Array, taps: int = 1) -> Array:
+        """Put the groups of the channels side by side: (groups, M, taps*C/groups) -> (M, taps*C)."""
+        groups, M, _ = parts.shape
+        parts = self.xp.reshape(parts, (groups, M, taps, -1))  # (groups, M, taps, C/groups)
+        return self.xp.reshape(self.xp.permute_dims(parts, (1, 2, 0, 3)), (M, -1))

@@ -1,7 +1,7 @@
 """The losses of the reference (paper, section 2.5), each with its gradient in one operation.
 
 `loss`, shape (), is the mean over the batch; `dx` its gradient; `totals`, float64 (4,), grows by the batch's sum of
-losses, its hits (see `_hits`), its samples, and its samples if the sum is still finite.
+losses, its hits (see `_hits`), its samples that have a target, and all its samples if the sum is still finite.
 """
 
 from __future__ import annotations
@@ -35,6 +35,55 @@ class Losses(Arrays):
         hits = self.cast(xp.argmax(logits, axis=1), labels.dtype) == labels
         return self._report(losses, hits, loss, totals)
 
+    def label_targets(
+        self, labels: Array, weights: Array | None, ignored: int, *, out: Array, norm: Array
+    ) -> tuple[Array, Array]:
+        """Write 1 at each row's label and 0 elsewhere, and only 0 where the label is `ignored` or not in 0..K-1.
+
+        `norm` becomes the sum of the weights (1 each without `weights`) of the labels that are left, or 1 if that is 0.
+        labels (N,) int32, weights (K,) -> out (N, K), norm ().
+        """
+        xp = self.xp
+        is_label = labels[:, None] == xp.arange(out.shape[1], dtype=labels.dtype)[None, :]
+        out[...] = self.cast(is_label & (labels != ignored)[:, None], out.dtype)
+        total = xp.sum(out if weights is None else out * weights)
+        norm[...] = xp.where(total > 0, total, xp.ones_like(total))
+        return out, norm
+
+    def soft_cross_entropy(
+        self,
+        logits: Array,
+        targets: Array,
+        weights: Array | None,
+        smoothing: float,
+        norm: Array,
+        *,
+        loss: Array = None,
+        dx: Array = None,
+        totals: Array = None,
+    ) -> Array:
+        """`L = -1/norm sum_n sum_k q[n,k] log softmax(z_n)[k]` for `q[n,k] = w[k] ((1 - s) t[n,k] + s/K)`.
+
+        Its gradient is `(softmax(z_n)[k] sum_j q[n,j] - q[n,k])/norm`. w are the weights of the classes, 1 if None; s
+        is the label smoothing of Szegedy et al. 2016, Rethinking the Inception Architecture for Computer Vision. A row
+        of zeros is a sample without a target: its q is 0. A logit of -inf adds nothing where q is 0. `norm` divides
+        no totals. logits and targets (N, K), weights (K,), norm ().
+        """
+        xp = self.xp
+        zero = xp.zeros((), dtype=logits.dtype)
+        has_target = xp.any(targets != 0, axis=1)
+        wanted = (1.0 - smoothing) * targets + xp.where(has_target, zero + smoothing / logits.shape[1], zero)[:, None]
+        wanted = wanted if weights is None else wanted * weights
+        shifted = logits - xp.max(logits, axis=1, keepdims=True)
+        e = xp.exp(shifted)
+        total = xp.sum(e, axis=1, keepdims=True)
+        losses = xp.sum(wanted * xp.where(wanted == 0, zero, xp.log(total) - shifted), axis=1)
+        if dx is not None:
+            dx[...] = (e / total * xp.sum(wanted, axis=1, keepdims=True) - wanted) / norm
+        hits = has_target & (xp.argmax(logits, axis=1) == xp.argmax(targets, axis=1))
+        self._grow(totals, losses, hits, has_target)
+        return self._store(xp.sum(losses) / norm, loss)
+
     def sigmoid_cross_entropy(
         self, logits: Array, targets: Array, *, loss: Array = None, dx: Array = None, totals: Array = None
     ) -> Array:
@@ -50,6 +99,26 @@ class Losses(Arrays):
             dx[...] = (self.sigmoid(logits) - targets) / logits.shape[0]
         hits = self._hits(logits, targets, 0.0)
         return self._report(losses, hits, loss, totals)
+
+    def binary_cross_entropy(
+        self, outputs: Array, targets: Array, *, loss: Array = None, dx: Array = None, totals: Array = None
+    ) -> Array:
+        """`L = -1/N sum_n sum_k [t log y + (1-t) log(1 - y)]`; its gradient is `(y - t)/(y (1-y) N)`.
+
+        As in PyTorch the logarithms are at least -100, and y (1-y) in the gradient at least 1e-12.
+        outputs y and targets (N, K), in 0..1.
+        """
+        xp = self.xp
+        zero = xp.zeros((), dtype=outputs.dtype)
+
+        def bounded(logs: Array, infinite: Array) -> Array:
+            return xp.where(infinite | (logs < -100.0), zero - 100.0, logs)
+
+        yes = bounded(xp.log(xp.where(outputs == 0, zero + 1.0, outputs)), outputs == 0)
+        no = bounded(xp.log1p(xp.where(outputs == 1, zero, -outputs)), outputs == 1)
+        terms = -(targets * yes + (1.0 - targets) * no)
+        slopes = (outputs - targets) / xp.clip(outputs * (1.0 - outputs), 1e-12, None)
+        return self._sum_terms(terms, slopes, 1.0, outputs, targets, loss, dx, totals)
 
     def mean_squared_error(
         self, outputs: Array, targets: Array, *, loss: Array = None, dx: Array = None, totals: Array = None
@@ -116,6 +185,39 @@ class Losses(Arrays):
         terms, slopes = self.xp.abs(difference) / size, self.xp.sign(difference) / size
         return self._sum_terms(terms, slopes, 100.0 / outputs.shape[1], outputs, targets, loss, dx, totals)
 
+    def huber(
+        self,
+        outputs: Array,
+        targets: Array,
+        delta: float,
+        *,
+        loss: Array = None,
+        dx: Array = None,
+        totals: Array = None,
+    ) -> Array:
+        """`L = 1/(N K) sum h(y - t)`, `h(d) = d^2/2` where |d| <= delta, else `delta (|d| - delta/2)`.
+
+        Its gradient is `c/(N K)`, c the difference clipped to -delta..delta; `h(d) = c (d - c/2)`.
+        Huber 1964, Robust Estimation of a Location Parameter. outputs and targets (N, K).
+        """
+        difference = outputs - targets
+        clipped = self.xp.clip(difference, -delta, delta)
+        terms = clipped * (difference - 0.5 * clipped)
+        return self._sum_terms(terms, clipped, 1.0 / outputs.shape[1], outputs, targets, loss, dx, totals)
+
+    def hinge(
+        self, outputs: Array, targets: Array, *, loss: Array = None, dx: Array = None, totals: Array = None
+    ) -> Array:
+        """`L = 1/(N K) sum max(0, 1 - t y)`; its gradient is `-t/(N K)` where t y < 1, else 0.
+
+        Cortes, Vapnik 1995, Support-Vector Networks. outputs and targets (N, K), targets 1 or -1.
+        """
+        xp = self.xp
+        zero = xp.zeros((), dtype=outputs.dtype)
+        missing = 1.0 - targets * outputs
+        terms, slopes = (xp.where(missing <= 0, zero, values) for values in (missing, -targets))
+        return self._sum_terms(terms, slopes, 1.0 / outputs.shape[1], outputs, targets, loss, dx, totals, boundary=0.0)
+
     def _sum_terms(
         self,
         terms: Array,
@@ -126,11 +228,13 @@ class Losses(Arrays):
         loss: Array,
         dx: Array,
         totals: Array,
+        boundary: float = 0.5,
     ) -> Array:
         """Finish the loss `weight/N sum terms`, where `slopes` are the derivatives of the terms in the outputs."""
         if dx is not None:
             dx[...] = slopes * (weight / outputs.shape[0])
-        return self._report(self.xp.sum(terms, axis=1) * weight, self._hits(outputs, targets, 0.5), loss, totals)
+        hits = self._hits(outputs, targets, boundary)
+        return self._report(self.xp.sum(terms, axis=1) * weight, hits, loss, totals)
 
     def _hits(self, outputs: Array, targets: Array, boundary: float) -> Array:
         """Where the largest output is that of the largest target; with one output, whether both are on one side."""
@@ -139,13 +243,16 @@ class Losses(Arrays):
         return self.xp.argmax(outputs, axis=1) == self.xp.argmax(targets, axis=1)
 
     def _report(self, losses: Array, hits: Array, loss: Array, totals: Array) -> Array:
-        """Store the mean of the losses of one batch and add its sums to the totals."""
+        """Store the mean of the losses of one batch, of which each sample has a target, and add to the totals."""
+        self._grow(totals, losses, hits, self.xp.ones_like(hits))
+        return self._store(self.xp.mean(losses), loss)
+
+    def _grow(self, totals: Array | None, losses: Array, hits: Array, has_target: Array) -> None:
+        """Add the sums of one batch to the totals."""
+        if totals is None:
+            return
         xp = self.xp
-        N = losses.shape[0]
-        if totals is not None:
-            count = xp.asarray(float(N), dtype=totals.dtype)
-            loss_sum = totals[0] + xp.sum(self.cast(losses, totals.dtype))
-            hit_sum = totals[1] + xp.sum(self.cast(hits, totals.dtype))
-            finite = totals[3] + xp.where(xp.isfinite(loss_sum), count, 0.0 * count)
-            totals[...] = xp.stack([loss_sum, hit_sum, totals[2] + count, finite])
-        return self._store(xp.mean(losses), loss)
+        sums = [xp.sum(self.cast(values, totals.dtype)) for values in (losses, hits, has_target)]
+        samples = xp.asarray(float(losses.shape[0]), dtype=totals.dtype)
+        finite = xp.where(xp.isfinite(totals[0] + sums[0]), samples, 0.0 * samples)
+        totals[...] = totals + xp.stack([*sums, finite])

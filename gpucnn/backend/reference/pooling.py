@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from gpucnn.backend.reference.arrays import Array
@@ -64,13 +65,12 @@ class Pooling(Windows):
         share = dy / self._pool_counts(x_shape, window, count_include_pad, dy.dtype)
         return self._store(self.sum_taps([share] * window.taps, x_shape, window), out)
 
-    def _pool_counts(
-        self, x_shape: tuple[int, ...], window: Window, count_include_pad: bool, dtype: Any
-    ) -> Array | float:
-        """How many pixels each window averages over: a number, or an array (1, OH, OW, 1)."""
-        if count_include_pad:
-            return float(window.taps)
+    def _pool_counts(self, x_shape: tuple[int, ...], window: Window, count_include_pad: bool, dtype: Any) -> Array:
+        """How many pixels each window averages over, (1, OH, OW, 1); those of an overhang never count."""
         _, H, W, _ = x_shape
+        if count_include_pad:  # then the padding is pixels of a larger image
+            (top, bottom), (left, right) = window.padding
+            H, W, window = top + H + bottom, left + W + right, replace(window, padding=((0, 0), (0, 0)))
         counts = sum(self.taps(self.xp.ones((1, H, W, 1), dtype=dtype), window, 0.0))
         return self.xp.where(counts > 0, counts, self.xp.ones((), dtype=dtype))  # a window of padding alone gives 0
 

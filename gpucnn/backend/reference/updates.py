@@ -60,3 +60,35 @@ class Updates(Arrays):
         gradient = g + decay * w
         v[...] = v + gradient * gradient
         w[...] = w - rate * gradient / (self.xp.sqrt(v) + eps)
+
+    def clip_norm(self, g: Array, limit: Array) -> None:
+        """Scale gradients in place so that their norm is at most limit (1,): `g = g min(1, limit/(||g|| + 1e-6))`.
+
+        The norm is that of all elements together, summed in float64. If it is NaN, every gradient becomes NaN; if it is
+        infinite, the infinite ones become NaN and the others 0; but what is 0 stays 0, the gaps of an arena among it.
+        Source: Pascanu, Mikolov and Bengio, ICML 2013, in the form of PyTorch's `clip_grad_norm_`.
+        """
+        wide = self.cast(g, self.xp.float64)
+        norm = self.xp.sqrt(self.xp.sum(wide * wide))
+        share = self.cast(limit, self.xp.float64) / (norm + 1e-6)
+        share = self.cast(self.xp.minimum(share, self.xp.ones_like(share)), g.dtype)
+        g[...] = self.xp.where(g == 0, g, g * share)
+
+    def take_rate(self, rates: Array, clock: Array, hyper: Array) -> None:
+        """Take the learning rate of the next step: `hyper[0] = rates[min(clock, last)]; clock = clock + 1`.
+
+        rates (steps,), clock (1,) int64: all on the device, so that every step does the same and the host nothing.
+        """
+        last = self.xp.full_like(clock, rates.shape[0] - 1)
+        hyper[:1] = self.xp.take(rates, self.xp.minimum(clock, last))
+        clock += 1
+
+    def average_step(self, w: Array, mean: Array, worth: Array, hyper: Array) -> None:
+        """Exponential moving average of weights, in place: `worth = b worth + 1; mean = mean + (w - mean)/worth`.
+
+        The mean of all w so far, each worth b times the next: Adam's `m = b m + (1-b) w; mean = m/(1 - b^t)` in a form
+        that does not cancel. worth (1,) = 1 + b + b^2 + .. = (1 - b^t)/(1 - b) starts at 0; hyper (1,) = b.
+        Source: Polyak and Juditsky, SIAM J. Control Optim. 30 (1992); Kingma and Ba, ICLR 2015, section 3.
+        """
+        worth[...] = hyper * worth + 1.0
+        mean[...] = mean + (w - mean) / worth
