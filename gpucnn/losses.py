@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from gpucnn.backend import Backend, backend_of
+from gpucnn.checks import number
 from gpucnn.errors import DeviceError, InputError, describe, lookup
 from gpucnn.memory import Workspace
 
 __all__ = [
     "LOSSES",
     "AbsoluteError",
+    "BinaryCrossEntropy",
+    "Hinge",
+    "Huber",
     "Loss",
     "MeanAbsoluteError",
     "MeanAbsolutePercentageError",
@@ -35,38 +40,57 @@ class Loss:
         loss = SoftmaxCrossEntropy()
         value = loss.forward(logits, labels)    # mean over the batch, shape (), on the device
         dlogits = loss.backward()               # its gradient in the logits
+
+    With `reduction="sum"` value and gradient are N times those of the mean, that is, without its division by N.
     """
 
     operation: str
+    settings: tuple[float, ...] = ()  # what the operation takes beside outputs and targets
+    ignored_label: int | None = None  # of samples that have no target
 
-    def __init__(self):
+    def __init__(self, *, reduction: str = "mean"):
+        if reduction not in ("mean", "sum"):
+            raise InputError(f'{type(self).__name__}: reduction must be "mean" or "sum", received {reduction!r}')
+        self.reduction = reduction
         self.backend: Backend | None = None
         self._dx: Array | None = None
 
     def build(self, backend: Backend) -> None:
         """Take the backend to compute on; without this, that of the first outputs."""
+        backend.activate()
         self.backend = backend
         self.workspace = Workspace(backend)
 
     def forward(self, outputs: Array, targets: Array, *, train: bool = True, totals: Array = None) -> Array:
-        """Return the mean loss of a batch, as an array of shape () on the device that the next call overwrites.
+        """Return the loss of a batch, as an array of shape () on the device that the next call overwrites.
 
         With `train` the gradient is computed alongside. `totals`, float64 (4,), grows by the batch's sum of losses,
-        its hits, its samples, and its samples if the sum is still finite.
+        its hits, its samples that have a target, and all its samples if the sum is still finite; the first divided by
+        the third is a mean loss, whatever the reduction and the sizes of the batches.
         """
         if self.backend is None:
             self.build(backend_of(outputs, type(self).__name__))
+        self.backend.activate()
         self._check(outputs, targets)
         loss = self.workspace.take("loss", (), outputs.dtype)
         self._dx = self.workspace.take("dx", tuple(outputs.shape), outputs.dtype) if train else None
-        compute = getattr(self.backend, self.operation)
-        return compute(outputs, self._prepare(targets, outputs), loss=loss, dx=self._dx, totals=totals)
+        return self._compute(outputs, targets, loss=loss, dx=self._dx, totals=totals)
 
     def backward(self) -> Array:
         """Return the gradient of the last `forward` in its outputs."""
         if self._dx is None:
             raise InputError(f"{type(self).__name__}: backward needs a forward with train=True before it")
         return self._dx
+
+    def _compute(self, outputs: Array, targets: Array, *, loss: Array, dx: Array | None, totals: Array | None) -> Array:
+        """Run the operation, which makes means, and make sums of them where those are wanted."""
+        operation = getattr(self.backend, self.operation)
+        operation(outputs, self._prepare(targets, outputs), *self.settings, loss=loss, dx=dx, totals=totals)
+        if self.reduction == "sum":
+            loss *= outputs.shape[0]
+            if dx is not None:
+                dx *= outputs.shape[0]
+        return loss
 
     def _check(self, outputs: Array, targets: Array) -> None:
         name = type(self).__name__
@@ -109,14 +133,98 @@ class Loss:
 
 
 class SoftmaxCrossEntropy(Loss):
-    """`L = -1/N sum_n log softmax(z_n)[label_n]` from logits z; gradient `(softmax(z) - onehot)/N` (paper, 2.14)."""
+    """`L = -1/N sum_n log softmax(z_n)[label_n]` from logits z; gradient `(softmax(z) - onehot)/N` (paper, 2.14).
+
+    Targets t (N, K), in each row a distribution, make it `L = -1/N sum_n sum_k t[n,k] log softmax(z_n)[k]`; a row of
+    zeros is a sample without a target.
+
+    Parameters
+    ----------
+    class_weights : K numbers w of at least 0, the factors of the K terms of each sample
+    ignored_label : an integer, also one of no class; samples with this label have no loss, no gradient and no hit
+    label_smoothing : s, which makes `(1 - s) t + s/K` of the targets t; t of a label is 1 there and 0 elsewhere
+    reduction : "mean" divides targets (N, K) by N, and labels by the sum of `w[label]`, 1 each without weights, over
+        the samples that are not ignored; "sum" divides by nothing
+
+    So does PyTorch, but where that sum is 0 it returns NaN. Here 1 takes its place: a batch of ignored labels alone
+    has loss and gradient 0. The totals are sums over samples, of losses with their weights: the mean over an epoch is
+    that of `w[label] loss` per sample that has a target, and does not depend on how the samples were batched.
+    """
 
     operation = "softmax_cross_entropy"
 
+    def __init__(
+        self,
+        *,
+        class_weights: Sequence[float] | np.ndarray | None = None,
+        ignored_label: int | None = None,
+        label_smoothing: float = 0.0,
+        reduction: str = "mean",
+    ):
+        super().__init__(reduction=reduction)
+        self.class_weights = None if class_weights is None else _class_weights(class_weights)
+        self.ignored_label = None if ignored_label is None else _label(ignored_label)
+        self.label_smoothing = number(label_smoothing, "SoftmaxCrossEntropy: label_smoothing", below=1.0)
+        self._weights: Array | None = None  # on the device
+
+    def build(self, backend: Backend) -> None:
+        super().build(backend)
+        self._load_weights(backend.precision)
+
+    def _load_weights(self, precision: Any) -> None:
+        if self.class_weights is not None:
+            self._weights = self.backend.from_host(np.array(self.class_weights, precision))
+
+    def _compute(self, outputs: Array, targets: Array, **results: Array | None) -> Array:
+        """Take the short way for plain labels, and otherwise make targets (N, K) of what there is."""
+        plain = self.class_weights is None and self.ignored_label is None and not self.label_smoothing
+        if plain and targets.ndim == 1:
+            return super()._compute(outputs, targets, **results)
+        if self._weights is not None and self._weights.dtype != outputs.dtype:
+            self._load_weights(str(outputs.dtype))
+        norm = self.workspace.take("norm", (), outputs.dtype)
+        targets = self._soften(targets, outputs, norm)
+        if self.reduction == "sum":
+            norm[...] = 1
+        return self.backend.soft_cross_entropy(outputs, targets, self._weights, self.label_smoothing, norm, **results)
+
+    def _soften(self, targets: Array, outputs: Array, norm: Array) -> Array:
+        """Return targets (N, K), and set `norm` to what divides their mean."""
+        if targets.ndim == 2:
+            norm[...] = outputs.shape[0]
+            return targets
+        rows = self.workspace.take("targets", tuple(outputs.shape), outputs.dtype)
+        ignored = -1 if self.ignored_label is None else self.ignored_label
+        self.backend.label_targets(self._int32(targets), self._weights, ignored, out=rows, norm=norm)
+        return rows
+
+    def _check(self, outputs: Array, targets: Array) -> None:
+        super()._check(outputs, targets)
+        if self.class_weights is not None and len(self.class_weights) != outputs.shape[1]:
+            raise InputError(
+                f"SoftmaxCrossEntropy: expected a class weight for each of {outputs.shape[1]} outputs, received "
+                f"{len(self.class_weights)}"
+            )
+
+    def _check_labels(self, labels: Array, K: int) -> None:
+        if self.ignored_label is not None and isinstance(labels, np.ndarray):
+            labels = labels[labels != self.ignored_label]
+        super()._check_labels(labels, K)
+
     def _prepare(self, targets: Array, outputs: Array) -> Array:
-        if targets.ndim != 1:
-            raise InputError("SoftmaxCrossEntropy: expected integer class labels (N,), received targets (N, K)")
         return self._int32(targets)
+
+
+def _class_weights(weights: object) -> tuple[float, ...]:
+    if not isinstance(weights, (Sequence, np.ndarray)) or isinstance(weights, str):
+        raise InputError(f"SoftmaxCrossEntropy: class_weights must be a sequence of numbers, received {weights!r}")
+    return tuple(number(weight, "SoftmaxCrossEntropy: each of class_weights") for weight in weights)
+
+
+def _label(label: object) -> int:
+    if not isinstance(label, (int, np.integer)) or isinstance(label, bool) or not -(2**31) <= label < 2**31:
+        raise InputError(f"SoftmaxCrossEntropy: ignored_label must be an integer of 32 bits, received {label!r}")
+    return int(label)
 
 
 class SigmoidCrossEntropy(Loss):
@@ -126,6 +234,16 @@ class SigmoidCrossEntropy(Loss):
     """
 
     operation = "sigmoid_cross_entropy"
+
+
+class BinaryCrossEntropy(Loss):
+    """`L = -1/N sum_n sum_k [t log y + (1 - t) log(1 - y)]` from probabilities y in 0..1 (paper, Eqn 2.14).
+
+    Summed over the K outputs and averaged over the batch, as `SigmoidCrossEntropy`, which takes logits and is exact
+    where a probability rounds to 0 or 1. Here the logarithms are kept at -100 or more, as in PyTorch.
+    """
+
+    operation = "binary_cross_entropy"
 
 
 class MeanSquaredError(Loss):
@@ -158,6 +276,38 @@ class MeanAbsoluteError(Loss):
     operation = "mean_absolute_error"
 
 
+class Huber(Loss):
+    """`L = 1/(N K) sum h(y - t)`, with `h(d) = d^2/2` where |d| <= delta and `delta (|d| - delta/2)` beyond.
+
+    Averaged over batch and outputs, as PyTorch's `HuberLoss`; a gradient is never more than `delta/(N K)`.
+    """
+
+    operation = "huber"
+
+    def __init__(self, delta: float = 1.0, *, reduction: str = "mean"):
+        super().__init__(reduction=reduction)
+        self.delta = number(delta, "Huber: delta")
+        if not self.delta:
+            raise InputError("Huber: delta must be more than 0; from that difference on the loss is linear")
+        self.settings = (self.delta,)
+
+
+class Hinge(Loss):
+    """`L = 1/(N K) sum max(0, 1 - t y)` for targets 1 and -1, averaged over batch and outputs.
+
+    A class label is a 1 at the label and -1 elsewhere: each output tells its class from all others.
+    """
+
+    operation = "hinge"
+
+    def _prepare(self, targets: Array, outputs: Array) -> Array:
+        rows = super()._prepare(targets, outputs)
+        if targets.ndim == 1:
+            rows *= 2
+            rows -= 1
+        return rows
+
+
 class MeanAbsolutePercentageError(Loss):
     """`L = 100/(N K) sum |(t - y)/t|`, for targets that are not 0 (paper, section 2.5, MAPE)."""
 
@@ -174,12 +324,15 @@ LOSSES = {
     for loss in (
         SoftmaxCrossEntropy,
         SigmoidCrossEntropy,
+        BinaryCrossEntropy,
         MeanSquaredError,
         SquaredError,
         MeanSquaredLogError,
         AbsoluteError,
         MeanAbsoluteError,
         MeanAbsolutePercentageError,
+        Huber,
+        Hinge,
     )
 }
 

@@ -63,7 +63,7 @@ class ResidentSplit:
         backend.activate()
         self.backend = backend
         self.samples = len(split.images)
-        self.label_range = int(split.labels.min()), int(split.labels.max())
+        self.label_values = np.unique(split.labels).tolist()
         self.images = backend.from_host(split.images)
         self.labels = backend.from_host(split.labels.astype(np.int32))
         self.scale = backend.from_host(normalization.scale.astype(backend.precision))

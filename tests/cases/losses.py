@@ -28,7 +28,7 @@ def loss_case(operation: str, label: str, given: dict, further: dict, totals: An
     dtype, N = outputs.dtype.name, outputs.shape[0]
     loss, dx = Output((), dtype), Output(outputs.shape, dtype)
     arguments = {**given, "totals": np.array(totals, np.float64)}
-    more = {"terms": outputs.size, **fields(further, *given)}
+    more = {"terms": outputs.size, **fields(further, *(name for name in given if np.ndim(given[name])))}
     yield Case(operation, label, dtype, arguments, {"loss": loss, "dx": dx}, changed=("totals",), **more)
     if label == "6x5":
         yield Case(operation, "loss alone", dtype, given, {"loss": loss}, terms=N)
@@ -52,6 +52,9 @@ def losses(dtype: str) -> Iterator[Case]:
             yield from loss_case("mean_absolute_percentage_error", label, away_from_zero, further)
             above_minus_one = {"outputs": abs(logits), "targets": targets}
             yield from loss_case("mean_squared_log_error", label, above_minus_one, further)
+            yield from loss_case("huber", label, {"outputs": logits, "targets": targets, "delta": 0.7}, further)
+            signs = np.sign(targets - np.asarray(0.5, dtype))
+            yield from loss_case("hinge", label, {"outputs": logits, "targets": signs}, further)
         given = {"logits": logits, "targets": np.eye(K, dtype=dtype)[labels]}
         yield from loss_case("sigmoid_cross_entropy", f"{label}, one-hot", given, further)
     given = {"logits": draw.normal(3, 4), "labels": draw.labels(3, 4).astype(np.int64)}
@@ -61,3 +64,69 @@ def losses(dtype: str) -> Iterator[Case]:
     given = {"outputs": draw.normal(3, 4), "targets": draw.normal(3, 4)}
     given["outputs"][1, 2] = np.inf
     yield from loss_case("mean_squared_error", "diverges", given, {"smooth": False})
+
+
+@cases_of
+def binary_cross_entropy(dtype: str) -> Iterator[Case]:
+    draw = Draw("binary_cross_entropy", dtype)
+    for label, (N, K), further in (
+        ("6x5", (6, 5), {}),
+        ("one output", (7, 1), {}),
+        ("many", (33, 2), {}),
+        *((layout, (5, 4), {"layouts": layout}) for layout in LAYOUTS),
+    ):
+        given = {"outputs": draw.uniform(N, K), "targets": draw.uniform(N, K)}
+        yield from loss_case("binary_cross_entropy", label, given, {"scale": 3.0, **further})
+    tiny = float(np.finfo(dtype).smallest_subnormal)
+    given = {"outputs": np.array([[0.0, 1.0, 0.0, 1.0, tiny]], dtype), "targets": np.array([[0, 1, 1, 0, 1]], dtype)}
+    yield from loss_case("binary_cross_entropy", "zeros and ones", given, {"smooth": False})
+
+
+@cases_of
+def label_targets(dtype: str) -> Iterator[Case]:
+    draw = Draw("label_targets", dtype)
+    for label, labels, K, weights, ignored in (
+        ("plain", draw.labels(7, 5), 5, None, -1),
+        ("weights", draw.labels(33, 5), 5, draw.uniform(5), -100),
+        ("many", draw.labels(600, 3), 3, draw.uniform(3), 2),
+        ("ignored", np.array([3, -100, 0, -100], np.int32), 4, draw.uniform(4), -100),
+        ("a class ignored", np.array([3, 1, 0, 1], np.int32), 4, None, 1),
+        ("255 ignored", np.array([255, 1, 0], np.int32), 2, draw.uniform(2), 255),
+        ("all ignored", np.array([1, 1], np.int32), 3, draw.uniform(3), 1),
+        ("weight 0", np.array([1, 1, 0], np.int32), 2, np.zeros(2, dtype), -1),
+        ("one class", np.zeros(4, np.int32), 1, None, -1),
+    ):
+        arguments = {"labels": labels, "weights": weights, "ignored": ignored}
+        outputs = {"out": Output((len(labels), K), dtype), "norm": Output((), dtype)}
+        yield Case("label_targets", label, dtype, arguments, outputs, terms=len(labels))
+    arguments = {"labels": draw.labels(6, 4), "weights": draw.uniform(4), "ignored": 0}
+    outputs = {"out": Output((6, 4), dtype), "norm": Output((), dtype)}
+    layouts = {"labels": "strided", "weights": "strided"}
+    yield Case("label_targets", "strided", dtype, arguments, outputs, layouts=layouts, terms=6)
+
+
+@cases_of
+def soft_cross_entropy(dtype: str) -> Iterator[Case]:
+    draw = Draw("soft_cross_entropy", dtype)
+    for number, (label, logits, further) in enumerate(loss_inputs(draw)):
+        N, K = logits.shape
+        targets = draw.uniform(N, K)
+        targets[1::3] = 0  # samples without a target
+        weights = draw.uniform(K) if number % 2 else None
+        smoothing = (0.0, 0.3)[number // 2 % 2] if label != "extreme" else 0.0
+        given = {"logits": logits, "targets": targets, "weights": weights, "smoothing": smoothing}
+        yield from loss_case("soft_cross_entropy", label, {**given, "norm": np.asarray(1.7, dtype)}, further)
+    many = draw.normal(600, 3), np.eye(3, dtype=dtype)[draw.labels(600, 3)]
+    given = dict(zip(("logits", "targets"), many, strict=True))
+    given |= {"weights": draw.uniform(3), "smoothing": 0.1, "norm": np.asarray(300, dtype)}
+    yield from loss_case("soft_cross_entropy", "many", given, {})
+    impossible = draw.normal(3, 4)
+    impossible[:, 2] = -np.inf
+    given = {"logits": impossible, "targets": np.array([[0, 1, 0, 0], [0.5, 0, 0, 0.5], [0, 0, 0, 0]], dtype)}
+    given |= {"weights": None, "smoothing": 0.0, "norm": np.asarray(2, dtype)}
+    yield from loss_case("soft_cross_entropy", "-inf", given, {"smooth": False})
+    given = {**given, "logits": draw.normal(3, 4), "targets": np.zeros((3, 4), dtype)}
+    yield from loss_case("soft_cross_entropy", "no targets", given, {"smooth": False})
+    given = {**given, "logits": draw.normal(3, 4), "targets": np.eye(3, 4, dtype=dtype)}
+    given["logits"][1, 2] = np.nan
+    yield from loss_case("soft_cross_entropy", "diverges", given, {"smooth": False})
