@@ -1,11 +1,15 @@
 """gpucnn: convolutional networks where every equation is one function, on NumPy (CPU) or CuPy (NVIDIA GPU)."""
 
+from gpucnn.averaging import WeightAverage
 from gpucnn.backend import Backend, available_devices, get_backend
 from gpucnn.errors import DeviceError, DivergedError, GpucnnError, InputError
 from gpucnn.geometry import Window
 from gpucnn.layers import (
     ELU,
+    GELU,
     SELU,
+    AdaptiveAveragePool2D,
+    AdaptiveMaxPool2D,
     Add,
     Arctan,
     AveragePool2D,
@@ -18,6 +22,8 @@ from gpucnn.layers import (
     Dropout,
     Flatten,
     GlobalAveragePool2D,
+    GlobalMaxPool2D,
+    GroupNorm,
     HardSigmoid,
     Identity,
     Layer,
@@ -39,6 +45,9 @@ from gpucnn.layers import (
 )
 from gpucnn.losses import (
     AbsoluteError,
+    BinaryCrossEntropy,
+    Hinge,
+    Huber,
     MeanAbsoluteError,
     MeanAbsolutePercentageError,
     MeanSquaredError,
@@ -55,17 +64,21 @@ __version__ = "0.1.0"
 
 __all__ = [
     "ELU",
+    "GELU",
     "SELU",
     "SGD",
     "AbsoluteError",
     "Adagrad",
     "Adam",
     "AdamW",
+    "AdaptiveAveragePool2D",
+    "AdaptiveMaxPool2D",
     "Add",
     "Arctan",
     "AveragePool2D",
     "Backend",
     "BatchNorm2D",
+    "BinaryCrossEntropy",
     "BinaryStep",
     "Concat",
     "Conv2D",
@@ -76,8 +89,12 @@ __all__ = [
     "Dropout",
     "Flatten",
     "GlobalAveragePool2D",
+    "GlobalMaxPool2D",
     "GpucnnError",
+    "GroupNorm",
     "HardSigmoid",
+    "Hinge",
+    "Huber",
     "Identity",
     "InputError",
     "Layer",
@@ -106,6 +123,7 @@ __all__ = [
     "Swish",
     "Tanh",
     "Trainer",
+    "WeightAverage",
     "Window",
     "ZeroPad2D",
     "available_devices",

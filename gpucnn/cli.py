@@ -18,6 +18,7 @@ import numpy as np
 
 import gpucnn
 from gpucnn import data, zoo
+from gpucnn.averaging import WeightAverage
 from gpucnn.backend import PRECISIONS, Backend, get_backend
 from gpucnn.backend.gpu import missing_gpu_reason
 from gpucnn.data.resident import Normalization, ResidentSplit
@@ -86,9 +87,12 @@ def _parser() -> argparse.ArgumentParser:
         help="step size at the start (default: the model's own)",
     )
     add("--schedule", default="linear", help=f"of the step size: {', '.join(SCHEDULES)} (default: %(default)s)")
+    add("--warm-up", type=_number, default=0.0, metavar="SHARE", help="of the run in which the step size climbs first")
     add("--optimizer", help=f"{', '.join(OPTIMIZERS)} (default: the model's own)")
     add("--momentum", type=_number, metavar="M", help="for sgd and nesterov (default: 0.9), rmsprop (0)")
     add("--weight-decay", type=_number, metavar="D", help="L2 penalty (default: 0; for adamw 0.01)")
+    add("--clip-norm", type=_number, metavar="X", help="scale gradients whose norm is larger down to it")
+    add("--average", type=_number, metavar="DECAY", help="test the moving average of the weights, e.g. 0.999")
     add("--device", default="auto", help="auto, cpu, gpu, gpu:N or reference (default: %(default)s)")
     add("--precision", default="float32", help=f"{' or '.join(PRECISIONS)} (default: %(default)s)")
     add("--seed", type=_whole(least=0), default=0, metavar="N", help="of weights and order (default: %(default)s)")
@@ -120,8 +124,9 @@ def _train(options: argparse.Namespace) -> int:
     say = (lambda *_: None) if options.quiet else print
     summary = _Summary(options.summary)
     recipe = zoo.get_recipe(options.model)
-    schedule = get_schedule(options.schedule)
+    schedule = get_schedule(options.schedule, options.warm_up)
     optimizer = _optimizer(options, recipe)
+    average = None if options.average is None else WeightAverage(options.average)
     backend = get_backend(options.device, options.precision)
     say(f"device: {backend.describe()}")
     if options.device == "auto" and backend.name == "cpu":
@@ -131,13 +136,14 @@ def _train(options: argparse.Namespace) -> int:
         raise InputError(
             f"{options.data_dir}: has the one class {dataset.class_names[0]!r}; training needs two or more"
         )
-    trainer, train, test = _prepare(options, recipe, optimizer, dataset, backend)
+    trainer, train, test = _prepare(options, recipe, optimizer, average, dataset, backend)
+    optimizer.follow(schedule, options.epochs * trainer.steps(train))
     say(f"data: {options.dataset}, {train.samples:,} images to train on, {test.samples:,} to test")
     say(f"training: {options.optimizer or recipe.optimizer}, learning rate {optimizer.learning_rate:g}\n")
     say(trainer.model.summary() + "\n")
     summary.update(_settings(options, trainer))
     try:
-        _fit(trainer, train, schedule, options, summary)
+        _fit(trainer, train, options, summary)
         tested = trainer.evaluate(test)
         if math.isnan(tested.loss):
             raise DivergedError(
@@ -146,6 +152,8 @@ def _train(options: argparse.Namespace) -> int:
     except (DivergedError, KeyboardInterrupt) as stop:
         summary.write(status="diverged" if isinstance(stop, DivergedError) else "interrupted")
         raise
+    if average:
+        average.apply()
     summary.update(test_loss=tested.loss, test_accuracy=tested.accuracy, weights_sha256=trainer.model.weights_sha256())
     summary.write(status="done")
     hits = round(tested.accuracy * tested.samples)
@@ -159,34 +167,31 @@ def _optimizer(options: argparse.Namespace, recipe: zoo.Recipe) -> Optimizer:
     rate = options.learning_rate
     if rate is None and name == recipe.optimizer:
         rate = recipe.learning_rate
-    return get_optimizer(name, rate, options.momentum, options.weight_decay)
+    return get_optimizer(name, rate, options.momentum, options.weight_decay, options.clip_norm)
 
 
 def _prepare(
-    options: argparse.Namespace, recipe: zoo.Recipe, optimizer: Optimizer, dataset: data.Dataset, backend: Backend
+    options: argparse.Namespace,
+    recipe: zoo.Recipe,
+    optimizer: Optimizer,
+    average: WeightAverage | None,
+    dataset: data.Dataset,
+    backend: Backend,
 ) -> tuple[Trainer, ResidentSplit, ResidentSplit]:
     """Build the model, and put it and the data on the device."""
     model = recipe.model(dataset.classes)
     batch = min(options.batch_size, len(dataset.train.labels))
     model.build(dataset.image_shape, backend, max_batch=batch, seed=options.seed)
-    trainer = Trainer(model, get_loss(recipe.loss), optimizer, batch_size=batch, seed=options.seed)
+    trainer = Trainer(model, get_loss(recipe.loss), optimizer, average=average, batch_size=batch, seed=options.seed)
     normalization = Normalization(dataset.train.images)
     train, test = (ResidentSplit(split, backend, normalization) for split in (dataset.train, dataset.test))
     return trainer, train, test
 
 
-def _fit(
-    trainer: Trainer,
-    train: ResidentSplit,
-    schedule: Callable[[float], float],
-    options: argparse.Namespace,
-    summary: _Summary,
-) -> None:
+def _fit(trainer: Trainer, train: ResidentSplit, options: argparse.Namespace, summary: _Summary) -> None:
     """Train for all epochs; the summary follows, so that what is known is kept if the run stops early."""
-    rate = trainer.optimizer.learning_rate
     reads, seconds = trainer.backend.host_reads, 0.0
     for epoch in range(options.epochs):
-        trainer.optimizer.learning_rate = rate * schedule(epoch / options.epochs)
         with _shown(epoch, options.epochs, train.samples, options.quiet) as (advance, end):
             start = time.perf_counter()
             metrics = trainer.train_epoch(train, epoch, advance)
@@ -238,7 +243,7 @@ def _settings(options: argparse.Namespace, trainer: Trainer) -> dict[str, Any]:
         "seed": options.seed,
         "optimizer": options.optimizer or zoo.get_recipe(options.model).optimizer,
         **{name: getattr(trainer.optimizer, name) for name in trainer.optimizer.hyper_parameters},
-        "schedule": options.schedule,
+        **{name: getattr(options, name) for name in ("schedule", "warm_up", "clip_norm", "average")},
         "versions": versions | trainer.backend.versions(),
     }
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-__all__ = ["Pair", "Window"]
+__all__ = ["Pair", "Window", "bins"]
 
 Pair = tuple[int, int]
 
@@ -24,12 +24,14 @@ class Window:
     stride : (SH, SW), input pixels from one output pixel to the next
     padding : ((top, bottom), (left, right)), pixels added around the image
     dilation : (DH, DW), input pixels from one tap to the next
+    overhang : rows and columns by which the last windows reach beyond the padding; no mean counts them
     """
 
     kernel: Pair
     stride: Pair = (1, 1)
     padding: tuple[Pair, Pair] = ((0, 0), (0, 0))
     dilation: Pair = (1, 1)
+    overhang: Pair = (0, 0)
 
     @property
     def taps(self) -> int:
@@ -37,9 +39,15 @@ class Window:
         return self.kernel[0] * self.kernel[1]
 
     @property
+    def border(self) -> tuple[Pair, Pair]:
+        """Padding and overhang together: ((top, bottom), (left, right)), what a window meets around the image."""
+        ((top, bottom), (left, right)), (below, beside) = self.padding, self.overhang
+        return (top, bottom + below), (left, right + beside)
+
+    @property
     def is_padded(self) -> bool:
-        """Whether there is any padding."""
-        return self.padding != ((0, 0), (0, 0))
+        """Whether there is any border."""
+        return self.border != ((0, 0), (0, 0))
 
     @property
     def extent(self) -> Pair:
@@ -49,16 +57,16 @@ class Window:
 
     def input_size(self, OH: int, OW: int) -> Pair:
         """Size of the smallest input with an output of OH x OW: the inverse of `output_size`."""
-        axes = zip((OH, OW), self.extent, self.stride, self.padding, strict=True)
-        H, W = ((size - 1) * stride + extent - sum(padding) for size, extent, stride, padding in axes)
+        axes = zip((OH, OW), self.extent, self.stride, self.border, strict=True)
+        H, W = ((size - 1) * stride + extent - sum(border) for size, extent, stride, border in axes)
         return H, W
 
     def padded_size(self, H: int, W: int) -> Pair:
-        """Size of the image with its padding."""
-        return H + sum(self.padding[0]), W + sum(self.padding[1])
+        """Size of the image with its border."""
+        return H + sum(self.border[0]), W + sum(self.border[1])
 
     def output_size(self, H: int, W: int) -> Pair:
-        """Size of the output: `OH = (H + padding - extent)//SH + 1`, and so for the width.
+        """Size of the output: `OH = (H + padding + overhang - extent)//SH + 1`, and so for the width.
 
         Paper: Eqn 2.1. Below 1 where the kernel does not fit its input.
         """
@@ -88,3 +96,11 @@ class Window:
                 if not any(0 <= output * stride + tap * dilation - before < size for tap in range(taps)):
                     return True
         return False
+
+
+def bins(size: int, outputs: int) -> list[slice]:
+    """Share `size` pixels among `outputs` bins: bin i is [floor(i*size/outputs), ceil((i + 1)*size/outputs)).
+
+    None is empty; where the sizes do not divide, neighbours may share a pixel.
+    """
+    return [slice(i * size // outputs, -(-(i + 1) * size // outputs)) for i in range(outputs)]

@@ -2,78 +2,82 @@
 
 from __future__ import annotations
 
-import math
-from typing import Any
+from collections.abc import Callable
 
 import numpy as np
 
 from gpucnn.backend import Backend
-from gpucnn.checks import number
+from gpucnn.checks import integer, number
 from gpucnn.errors import InputError, lookup
+from gpucnn.hyper import Attached, HyperParameter
 from gpucnn.memory import Arena
 
 __all__ = ["OPTIMIZERS", "SGD", "Adagrad", "Adam", "AdamW", "Optimizer", "RMSprop", "get_optimizer"]
 
-
-class HyperParameter:
-    """A number of an optimizer that lies on the device too: setting it updates the device's copy."""
-
-    def __init__(self, *, below: float = math.inf, positive: bool = False):
-        self.below, self.positive = below, positive
-
-    def __set_name__(self, owner: type, name: str) -> None:
-        self.name = name
-
-    def __get__(self, optimizer: Optimizer | None, owner: type) -> Any:
-        return self if optimizer is None else vars(optimizer)[self.name]
-
-    def __set__(self, optimizer: Optimizer, value: float) -> None:
-        what = f"{type(optimizer).__name__}: {self.name}"
-        checked = number(value, what, below=self.below)
-        if self.positive and checked == 0:
-            raise InputError(f"{what} must be above 0, else a weight whose gradient is 0 becomes 0/0; try 1e-8")
-        vars(optimizer)[self.name] = checked
-        if optimizer.backend is not None:
-            optimizer.backend.from_host(optimizer.host_hyper(optimizer.backend.precision), out=optimizer.hyper)
+NOT_ZERO = "else a weight whose gradient is 0 becomes 0/0; try 1e-8"
 
 
-class Optimizer:
+class Optimizer(Attached):
     """Turns gradients into new weights: `attach` it to the arena of a built model, then `step` after each backward.
 
-    Hyper-parameters may be set between steps.
+    Hyper-parameters may be set between steps. With `clip_norm`, all gradients together are scaled down to that norm
+    before each step, on the device: `g = g min(1, clip_norm/(||g|| + 1e-6))`.
     """
 
-    hyper_parameters: tuple[str, ...]  # in the order in which the backend's operation takes them
-    backend: Backend | None = None
-    arena: Arena | None = None
+    clip_norm = HyperParameter(optional=True, not_zero="else nothing is learned; None clips nothing")
+    shares: np.ndarray | None = None  # of the learning rate, one for each step, where it follows a schedule
 
     def attach(self, arena: Arena, backend: Backend) -> None:
-        """Take the arena to train, and allocate the state kept for it."""
-        if self.arena is not None and self.arena is not arena:
-            raise InputError(f"{type(self).__name__}: already trains another model; make a new optimizer")
-        self.hyper = backend.from_host(self.host_hyper(backend.precision))
-        self.arena, self.backend = arena, backend
+        super().attach(arena, backend)
+        self.limit = backend.from_host(self.held(("clip_norm",), backend.precision))
+        if self.shares is not None:
+            self._start_clock(backend)
+
+    def send(self) -> None:
+        super().send()
+        self.backend.from_host(self.held(("clip_norm",), self.backend.precision), out=self.limit)
+        if self.shares is not None:
+            self.backend.from_host(self._rates(self.backend.precision), out=self.rates)
+
+    def follow(self, schedule: Callable[[float], float], steps: int) -> None:
+        """Let the learning rate follow a schedule: in step t from now, t < steps, `learning_rate schedule(t/steps)`.
+
+        After the last step it stays. The rates are computed here, once, and lie on the device, where each step finds
+        its own. A `learning_rate` set later changes them all and leaves the clock alone.
+        """
+        name = type(self).__name__
+        steps = integer(steps, f"{name}: steps", least=1)
+        shares = [number(schedule(t / steps), f"{name}: the schedule's share at {t}/{steps}") for t in range(steps)]
+        self.shares = np.array(shares)
+        if self.backend is not None:
+            self._start_clock(self.backend)
+
+    def _start_clock(self, backend: Backend) -> None:
+        backend.activate()
+        self.rates = backend.from_host(self._rates(backend.precision))
+        self.clock = backend.zeros((1,), backend.xp.int64)
+
+    def _rates(self, precision: str) -> np.ndarray:
+        return (self.learning_rate * self.shares).astype(precision)
+
+    def past_rate(self, ago: int) -> float:
+        """Return the learning rate of a step already made, the last of them 1 step ago; reads the clock: a wait."""
+        if self.shares is None:
+            return self.learning_rate
+        step = int(self.backend.to_host(self.clock)[0]) - ago
+        return self.learning_rate * float(self.shares[min(step, len(self.shares) - 1)])
 
     def step(self) -> None:
         """Update all weights from their gradients."""
-        if self.arena is None:
-            raise InputError(f"{type(self).__name__}: has nothing to train; call attach first")
-        if not self.arena.in_use:
-            raise InputError(f"{type(self).__name__}: its model was built again or moved; make a new optimizer for it")
-        self._step(self.arena)
+        arena = self._current_arena()
+        if self.clip_norm is not None:
+            self.backend.clip_norm(arena.gradients, self.limit)
+        if self.shares is not None:
+            self.backend.take_rate(self.rates, self.clock, self.hyper)
+        self._step(arena)
 
     def _step(self, arena: Arena) -> None:
         raise NotImplementedError
-
-    def host_hyper(self, precision: str) -> np.ndarray:
-        """Return the hyper-parameters as the device holds them."""
-        values = np.array([getattr(self, name) for name in self.hyper_parameters])
-        with np.errstate(over="ignore"):
-            rounded = values.astype(precision)
-        for name, value, kept in zip(self.hyper_parameters, values, rounded, strict=True):
-            if not np.isfinite(kept) or (kept == 0) != (value == 0) or (kept < 1) != (value < 1):
-                raise InputError(f"{type(self).__name__}: {name} {value:g} becomes {kept:g} in {precision}")
-        return rounded
 
 
 class SGD(Optimizer):
@@ -88,9 +92,9 @@ class SGD(Optimizer):
     momentum = HyperParameter(below=1.0)
     weight_decay = HyperParameter()
 
-    def __init__(self, learning_rate: float = 0.01, momentum: float = 0.0, *, nesterov=False, weight_decay=0.0):
+    def __init__(self, learning_rate=0.01, momentum=0.0, *, nesterov=False, weight_decay=0.0, clip_norm=None):
         self.learning_rate, self.momentum, self.weight_decay = learning_rate, momentum, weight_decay
-        self.nesterov = nesterov
+        self.nesterov, self.clip_norm = nesterov, clip_norm
 
     def attach(self, arena: Arena, backend: Backend) -> None:
         super().attach(arena, backend)
@@ -110,13 +114,13 @@ class Adam(Optimizer):
     learning_rate = HyperParameter()
     beta1 = HyperParameter(below=1.0)
     beta2 = HyperParameter(below=1.0)
-    eps = HyperParameter(positive=True)
+    eps = HyperParameter(not_zero=NOT_ZERO)
     weight_decay = HyperParameter()
     decoupled = False  # whether the decay stands beside the gradient
 
-    def __init__(self, learning_rate: float = 0.001, *, beta1=0.9, beta2=0.999, eps=1e-8, weight_decay=0.0):
+    def __init__(self, learning_rate=0.001, *, beta1=0.9, beta2=0.999, eps=1e-8, weight_decay=0.0, clip_norm=None):
         self.learning_rate, self.beta1, self.beta2 = learning_rate, beta1, beta2
-        self.eps, self.weight_decay = eps, weight_decay
+        self.eps, self.weight_decay, self.clip_norm = eps, weight_decay, clip_norm
 
     def attach(self, arena: Arena, backend: Backend) -> None:
         super().attach(arena, backend)
@@ -136,8 +140,10 @@ class AdamW(Adam):
 
     decoupled = True
 
-    def __init__(self, learning_rate: float = 0.001, *, beta1=0.9, beta2=0.999, eps=1e-8, weight_decay=0.01):
-        super().__init__(learning_rate, beta1=beta1, beta2=beta2, eps=eps, weight_decay=weight_decay)
+    def __init__(self, learning_rate=0.001, *, beta1=0.9, beta2=0.999, eps=1e-8, weight_decay=0.01, clip_norm=None):
+        super().__init__(
+            learning_rate, beta1=beta1, beta2=beta2, eps=eps, weight_decay=weight_decay, clip_norm=clip_norm
+        )
 
 
 class RMSprop(Optimizer):
@@ -150,13 +156,15 @@ class RMSprop(Optimizer):
     hyper_parameters = ("learning_rate", "smoothing", "eps", "momentum", "weight_decay")
     learning_rate = HyperParameter()
     smoothing = HyperParameter(below=1.0)
-    eps = HyperParameter(positive=True)
+    eps = HyperParameter(not_zero=NOT_ZERO)
     momentum = HyperParameter(below=1.0)
     weight_decay = HyperParameter()
 
-    def __init__(self, learning_rate: float = 0.001, momentum=0.0, *, smoothing=0.99, eps=1e-8, weight_decay=0.0):
+    def __init__(
+        self, learning_rate=0.001, momentum=0.0, *, smoothing=0.99, eps=1e-8, weight_decay=0.0, clip_norm=None
+    ):
         self.learning_rate, self.momentum, self.smoothing = learning_rate, momentum, smoothing
-        self.eps, self.weight_decay = eps, weight_decay
+        self.eps, self.weight_decay, self.clip_norm = eps, weight_decay, clip_norm
 
     def attach(self, arena: Arena, backend: Backend) -> None:
         super().attach(arena, backend)
@@ -174,11 +182,12 @@ class Adagrad(Optimizer):
 
     hyper_parameters = ("learning_rate", "eps", "weight_decay")
     learning_rate = HyperParameter()
-    eps = HyperParameter(positive=True)
+    eps = HyperParameter(not_zero=NOT_ZERO)
     weight_decay = HyperParameter()
 
-    def __init__(self, learning_rate: float = 0.01, *, eps=1e-10, weight_decay=0.0):
-        self.learning_rate, self.eps, self.weight_decay = learning_rate, eps, weight_decay
+    def __init__(self, learning_rate=0.01, *, eps=1e-10, weight_decay=0.0, clip_norm=None):
+        self.learning_rate, self.eps = learning_rate, eps
+        self.weight_decay, self.clip_norm = weight_decay, clip_norm
 
     def attach(self, arena: Arena, backend: Backend) -> None:
         super().attach(arena, backend)
@@ -196,6 +205,7 @@ def get_optimizer(
     learning_rate: float | None = None,
     momentum: float | None = None,
     weight_decay: float | None = None,
+    clip_norm: float | None = None,
 ) -> Optimizer:
     """Return a new optimizer by name.
 
@@ -203,7 +213,7 @@ def get_optimizer(
     """
     kind = lookup("optimizer", name, OPTIMIZERS)
     settings = {"learning_rate": learning_rate, "momentum": momentum, "weight_decay": weight_decay}
-    settings = {name: value for name, value in settings.items() if value is not None}
+    settings = {name: value for name, value in settings.items() if value is not None} | {"clip_norm": clip_norm}
     if kind is SGD:
         return SGD(**{"momentum": 0.9} | settings, nesterov=name == "nesterov")
     if momentum is not None and "momentum" not in kind.hyper_parameters:

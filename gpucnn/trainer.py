@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from gpucnn.averaging import WeightAverage
 from gpucnn.checks import integer
 from gpucnn.data.resident import ResidentSplit
 from gpucnn.errors import DeviceError, DivergedError, InputError
@@ -23,7 +25,7 @@ Array = Any
 
 @dataclass(frozen=True)
 class Metrics:
-    """Means over the samples of an epoch or a test set."""
+    """Means over the samples of an epoch or a test set that have a target: all but those of an ignored label."""
 
     loss: float
     accuracy: float
@@ -40,17 +42,31 @@ class Trainer:
         for epoch in range(3):
             print(trainer.train_epoch(train, epoch))
         print(trainer.evaluate(test))
+
+    With an `average` of the weights, each step adds to it, and `evaluate` uses the averaged weights.
     """
 
-    def __init__(self, model: Sequential, loss: Loss, optimizer: Optimizer, *, batch_size: int = 64, seed: int = 0):
+    def __init__(
+        self,
+        model: Sequential,
+        loss: Loss,
+        optimizer: Optimizer,
+        *,
+        average: WeightAverage | None = None,
+        batch_size: int = 64,
+        seed: int = 0,
+    ):
         self.batch_size = integer(batch_size, "Trainer: batch_size", least=1)
         if model.arena is None:
             raise InputError("Trainer: the model has no arrays of its own; call build, and train whole models only")
-        self.model, self.loss, self.optimizer, self.seed = model, loss, optimizer, seed
+        self.model, self.loss, self.optimizer = model, loss, optimizer
+        self.average, self.seed = average, seed
         self.backend = model.backend
         model.pin()
         loss.build(self.backend)
         optimizer.attach(model.arena, self.backend)
+        if average:
+            average.attach(model.arena, self.backend)
         self._totals = self.backend.zeros((4,), self.backend.xp.float64)
 
     def step(self, x: Array, y: Array) -> None:
@@ -59,6 +75,12 @@ class Trainer:
         self.loss.forward(outputs, y, totals=self._totals)
         self.model._backward(self.loss.backward(), need_dx=False)
         self.optimizer.step()
+        if self.average:
+            self.average.update()
+
+    def steps(self, data: ResidentSplit) -> int:
+        """Return the number of steps in an epoch; the last may have a smaller batch."""
+        return math.ceil(data.samples / self.batch_size)
 
     def train_epoch(self, data: ResidentSplit, epoch: int, on_batch: Callable[[int], None] | None = None) -> Metrics:
         """Train on every sample once, in an order drawn from the seed and the number of the epoch (from 0).
@@ -78,10 +100,12 @@ class Trainer:
                 if on_batch:
                     on_batch(N)
         metrics, finite = self._read_totals()
-        if finite < metrics.samples:
+        if math.isnan(metrics.loss):
+            step = finite // self.batch_size
+            rate = self.optimizer.past_rate(self.steps(data) - step)
             raise DivergedError(
-                f"the loss became NaN or infinite in epoch {epoch + 1}, step {finite // self.batch_size + 1}, at "
-                f"learning rate {self.optimizer.learning_rate:g}; try a smaller learning rate"
+                f"the loss became NaN or infinite in epoch {epoch + 1}, step {step + 1}, at learning rate {rate:g}; "
+                "try a smaller learning rate"
             )
         return metrics
 
@@ -89,7 +113,7 @@ class Trainer:
         """Return the mean loss (NaN if it is not finite) and the accuracy over all samples, without training."""
         self._begin(data)
         data.rewind()
-        with np.errstate(all="ignore"):
+        with self.average.applied() if self.average else nullcontext(), np.errstate(all="ignore"):
             for N in self._batches(data):
                 x, y = data.next_batch(N)
                 self.loss.forward(self.model._forward(x, train=False), y, train=False, totals=self._totals)
@@ -105,10 +129,12 @@ class Trainer:
             )
         if tuple(data.images.shape[1:]) != model.input_shape:
             raise InputError(f"Trainer: {model.label} takes {model.input_shape}, images are {data.images.shape[1:]}")
-        low, high = data.label_range
+        labels = [label for label in data.label_values if label != self.loss.ignored_label]
         classes = model.output_shape[-1]
-        if low < 0 or high >= classes:
-            raise InputError(f"Trainer: labels are {low} to {high}, but the model has outputs for 0 to {classes - 1}")
+        if labels and not 0 <= labels[0] <= labels[-1] < classes:
+            raise InputError(
+                f"Trainer: labels are {labels[0]} to {labels[-1]}, but the model has outputs for 0 to {classes - 1}"
+            )
         self.backend.activate()
         self._totals[...] = 0
 
@@ -122,5 +148,6 @@ class Trainer:
     def _read_totals(self) -> tuple[Metrics, int]:
         """Read the totals: the one wait for the device in an epoch."""
         loss, hits, samples, finite = self.backend.to_host(self._totals).tolist()
-        mean = loss / samples if math.isfinite(loss) else math.nan
-        return Metrics(mean, hits / samples, int(samples)), int(finite)
+        divisor = max(samples, 1.0)  # if no sample has a target, loss and accuracy are 0
+        mean = loss / divisor if math.isfinite(loss) else math.nan
+        return Metrics(mean, hits / divisor, int(samples)), int(finite)

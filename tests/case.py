@@ -20,6 +20,7 @@ TOTALS = (10.5, 3.0, 8.0, 8.0)
 ELEMENT_LOSSES = (
     *("mean_squared_error", "squared_error", "mean_squared_log_error"),
     *("absolute_error", "mean_absolute_error", "mean_absolute_percentage_error"),
+    *("binary_cross_entropy", "huber", "hinge"),
 )
 
 # What an operation writes or updates, in the order in which its oracle returns it; ("out",) unless listed.
@@ -27,17 +28,26 @@ RESULTS = {
     "conv2d_dw_db": ("dw", "db"),
     "dense_dw_db": ("dw", "db"),
     "max_pool2d": ("out", "winners"),
+    "adaptive_max_pool2d": ("out", "winners"),
     "dropout": ("out", "mask", "counter"),
     "softmax_cross_entropy": ("loss", "dx", "totals"),
+    "soft_cross_entropy": ("loss", "dx", "totals"),
+    "label_targets": ("out", "norm"),
     "sigmoid_cross_entropy": ("loss", "dx", "totals"),
     **dict.fromkeys(ELEMENT_LOSSES, ("loss", "dx", "totals")),
     "prelu_dslope": ("dslope",),
     "sgd_step": ("w", "v"),
     "batch_norm": ("out", "moments", "running"),
     "batch_norm_dx": ("out", "dgamma", "dbeta"),
+    "fold_batch_norm": ("folded_w", "folded_b"),
+    "group_norm": ("out", "moments"),
+    "group_norm_dx": ("out", "dgamma", "dbeta"),
     "adam_step": ("w", "m", "v", "powers"),
     "rmsprop_step": ("w", "v", "b"),
     "adagrad_step": ("w", "v"),
+    "clip_norm": ("g",),
+    "take_rate": ("clock", "hyper"),
+    "average_step": ("mean", "worth"),
     "gather_batch": ("x", "y", "cursor"),
 }
 
@@ -46,14 +56,20 @@ RETURNED = {
     "conv2d_dw_db": 0,
     "dense_dw_db": 0,
     "softmax_cross_entropy": 1,
+    "soft_cross_entropy": 1,
     "sigmoid_cross_entropy": 1,
     **dict.fromkeys(ELEMENT_LOSSES, 1),
     "prelu_dslope": 0,
     "sgd_step": 0,
     "batch_norm_dx": 1,
+    "fold_batch_norm": 0,
+    "group_norm_dx": 1,
     "adam_step": 0,
     "rmsprop_step": 0,
     "adagrad_step": 0,
+    "clip_norm": 0,
+    "take_rate": 0,
+    "average_step": 0,
     "gather_batch": 0,
 }
 

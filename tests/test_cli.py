@@ -21,6 +21,7 @@ import gpucnn
 from gpucnn import SGD, Metrics, Trainer, data
 from gpucnn.cli import main
 from gpucnn.data import Split
+from gpucnn.schedules import get_schedule
 
 ROOT = Path(gpucnn.__file__).parent.parent
 SCRIPT = ROOT / "scripts" / "train.py"
@@ -104,12 +105,14 @@ def test_equal_runs_give_equal_weights(run, tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("few_digits")
 def test_options_reach_the_training(run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    seen = []
+    seen, rates = [], []
     train_epoch = Trainer.train_epoch
 
     def spy(self, *arguments):
-        seen.append((self.optimizer, self.optimizer.learning_rate, self.batch_size, self.backend, self.seed))
-        return train_epoch(self, *arguments)
+        seen.append((self.optimizer, self.batch_size, self.backend, self.seed))
+        metrics = train_epoch(self, *arguments)
+        rates.append(self.optimizer.past_rate(1))
+        return metrics
 
     monkeypatch.setattr(Trainer, "train_epoch", spy)
     options = ("--optimizer", "nesterov", "--learning-rate", "0.25", "--momentum", "0.5", "--weight-decay", "0.125")
@@ -119,12 +122,47 @@ def test_options_reach_the_training(run, tmp_path: Path, monkeypatch: pytest.Mon
     )
     assert code == 0
     assert out[0].startswith("device: reference (")
-    assert [rate for _, rate, *_ in seen] == pytest.approx([0.25, 0.25 * 2 / 3, 0.25 / 3])  # the linear schedule
-    optimizer, _, batch_size, backend, seed = seen[0]
+    assert rates == pytest.approx([0.25 * 13 / 18, 0.25 * 7 / 18, 0.25 / 18])  # linear, over three epochs of six steps
+    optimizer, batch_size, backend, seed = seen[0]
     assert isinstance(optimizer, SGD)
     assert (optimizer.momentum, optimizer.weight_decay) == (0.5, 0.125)
     assert optimizer.nesterov
     assert (batch_size, backend.name, backend.precision, seed) == (7, "reference", "float64", 11)
+
+
+@pytest.mark.usefixtures("few_digits")
+def test_schedule_clipping_and_average(run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trainers: list[Trainer] = []
+    evaluate = Trainer.evaluate
+
+    def spy(self, data):
+        trainers.append(self)
+        return evaluate(self, data)
+
+    monkeypatch.setattr(Trainer, "evaluate", spy)
+    path = tmp_path / "summary.json"
+    options = ("--schedule", "one-cycle", "--warm-up", "0.25", "--clip-norm", "0.5", "--average", "0.75")
+    code, out, err = run(*QUICK, "--batch-size", "10", *options, "--summary", str(path))
+    assert (code, err) == (0, [])
+    (trainer,) = trainers
+    summary = json.loads(path.read_text())
+    recorded = {"schedule": "one-cycle", "warm_up": 0.25, "clip_norm": 0.5, "average": 0.75}
+    assert summary.items() >= recorded.items()
+    shares = [get_schedule("one-cycle", 0.25)(t / 4) for t in range(4)]
+    np.testing.assert_allclose(trainer.optimizer.rates, 0.003 * np.array(shares), rtol=1e-6)
+    assert np.linalg.norm(trainer.model.arena.gradients) == pytest.approx(0.5, rel=1e-4)
+    assert trainer.average.worth == 1 + 0.75 + 0.75**2 + 0.75**3
+    np.testing.assert_array_equal(trainer.model.arena.values, trainer.average.mean)
+    assert summary["weights_sha256"] == trainer.model.weights_sha256()
+
+
+@pytest.mark.usefixtures("few_digits")
+def test_without_options_nothing_is_clipped_or_averaged(run, tmp_path: Path) -> None:
+    path = tmp_path / "summary.json"
+    run(*QUICK, "--summary", str(path))
+    summary = json.loads(path.read_text())
+    recorded = {"schedule": "linear", "warm_up": 0.0, "clip_norm": None, "average": None}
+    assert summary.items() >= recorded.items()
 
 
 @pytest.mark.usefixtures("few_digits")
@@ -173,7 +211,7 @@ def test_the_help_of_train_names_the_choices(capsys: pytest.CaptureFixture) -> N
     with pytest.raises(SystemExit):
         main(["train", "--help"])
     out = " ".join(capsys.readouterr().out.split())
-    for words in ("digits, mnist", "paper, lenet5", "sgd, nesterov, adam", "float32 or float64", "gpu:N"):
+    for words in ("digits, mnist", "paper, lenet5", "sgd, nesterov, adam", "one-cycle", "float32 or float64", "gpu:N"):
         assert words in out
 
 
@@ -224,6 +262,11 @@ BAD_INPUT = {
         ("--optimizer", "sgd", "--momentum", "1"),
         "momentum must be a number of at least 0 and below 1, received 1.0",
     ),
+    "clip norm": (("--clip-norm", "0"), "clip_norm must be above 0, else nothing is learned"),
+    "clip norm inf": (("--clip-norm", "inf"), "--clip-norm: expected a finite number of at least 0, received 'inf'"),
+    "average": (("--average", "1"), "WeightAverage: decay must be a number of at least 0 and below 1, received 1.0"),
+    "warm-up": (("--warm-up", "1.5"), "WarmUp: share must be a number of at least 0 and below 1, received 1.5"),
+    "schedule": (("--schedule", "one_cycle"), "unknown schedule 'one_cycle': did you mean 'one-cycle'?"),
     "dataset": (("--dataset", "digit"), "unknown data set 'digit': did you mean 'digits'?"),
     "model": (("--model", "lenet"), "unknown model 'lenet': did you mean 'lenet5'?"),
     "optimizer": (("--optimizer", "adan"), "unknown optimizer 'adan': did you mean 'adam'?"),
@@ -266,8 +309,10 @@ def test_a_command_is_needed(command: tuple[str, ...], run) -> None:
 
 def test_names_are_checked_before_the_data_is_read(run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(data, "load", lambda *_, **__: pytest.fail("the data was read"))
-    for option, name in (("--model", "x"), ("--optimizer", "x"), ("--device", "x"), ("--precision", "x")):
-        assert run(option, name)[0] == 2
+    for option in ("--model", "--optimizer", "--device", "--precision", "--schedule"):
+        assert run(option, "x")[0] == 2
+    for option in ("--average", "--warm-up"):
+        assert run(option, "2")[0] == 2
     assert run("--summary", "/nowhere/x.json")[0] == 2
 
 

@@ -78,9 +78,28 @@ def test_windows_that_miss_the_image_are_found(size: int, kernel: int, dilation:
         if OH < 1:
             continue
         met = [0] * OH
-        for m, _, _, _, i, _ in loops.meetings(window, size, 1):
-            met[m] += i is not None
+        for m, *_ in loops.inside(window, size, 1):
+            met[m] += 1
         assert window.misses_image(size, 1) == (0 in met)
+
+
+@pytest.mark.parametrize("stride", [1, 2, 3, 5])
+@pytest.mark.parametrize("kernel", [1, 2, 3, 4])
+def test_ceil_mode_by_counting(kernel: int, stride: int) -> None:
+    """One window after another until one reaches the end of the padding; none starts behind the image."""
+    for size, (before, after), dilation in product(range(1, 9), ((0, 0), (1, 1), (0, 2), (2, 1)), (1, 2, 3)):
+        extent = dilation * (kernel - 1) + 1
+        arguments = (size, 1), (kernel, 1), stride, border(before, after, 0, 0), dilation
+        if before + size + after - extent <= -stride:
+            with pytest.raises(InputError, match="does not fit"):
+                fit_window("", *arguments, ceil_mode=True)
+        elif max(before, after) < extent:
+            starts = [-before]
+            while starts[-1] + extent < size + after and starts[-1] + stride < size:
+                starts.append(starts[-1] + stride)
+            window = fit_window("", *arguments, ceil_mode=True)
+            assert window.output_size(size, 1) == (len(starts), 1)
+            assert window.overhang == (max(starts[-1] + extent - size - after, 0), 0)
 
 
 def test_output_size_by_counting() -> None:
@@ -100,6 +119,9 @@ def test_output_size_by_counting() -> None:
 def test_window_by_counting(label: str) -> None:
     (H, W), window = WINDOWS[label]
     (KH, KW), (top, bottom), (left, right) = window.kernel, *window.padding
+    bottom, right = bottom + window.overhang[0], right + window.overhang[1]
+    assert window.border == border(top, bottom, left, right)
+    assert window.is_padded == (top + bottom + left + right > 0)
     assert window.taps == KH * KW
     assert window.extent == (window.dilation[0] * (KH - 1) + 1, window.dilation[1] * (KW - 1) + 1)
     assert window.padded_size(H, W) == (top + H + bottom, left + W + right)
@@ -143,6 +165,11 @@ MESSAGES = [
     (
         {"size": (5, 9), "kernel_size": 9, "stride": 7},
         "Layer: kernel 9x9 does not fit input 5x9 (OH = (5 + 0 + 0 - 9)//7 + 1 = 0); "
+        "use a smaller kernel, more padding or a larger input",
+    ),
+    (
+        {"size": (5, 9), "kernel_size": 9, "stride": 2, "padding": ((0, 1), (0, 0)), "ceil_mode": True},
+        "Layer: kernel 9x9 does not fit input 5x9 (OH = ceil((5 + 0 + 1 - 9)/2) + 1 = 0); "
         "use a smaller kernel, more padding or a larger input",
     ),
     ({"kernel_size": 0}, "Layer: kernel_size must be an integer of at least 1, received 0"),

@@ -10,7 +10,10 @@ from tolerances import assert_close
 
 from gpucnn import (
     ELU,
+    GELU,
     SELU,
+    AdaptiveAveragePool2D,
+    AdaptiveMaxPool2D,
     Add,
     Arctan,
     AveragePool2D,
@@ -22,6 +25,8 @@ from gpucnn import (
     Dropout,
     Flatten,
     GlobalAveragePool2D,
+    GlobalMaxPool2D,
+    GroupNorm,
     HardSigmoid,
     Identity,
     InputError,
@@ -77,12 +82,17 @@ GRADIENT_CASES: dict[str, tuple[Callable[[], Layer], tuple[int, ...]]] = {
     "conv no bias": (lambda: Conv2D(3, 3, bias=False), IMAGES),
     "conv 1x1": (lambda: Conv2D(3, 1), IMAGES),
     "conv whole image": (lambda: Conv2D(3, (7, 6)), IMAGES),
+    "conv groups": (lambda: Conv2D(6, 3, 2, 1, groups=2), (3, 7, 6, 4)),
+    "conv depthwise": (lambda: Conv2D(2, (3, 2), padding="same", dilation=(1, 2), groups=2), IMAGES),
+    "conv depthwise multiplier": (lambda: Conv2D(4, 3, stride=(2, 1), groups=2, bias=False), IMAGES),
     "transpose": (lambda: Conv2DTranspose(3, 3), IMAGES),
     "transpose stride": (lambda: Conv2DTranspose(2, (3, 2), stride=(2, 3), padding=((1, 0), (0, 1))), IMAGES),
     "transpose all": (
         lambda: Conv2DTranspose(2, 3, 3, padding=1, dilation=2, bias=False, output_padding=(1, 2)),
         IMAGES,
     ),
+    "transpose groups": (lambda: Conv2DTranspose(6, 3, 2, padding=1, groups=2, output_padding=1), (3, 5, 4, 4)),
+    "transpose depthwise": (lambda: Conv2DTranspose(2, 2, 2, groups=2), IMAGES),
     "max pool": (lambda: MaxPool2D(2), IMAGES),
     "max pool overlapping": (lambda: MaxPool2D(3, stride=1, padding=1), IMAGES),
     "max pool gaps": (lambda: MaxPool2D(2, stride=3), IMAGES),
@@ -92,6 +102,9 @@ GRADIENT_CASES: dict[str, tuple[Callable[[], Layer], tuple[int, ...]]] = {
     "max pool dilation": (lambda: MaxPool2D(2, 1, padding=1, dilation=2), IMAGES),
     "average pool dilation": (lambda: AveragePool2D((2, 3), dilation=(3, 2)), IMAGES),
     "lp pool dilation": (lambda: LpPool2D(2, 2, dilation=3), IMAGES),
+    "max pool ceil": (lambda: MaxPool2D(3, 2, ceil_mode=True), (3, 8, 6, 2)),
+    "average pool ceil": (lambda: AveragePool2D((3, 2), 3, 1, ceil_mode=True, count_include_pad=True), (3, 8, 6, 2)),
+    "lp pool ceil": (lambda: LpPool2D(3, 2, ((1, 0), (0, 1)), ceil_mode=True, p=3), IMAGES),
     "zero padding": (lambda: ZeroPad2D(((1, 0), (2, 3))), IMAGES),
     "reshape": (lambda: Reshape((2, 21, 2)), IMAGES),
     "lp pool 1": (lambda: LpPool2D(2, p=1), IMAGES),
@@ -99,6 +112,9 @@ GRADIENT_CASES: dict[str, tuple[Callable[[], Layer], tuple[int, ...]]] = {
     "lp pool 3": (lambda: LpPool2D(2, stride=1, p=3), IMAGES),
     "batch norm": (BatchNorm2D, IMAGES),
     "batch norm flat": (lambda: BatchNorm2D(eps=0.1), (4, 7)),
+    "group norm": (lambda: GroupNorm(2), (3, 7, 6, 4)),
+    "group norm of one group": (lambda: GroupNorm(1, eps=0.1), IMAGES),
+    "group norm flat": (lambda: GroupNorm(3), (4, 12)),
     "dense": (lambda: Dense(5), (4, 7)),
     "dense no bias": (lambda: Dense(5, bias=False), (4, 7)),
     "flatten": (Flatten, IMAGES),
@@ -114,6 +130,8 @@ GRADIENT_CASES: dict[str, tuple[Callable[[], Layer], tuple[int, ...]]] = {
     "binary step": (BinaryStep, (4, 7)),
     "selu": (SELU, IMAGES),
     "swish": (Swish, (4, 7)),
+    "gelu": (GELU, (4, 7)),
+    "gelu approximate": (lambda: GELU(approximate=True), IMAGES),
     "hard sigmoid": (lambda: HardSigmoid(0.3), (4, 7)),
     "log softmax": (LogSoftmax, (4, 7)),
     "identity": (Identity, (4, 7)),
@@ -122,6 +140,10 @@ GRADIENT_CASES: dict[str, tuple[Callable[[], Layer], tuple[int, ...]]] = {
     "dropout": (lambda: Dropout(0.4), (4, 7)),
     "dropout 0": (lambda: Dropout(0.0), (4, 7)),
     "global average pool": (GlobalAveragePool2D, IMAGES),
+    "global max pool": (GlobalMaxPool2D, IMAGES),
+    "adaptive average pool": (lambda: AdaptiveAveragePool2D((3, 4)), IMAGES),
+    "adaptive average pool to more": (lambda: AdaptiveAveragePool2D(9), IMAGES),
+    "adaptive max pool": (lambda: AdaptiveMaxPool2D((4, 1)), IMAGES),
     "residual": (lambda: Residual(Sequential([Conv2D(2, 3, padding=1), Tanh(), Conv2D(2, 3, padding=1)])), IMAGES),
     "residual with shortcut": (
         lambda: Residual(
@@ -154,6 +176,8 @@ GRADIENT_CASES: dict[str, tuple[Callable[[], Layer], tuple[int, ...]]] = {
 ONE_OF_EACH = (
     *("conv", "conv no bias", "transpose", "batch norm", "max pool", "average pool", "lp pool 2", "dense", "flatten"),
     *("relu", "sigmoid", "tanh", "softmax", "dropout", "network", "residual", "parallel", "prelu", "elu", "arctan"),
+    *("gelu", "group norm", "conv groups", "conv depthwise", "transpose groups", "max pool ceil", "global max pool"),
+    *("global average pool", "adaptive average pool", "adaptive max pool"),
 )
 LAYERS = {name: GRADIENT_CASES[name] for name in ONE_OF_EACH}
 
@@ -228,12 +252,13 @@ def test_check_layer_leaves_the_weights_alone() -> None:
     np.testing.assert_array_equal(layer.w.value, same.w.value)
 
 
-@pytest.mark.parametrize("case", ["transpose", "transpose stride", "transpose all"])
+@pytest.mark.parametrize("case", [case for case in GRADIENT_CASES if case.startswith("transpose")])
 @pytest.mark.parametrize("device", DEVICES)
 def test_transpose_by_loops(case: str, device: str) -> None:
     """Each input pixel, times the kernel, is added where the kernel's window would have met it."""
-    layer, x, backend = GRADIENT_CASES[case][0](), smooth_batch(IMAGES), get_backend(device, "float64")
-    layer.build(IMAGES[1:], backend, seed=1)
+    make, shape = GRADIENT_CASES[case]
+    layer, x, backend = make(), smooth_batch(shape), get_backend(device, "float64")
+    layer.build(shape[1:], backend, seed=1)
     if layer.bias:
         layer.b.value[...] = 0.5
     w, (OH, OW, OC) = backend.to_host(layer.w.value), layer.output_shape
@@ -242,7 +267,9 @@ def test_transpose_by_loops(case: str, device: str) -> None:
     for i, j, u, v in np.ndindex(*x.shape[1:3], *w.shape[:2]):
         row, column = i * SH + u * DH - top, j * SW + v * DW - left
         if 0 <= row < OH and 0 <= column < OW:
-            expected[:, row, column] += x[:, i, j] @ w[u, v].T
+            for group in np.split(np.arange(x.shape[3]), layer.groups):
+                first = group[0] // len(group) * w.shape[2]
+                expected[:, row, column, first : first + w.shape[2]] += x[:, i, j, group] @ w[u, v][:, group].T
     assert_close(backend.to_host(layer.forward(backend.from_host(x))), expected, "float64", terms=w.size)
 
 
@@ -333,6 +360,13 @@ SHAPES = [
     (MaxPool2D(2), (7, 9, 5), (3, 4, 5)),
     (AveragePool2D(3, stride=2, padding=1), (7, 9, 5), (4, 5, 5)),
     (LpPool2D((1, 3), stride=1), (7, 9, 5), (7, 7, 5)),
+    (Conv2D(6, 3, groups=2), (7, 9, 4), (5, 7, 6)),
+    (Conv2DTranspose(6, 3, groups=2), (7, 9, 4), (9, 11, 6)),
+    (MaxPool2D(2, ceil_mode=True), (7, 9, 5), (4, 5, 5)),
+    (GlobalAveragePool2D(), (7, 9, 5), (5,)),
+    (GlobalMaxPool2D(), (7, 9, 5), (5,)),
+    (AdaptiveAveragePool2D(3), (7, 9, 5), (3, 3, 5)),
+    (AdaptiveMaxPool2D((2, 11)), (7, 9, 5), (2, 11, 5)),
     (Dense(11), (6,), (11,)),
     (Flatten(), (3, 4, 5), (60,)),
     (ReLU(), (3, 4), (3, 4)),

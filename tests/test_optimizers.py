@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import math
 import re
+import tracemalloc
 from collections.abc import Callable, Iterator
 
+import loops
 import numpy as np
 import pytest
+from device.fixtures import requires_compiler
 from tolerances import assert_close
 
 from gpucnn import (
@@ -21,10 +24,12 @@ from gpucnn import (
     InputError,
     RMSprop,
     Sequential,
+    WeightAverage,
     get_backend,
 )
+from gpucnn.backend.kernels import updates as kernels
 from gpucnn.optimizers import Optimizer, get_optimizer
-from gpucnn.schedules import get_schedule
+from gpucnn.schedules import Linear
 
 STEPS = 6
 DEVICES = ["reference", "cpu", pytest.param("gpu", marks=pytest.mark.gpu)]
@@ -207,6 +212,15 @@ def test_a_refused_learning_rate_changes_nothing() -> None:
     assert optimizer.learning_rate == 0.5 == optimizer.hyper[0]
 
 
+def test_a_learning_rate_that_the_precision_cannot_hold_changes_nothing_either() -> None:
+    model, optimizer = Sequential([Dense(2)]), SGD(0.5)
+    model.build((3,), "cpu")
+    optimizer.attach(model.arena, model.backend)
+    with pytest.raises(InputError, match=re.escape("SGD: learning_rate 1e-60 becomes 0 in float32")):
+        optimizer.learning_rate = 1e-60
+    assert optimizer.learning_rate == 0.5 == optimizer.hyper[0]
+
+
 def test_attaching_again_starts_anew() -> None:
     results = []
     optimizer, model = Adam(0.1), built_model()
@@ -220,13 +234,172 @@ def test_attaching_again_starts_anew() -> None:
     np.testing.assert_array_equal(*results)
 
 
+# ---- clipping -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("case", ["decay", "nesterov", "adam", "adamw", "rmsprop momentum", "adagrad"])
+def test_clipping_comes_before_the_step(case: str, device: str) -> None:
+    """Two models: one clips, the other is given gradients that are clipped already."""
+    results = []
+    for clips in (True, False):
+        model, optimizer = built_model(device), CASES[case][0]()
+        backend = model.backend
+        optimizer.attach(model.arena, backend)
+        optimizer.clip_norm = 3.0 if clips else None
+        for gradient in gradients_of_steps(model.arena.size)[:3]:
+            clipped = gradient * (3.0 / (math.sqrt(math.fsum(gradient**2)) + 1e-6))
+            backend.from_host(gradient if clips else clipped, out=model.arena.gradients)
+            optimizer.step()
+            assert_close(backend.to_host(model.arena.gradients), clipped, "float64")
+        results.append(backend.to_host(model.arena.values))
+    assert_close(*results, "float64", terms=100)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_a_new_limit_reaches_the_device(device: str) -> None:
+    model, optimizer = built_model(device), SGD(0.0, clip_norm=2.0)
+    backend = model.backend
+    optimizer.attach(model.arena, backend)
+    held = optimizer.limit
+    for limit, norm in ((2.0, 2.0), (0.5, 0.5), (None, 100.0), (1000.0, 100.0), (7.0, 7.0)):
+        optimizer.clip_norm = limit
+        assert optimizer.limit is held, "a captured step sees only the array that it was captured with"
+        assert backend.to_host(held) == (limit or math.inf)
+        backend.from_host(np.full(model.arena.size, 100.0 / math.sqrt(model.arena.size)), out=model.arena.gradients)
+        optimizer.step()
+        assert np.linalg.norm(backend.to_host(model.arena.gradients)) == pytest.approx(norm, rel=1e-5)
+
+
+def test_clipping_nan_spoils_no_gap_of_the_arena() -> None:
+    model, optimizer = built_model("cpu", "float32"), SGD(0.1, clip_norm=1.0)
+    optimizer.attach(model.arena, model.backend)
+    for parameter in model.parameters():
+        parameter.gradient[...] = np.nan
+    optimizer.step()
+    for parameter in model.parameters():
+        assert np.isnan(parameter.value).all()
+        parameter.gradient[...] = parameter.value[...] = 1.0
+    assert np.isfinite(model.arena.values).all()
+    assert np.isfinite(model.arena.gradients).all()
+
+
+@requires_compiler
+@pytest.mark.parametrize("most_sums", [1, 3])
+def test_clipping_in_fewer_blocks_than_there_is_work_for(most_sums, monkeypatch, make_backend) -> None:
+    monkeypatch.setattr(kernels, "MOST_SUMS", most_sums)
+    backend, g = make_backend("fake-gpu", "float32"), np.random.default_rng(0).standard_normal(2000).astype("float32")
+    device = backend.from_host(g)
+    backend.clip_norm(device, backend.from_host(np.array([5.0], "float32")))
+    assert_close(backend.to_host(device), loops.clip_norm(g, np.array([5.0])), "float32")
+
+
+# ---- schedules ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("follow_first", [True, False])
+def test_each_step_takes_its_own_rate(follow_first: bool, device: str) -> None:
+    model, optimizer = built_model(device), SGD(0.5, 0.25)
+    backend = model.backend
+    if follow_first:
+        optimizer.follow(Linear(), 4)
+    optimizer.attach(model.arena, backend)
+    if not follow_first:
+        optimizer.follow(Linear(), 4)
+    for step, rate in enumerate([0.5, 0.375, 0.25, 0.125, 0.125, 0.125]):  # after the last step it stays
+        optimizer.step()
+        np.testing.assert_array_equal(backend.to_host(optimizer.hyper), [rate, 0.25, 0.0])
+        assert backend.to_host(optimizer.clock) == step + 1
+        assert optimizer.past_rate(1) == rate
+    assert [optimizer.past_rate(ago) for ago in (6, 5, 3)] == [0.5, 0.375, 0.125]
+
+
+def test_steps_use_the_rate_of_the_schedule() -> None:
+    """Weights after steps along a schedule are those of rates set by hand."""
+    results = []
+    for follows in (True, False):
+        model, optimizer = built_model(), AdamW(0.5)
+        optimizer.attach(model.arena, model.backend)
+        if follows:
+            optimizer.follow(Linear(0.1), STEPS)
+        for step, gradient in enumerate(gradients_of_steps(model.arena.size)):
+            if not follows:
+                optimizer.learning_rate = 0.5 * Linear(0.1)(step / STEPS)
+            model.arena.gradients[...] = gradient
+            optimizer.step()
+        results.append(model.arena.values.copy())
+    np.testing.assert_array_equal(*results)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_rates_and_clock_are_read_on_the_device(device: str) -> None:
+    """What a captured step would see: the same arrays with other contents, and no word from the host."""
+    model, optimizer = built_model(device), SGD(0.5)
+    backend = model.backend
+    optimizer.attach(model.arena, backend)
+    optimizer.follow(Linear(), 4)
+    rates, clock = optimizer.rates, optimizer.clock
+    optimizer.step()
+    optimizer.learning_rate = 1.0
+    assert optimizer.rates is rates
+    assert optimizer.clock is clock
+    optimizer.step()
+    assert backend.to_host(optimizer.hyper)[0] == 0.75  # the second of four, of the new rate
+    backend.from_host(np.array([0.1, 0.2, 0.3, 0.4]), out=rates)
+    backend.from_host(np.array([3]), out=clock)
+    optimizer.step()
+    assert backend.to_host(optimizer.hyper)[0] == 0.4
+    optimizer.follow(Linear(0.5), 2)
+    optimizer.step()
+    assert backend.to_host(optimizer.hyper)[0] == 1.0, "a new schedule starts at its start"
+
+
+@pytest.mark.parametrize("share", [-0.5, math.nan, math.inf, "1"])
+def test_a_schedule_that_gives_no_share(share) -> None:
+    optimizer = SGD(0.1)
+    message = f"SGD: the schedule's share at 2/4 must be a number of at least 0 and finite, received {share!r}"
+    with pytest.raises(InputError, match=re.escape(message)):
+        optimizer.follow(lambda progress: share if progress == 0.5 else 1.0, 4)
+    with pytest.raises(InputError, match="SGD: steps must be an integer of at least 1, received 0"):
+        optimizer.follow(Linear(), 0)
+    assert optimizer.past_rate(1) == 0.1
+
+
+@pytest.mark.parametrize("make", [lambda how: SGD(0.1, 0.9, nesterov=True, **how), lambda how: AdamW(0.1, **how)])
+def test_a_step_with_everything_on_allocates_no_array(make: Callable[[dict], Optimizer]) -> None:
+    """Scratch memory of one block is made in the first step; the arena is many times as large."""
+    model = Sequential([Dense(1000)])
+    model.build((1000,), "cpu")
+    optimizer, average = make({"weight_decay": 0.1, "clip_norm": 0.5}), WeightAverage()
+    optimizer.follow(Linear(), 10)
+    for attached in (optimizer, average):
+        attached.attach(model.arena, model.backend)
+    peaks = []
+    tracemalloc.start()
+    try:
+        for _ in range(5):
+            model.arena.gradients[...] = 1.0
+            before, _ = tracemalloc.get_traced_memory()
+            tracemalloc.reset_peak()
+            optimizer.step()
+            average.update()
+            peaks.append(tracemalloc.get_traced_memory()[1] - before)
+    finally:
+        tracemalloc.stop()
+    assert min(peaks[1:]) < 10_000
+
+
+# ---- one model ----------------------------------------------------------------------------------------------------
+
+
 def test_an_optimizer_trains_one_model() -> None:
     optimizer = SGD(0.1)
-    with pytest.raises(InputError, match="SGD: has nothing to train; call attach first"):
+    with pytest.raises(InputError, match="SGD: has no model; call attach first"):
         optimizer.step()
     model, other = built_model(), built_model()
     optimizer.attach(model.arena, model.backend)
-    with pytest.raises(InputError, match="SGD: already trains another model; make a new optimizer"):
+    with pytest.raises(InputError, match="SGD: already belongs to another model; make a new one"):
         optimizer.attach(other.arena, other.backend)
 
 
@@ -235,7 +408,7 @@ def test_an_optimizer_notices_that_its_model_was_built_again() -> None:
     optimizer.attach(model.arena, model.backend)
     optimizer.step()
     model.build(model.input_shape, "cpu")
-    with pytest.raises(InputError, match="SGD: its model was built again or moved; make a new optimizer for it"):
+    with pytest.raises(InputError, match="SGD: its model was built again or moved; make a new one for it"):
         optimizer.step()
 
 
@@ -254,6 +427,8 @@ def test_every_hyper_parameter_reaches_the_device() -> None:
         (SGD(1e39), "SGD: learning_rate 1e+39 becomes inf in float32"),
         (Adam(eps=1e-60), "Adam: eps 1e-60 becomes 0 in float32"),
         (Adam(beta2=1 - 1e-12), "Adam: beta2 1 becomes 1 in float32"),
+        (SGD(clip_norm=1e-60), "SGD: clip_norm 1e-60 becomes 0 in float32"),
+        (SGD(clip_norm=1e60), "SGD: clip_norm 1e+60 becomes inf in float32"),
     ],
 )
 def test_a_hyper_parameter_that_the_precision_cannot_hold(optimizer: Optimizer, message: str) -> None:
@@ -275,6 +450,9 @@ BAD = [
     (lambda: Adam(beta2=1.5), "Adam: beta2 must be a number of at least 0 and below 1, received 1.5"),
     (lambda: Adam(eps=-1e-8), "Adam: eps must be "),
     (lambda: Adam(weight_decay=math.nan), "Adam: weight_decay must be a number of at least 0 and finite, received nan"),
+    (lambda: SGD(clip_norm=-1), "SGD: clip_norm must be a number of at least 0 and finite, received -1"),
+    (lambda: SGD(clip_norm="1"), "SGD: clip_norm must be a number of at least 0 and finite, received '1'"),
+    (lambda: AdamW(clip_norm=0), "AdamW: clip_norm must be above 0, else nothing is learned; None clips nothing"),
     (
         lambda: get_optimizer("nestorov", 0.1),
         "unknown optimizer 'nestorov': did you mean 'nesterov'? known are sgd, nesterov, adam",
@@ -295,18 +473,10 @@ def test_optimizers_by_name() -> None:
     assert isinstance(nesterov, SGD)
     assert (plain.learning_rate, plain.momentum, plain.weight_decay, plain.nesterov) == (0.3, 0.7, 0.1, False)
     assert (nesterov.momentum, nesterov.nesterov) == (0.7, True)
-    by_name = get_optimizer("adam", 0.3, weight_decay=0.1)
+    by_name = get_optimizer("adam", 0.3, weight_decay=0.1, clip_norm=2.0)
     assert isinstance(by_name, Adam)
-    assert (by_name.learning_rate, by_name.weight_decay, by_name.beta1) == (0.3, 0.1, 0.9)
-
-
-def test_schedules() -> None:
-    """The rate falls evenly from all of it at the start to nothing at the end, or not at all."""
-    linear, constant = get_schedule("linear"), get_schedule("constant")
-    assert [linear(progress) for progress in (0.0, 0.25, 0.5, 1.0)] == [1.0, 0.75, 0.5, 0.0]
-    assert [constant(progress) for progress in (0.0, 0.5, 1.0)] == [1.0, 1.0, 1.0]
-    with pytest.raises(InputError, match="unknown schedule 'lineer': did you mean 'linear'?"):
-        get_schedule("lineer")
+    assert (by_name.learning_rate, by_name.weight_decay, by_name.beta1, by_name.clip_norm) == (0.3, 0.1, 0.9, 2.0)
+    assert get_optimizer("sgd").clip_norm is None
 
 
 def test_adam_takes_no_momentum() -> None:

@@ -27,7 +27,8 @@ NO_OPERATIONS |= {"scratch", "pad", "taps", "sum_taps", "winner_dtype"}
 
 def expected(case: Case) -> dict[str, np.ndarray]:
     """Results of a case by the loops; of those that the case doesn't ask for, no matter what."""
-    sizes = {"gather_batch": {"N": 0}, "one_hot": {"K": 1}}.get(case.operation, {})
+    sizes = {"gather_batch": {"N": 0}, "one_hot": {"K": 1}, "label_targets": {"K": 1}, "conv2d_dw_db": {"CG": 2}}
+    sizes = sizes.get(case.operation, {})
     first = next(iter(case.outputs.values()), None)
     sizes = {name: first.shape[axis] for name, axis in sizes.items()}
     results = getattr(loops, case.operation)(**case.arguments, **sizes)
@@ -83,36 +84,24 @@ def test_new_results_share_no_memory(case: Case) -> None:
 def gradients(backend: Backend, case: Case, dy: np.ndarray) -> dict[str, np.ndarray]:
     """Gradient of sum(dy * operation) in each argument that has one, by the operation's derivative."""
     given, operation = case.arguments, case.operation
-    how = {
-        name: given[name]
-        for name in ("window", "count_include_pad", "p", "rate", "slope", "alpha", "offset")
-        if name in given
-    }
-    if operation.endswith(("entropy", "error")):
-        logits, *rest = given
-        dx = np.empty_like(given[logits])
-        getattr(backend, operation)(given[logits], given[rest[0]], dx=dx)
-        return {logits: dx * dy}
+    if operation in LOSSES:
+        outputs = next(iter(given))
+        dx = np.empty_like(given[outputs])
+        getattr(backend, operation)(**{**given, "totals": None}, dx=dx)
+        return {outputs: dx * dy}
     x = given["x"]
     if operation in ("conv2d", "dense"):
+        how = {"window": given["window"]} if operation == "conv2d" else {}
         dw, db = np.empty_like(given["w"]), np.empty(given["w"].shape[-1])
         getattr(backend, f"{operation}_dw_db")(x, dy, dw=dw, db=db, **how)
         shape = {"x_shape": x.shape} if operation == "conv2d" else {}
         dx = getattr(backend, f"{operation}_dx")(dy, given["w"], **shape, **how)
         return {"x": dx, "w": dw, "b": db}
-    y = getattr(backend, operation)(x, **how)
-    shape = {"x_shape": x.shape}
-    if operation == "max_pool2d":
-        how |= {"winners": y[1], **shape}
-    elif operation == "average_pool2d":
-        how |= shape
-    elif operation == "lp_pool2d":
-        how |= {"x": x, "y": y}
-    elif "x" in inspect.signature(getattr(Backend, f"{operation}_dx")).parameters:
-        how |= {"x": x}
-    else:
-        how |= {"y": y}
-    return {"x": getattr(backend, f"{operation}_dx")(dy, **how)}
+    y = getattr(backend, operation)(**given)
+    y, winners = y if isinstance(y, tuple) else (y, None)
+    known = {**given, "dy": dy, "y": y, "winners": winners, "x_shape": x.shape}
+    names = inspect.signature(getattr(Backend, f"{operation}_dx")).parameters.keys() & known.keys()
+    return {"x": getattr(backend, f"{operation}_dx")(**{name: known[name] for name in names})}
 
 
 def value(backend: Backend, case: Case, arguments: dict[str, Any]) -> np.ndarray:
@@ -122,9 +111,10 @@ def value(backend: Backend, case: Case, arguments: dict[str, Any]) -> np.ndarray
 
 
 DIFFERENTIABLE = {operation.removesuffix("_dx") for operation in OPERATIONS if operation.endswith("_dx")}
-DIFFERENTIABLE |= {"softmax_cross_entropy", "sigmoid_cross_entropy", *ELEMENT_LOSSES}
+LOSSES = {"softmax_cross_entropy", "soft_cross_entropy", "sigmoid_cross_entropy", *ELEMENT_LOSSES}
+DIFFERENTIABLE |= LOSSES
 DIFFERENTIABLE -= {"binary_step"}  # its derivative is 0, its slope at 0 is infinite
-DIFFERENTIABLE -= {"batch_norm"}  # by tests/test_layers.py, with its parameters
+DIFFERENTIABLE -= {"batch_norm", "group_norm"}  # by tests/test_layers.py, with their parameters
 DIFFERENTIABLE -= {"dropout"}  # its loops are exact, and each call draws anew
 
 

@@ -9,12 +9,14 @@ import pytest
 
 from gpucnn import (
     SGD,
+    AdaptiveMaxPool2D,
     AveragePool2D,
     Conv2D,
     Conv2DTranspose,
     Dense,
     DeviceError,
     Dropout,
+    GroupNorm,
     InputError,
     Layer,
     LpPool2D,
@@ -54,6 +56,43 @@ def softmax_loss(logits, labels) -> None:
 
 
 REFUSALS = {
+    "groups that do not divide the channels": (
+        lambda: GroupNorm(4, name="g").build((5, 5, 6)),
+        'GroupNorm "g": 6 channels cannot be divided into 4 equal groups; use a number of groups that divides 6',
+    ),
+    "no groups": (
+        lambda: GroupNorm(0),
+        "GroupNorm: groups must be an integer of at least 1, received 0",
+    ),
+    "groups that do not divide the filters": (
+        lambda: Conv2D(6, 3, groups=4, name="c"),
+        'Conv2D "c": 6 filters cannot be divided into 4 equal groups; use a number of groups that divides both the '
+        "channels of the input and the filters",
+    ),
+    "groups of a convolution that do not divide the channels": (
+        lambda: Conv2D(8, 3, groups=4, name="c").build((5, 5, 6)),
+        'Conv2D "c": 6 channels cannot be divided into 4 equal groups; use a number of groups that divides both',
+    ),
+    "groups of a transpose that do not divide the channels": (
+        lambda: Conv2DTranspose(8, 3, groups=4).build((5, 5, 6)),
+        "Conv2DTranspose: 6 channels cannot be divided into 4 equal groups; use a number of groups that divides both",
+    ),
+    "a convolution of no groups": (
+        lambda: Conv2D(8, 3, groups=0),
+        "Conv2D: groups must be an integer of at least 1, received 0",
+    ),
+    "an output of size 0": (
+        lambda: AdaptiveMaxPool2D((0, 2)),
+        "AdaptiveMaxPool2D: output_size must be an integer of at least 1, received 0",
+    ),
+    "not an image to pool adaptively": (
+        lambda: AdaptiveMaxPool2D(2).build((8, 8)),
+        "AdaptiveMaxPool2D: expected images of shape (H, W, C), received samples of shape (8, 8)",
+    ),
+    "rounding up to a window around the image": (
+        lambda: MaxPool2D((2, 1), 3, ((1, 0), (0, 0)), (5, 1), ceil_mode=True).build((3, 4, 1)),
+        "MaxPool2D: with padding ((1, 0), (0, 0)) a window of (2, 1) lies wholly in the padding of an input 3x4",
+    ),
     "no inputs": (
         lambda: Dense(2, name="d").build((0,)),
         'Dense "d": each size of input_shape must be an integer of at least 1, received 0',
@@ -240,7 +279,7 @@ REFUSALS = {
     ),
     "a residual of two shapes": (
         lambda: Residual(Conv2D(3, 3)).build((8, 8, 3)),
-        "Residual: cannot add samples of shapes (6, 6, 3) and (8, 8, 3); make them equal, for example by a 1x1 convolution",
+        "Residual: cannot add samples of shapes (6, 6, 3) and (8, 8, 3); make them equal, for example by a 1x1",
     ),
     "a shape of other size": (
         lambda: Reshape((3, 3)).build((4, 2)),

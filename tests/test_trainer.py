@@ -25,11 +25,13 @@ from gpucnn import (
     Sequential,
     SoftmaxCrossEntropy,
     Trainer,
+    WeightAverage,
     get_backend,
 )
 from gpucnn.backend import Backend
 from gpucnn.data import ResidentSplit, Split
 from gpucnn.data.resident import Normalization
+from gpucnn.schedules import Linear
 
 # In float64 two orders of summation differ by 1e-15 a step; 20 steps of a net that learns enlarge that a little.
 EPOCH = {"rtol": 1e-10, "atol": 1e-12}
@@ -51,12 +53,19 @@ def small_model() -> Sequential:
 
 
 def make_trainer(
-    device: str = "cpu", precision: str = "float32", *, seed: int = 0, split: Split | None = None, optimizer=None
+    device: str = "cpu",
+    precision: str = "float32",
+    *,
+    seed: int = 0,
+    split: Split | None = None,
+    optimizer=None,
+    average: WeightAverage | None = None,
 ) -> tuple[Trainer, ResidentSplit]:
     backend, split = get_backend(device, precision), split or make_images()
     model = small_model()
     model.build((8, 8, 1), backend, max_batch=16, seed=seed)
-    trainer = Trainer(model, SoftmaxCrossEntropy(), optimizer or SGD(0.1, 0.9), batch_size=16, seed=seed)
+    optimizer = optimizer or SGD(0.1, 0.9)
+    trainer = Trainer(model, SoftmaxCrossEntropy(), optimizer, average=average, batch_size=16, seed=seed)
     return trainer, ResidentSplit(split, backend, Normalization(split.images))
 
 
@@ -323,6 +332,89 @@ def test_evaluate_reports_nan_as_it_is() -> None:
         metrics = trainer.evaluate(data)
     assert math.isnan(metrics.loss)
     assert metrics.samples == 50
+
+
+# ---- ignored labels -----------------------------------------------------------------------------------------------
+
+
+def make_trainer_that_ignores(kept: slice, optimizer=None) -> tuple[Trainer, ResidentSplit, Split]:
+    """Return a trainer, its data whose labels outside `kept` are -1, and the data as they were."""
+    split = make_images()
+    labels = np.full_like(split.labels, -1)
+    labels[kept] = split.labels[kept]
+    trainer, data = make_trainer(split=Split(split.images, labels), optimizer=optimizer)
+    trainer.loss = SoftmaxCrossEntropy(ignored_label=-1)
+    trainer.loss.build(trainer.backend)
+    return trainer, data, split
+
+
+def test_metrics_are_means_over_the_samples_that_are_not_ignored() -> None:
+    trainer, data, split = make_trainer_that_ignores(slice(10, 30))
+    x = (split.images * data.scale + data.shift)[10:30]
+    loss = float(SoftmaxCrossEntropy().forward(trainer.model.predict(x), split.labels[10:30]))
+    metrics = trainer.evaluate(data)
+    accuracy = np.mean(trainer.model.predict(x).argmax(axis=1) == split.labels[10:30])
+    assert metrics == Metrics(pytest.approx(loss, rel=1e-5), accuracy, 20)
+    assert trainer.train_epoch(data, 0).samples == 20
+
+
+def test_divergence_is_found_among_ignored_samples() -> None:
+    trainer, data, _ = make_trainer_that_ignores(slice(10, 30), PoisonedSGD(2))
+    with np.errstate(all="ignore"), pytest.raises(DivergedError, match="in epoch 1, step 3,"):
+        trainer.train_epoch(data, 0)
+
+
+def test_nothing_to_learn_is_no_divergence() -> None:
+    trainer, data, _ = make_trainer_that_ignores(slice(0, 0))
+    weights = trainer.model.weights_sha256()
+    assert trainer.train_epoch(data, 0) == Metrics(0.0, 0.0, 0)
+    assert trainer.model.weights_sha256() == weights
+
+
+# ---- average and schedule -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("device", ["reference", "cpu", pytest.param("gpu", marks=pytest.mark.gpu)])
+def test_evaluates_with_the_averaged_weights(device: str) -> None:
+    """An average over every step, evaluated, is what a model with those weights gives; training goes on without it."""
+    trainer, data = make_trainer(device, average=WeightAverage(0.9))
+    plain, same_data = make_trainer(device)
+    model, host = trainer.model, trainer.backend.to_host
+    for epoch in range(2):
+        trainer.train_epoch(data, epoch)
+        plain.train_epoch(same_data, epoch)
+        averaged = trainer.evaluate(data)
+        np.testing.assert_array_equal(host(model.arena.values), host(plain.model.arena.values))
+    assert averaged != plain.evaluate(same_data)
+    plain.model.arena.values[...] = trainer.average.mean
+    assert averaged == plain.evaluate(same_data)
+
+
+def test_the_average_has_every_step() -> None:
+    trainer, data = make_trainer(average=WeightAverage(0.5))
+    trainer.train_epoch(data, 0)
+    assert trainer.average.worth == 1 + 0.5 + 0.25 + 0.125
+    assert trainer.steps(data) == 4
+
+
+def test_divergence_names_the_rate_of_its_step() -> None:
+    """Step 3 of the second epoch, of four steps each, is step 6 from 0 of the schedule's eight."""
+    optimizer = PoisonedSGD(6)
+    optimizer.follow(Linear(), 8)
+    trainer, data = make_trainer(optimizer=optimizer)
+    trainer.train_epoch(data, 0)
+    with np.errstate(all="ignore"), pytest.raises(DivergedError, match=r"epoch 2, step 3, at learning rate 0.0025;"):
+        trainer.train_epoch(data, 1)
+
+
+def test_one_read_in_an_epoch_with_everything_on() -> None:
+    optimizer = Adam(0.01, clip_norm=1.0)
+    optimizer.follow(Linear(), 8)
+    trainer, data = make_trainer(optimizer=optimizer, average=WeightAverage(0.9))
+    for run in (lambda: trainer.train_epoch(data, 0), lambda: trainer.evaluate(data)):
+        reads = trainer.backend.host_reads
+        run()
+        assert trainer.backend.host_reads - reads == 1
 
 
 # ---- refusals -----------------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from gpucnn.layers.activation import (
     ELU,
+    GELU,
     SELU,
     Arctan,
     BinaryStep,
@@ -17,19 +18,24 @@ from gpucnn.layers.activation import (
     Swish,
     Tanh,
 )
+from gpucnn.layers.adaptive import AdaptiveAveragePool2D, AdaptiveMaxPool2D
 from gpucnn.layers.base import Layer
 from gpucnn.layers.container import Parallel, Residual
-from gpucnn.layers.convolution import Conv2D, Conv2DTranspose
+from gpucnn.layers.convolution import Conv2D
 from gpucnn.layers.dense import Dense
 from gpucnn.layers.join import Add, Concat
-from gpucnn.layers.normalization import BatchNorm2D
-from gpucnn.layers.pooling import AveragePool2D, GlobalAveragePool2D, LpPool2D, MaxPool2D
+from gpucnn.layers.normalization import BatchNorm2D, GroupNorm
+from gpucnn.layers.pooling import AveragePool2D, GlobalAveragePool2D, GlobalMaxPool2D, LpPool2D, MaxPool2D
 from gpucnn.layers.regularization import Dropout
 from gpucnn.layers.shape import Flatten, Reshape, ZeroPad2D
+from gpucnn.layers.transpose import Conv2DTranspose
 
 __all__ = [
     "ELU",
+    "GELU",
     "SELU",
+    "AdaptiveAveragePool2D",
+    "AdaptiveMaxPool2D",
     "Add",
     "Arctan",
     "AveragePool2D",
@@ -42,6 +48,8 @@ __all__ = [
     "Dropout",
     "Flatten",
     "GlobalAveragePool2D",
+    "GlobalMaxPool2D",
+    "GroupNorm",
     "HardSigmoid",
     "Identity",
     "Layer",

@@ -8,7 +8,7 @@ from gpucnn.geometry import Window
 from gpucnn.layers.base import Array, Layer, Shape
 from gpucnn.layers.window import Padding, fit_window
 
-__all__ = ["AveragePool2D", "GlobalAveragePool2D", "LpPool2D", "MaxPool2D"]
+__all__ = ["AveragePool2D", "GlobalAveragePool2D", "GlobalMaxPool2D", "LpPool2D", "MaxPool2D"]
 
 
 class Pool2D(Layer):
@@ -20,6 +20,8 @@ class Pool2D(Layer):
     stride : an int or a pair; the kernel size unless given, so that windows do not overlap
     padding : as in `Conv2D`; each window must meet a pixel
     dilation : an int or a pair, input pixels from one tap to the next
+    ceil_mode : whether pixels left over below and to the right get one more window, which hangs over the image and its
+        padding: the size of the output is then rounded up. What hangs over counts like padding, but in no mean
     """
 
     def __init__(
@@ -29,16 +31,18 @@ class Pool2D(Layer):
         padding: Padding = 0,
         dilation: int | tuple[int, int] = 1,
         *,
+        ceil_mode: bool = False,
         name: str | None = None,
     ):
         super().__init__(name)
         self.kernel_size, self.padding, self.dilation = kernel_size, padding, dilation
         self.stride = kernel_size if stride is None else stride
+        self.ceil_mode = ceil_mode
 
     def infer(self, input_shape: Shape) -> Shape:
         H, W, C = self._image_shape(input_shape)
         arguments = self.kernel_size, self.stride, self.padding, self.dilation
-        self.window = fit_window(self.label, (H, W), *arguments)
+        self.window = fit_window(self.label, (H, W), *arguments, ceil_mode=self.ceil_mode)
         if self.window.misses_image(H, W):
             raise InputError(
                 f"{self.label}: with padding {self.window.padding} a window of {self.window.kernel} lies wholly in the "
@@ -80,9 +84,17 @@ class AveragePool2D(Pool2D):
     """
 
     def __init__(
-        self, kernel_size, stride=None, padding: Padding = 0, dilation=1, *, count_include_pad=False, name=None
+        self,
+        kernel_size,
+        stride=None,
+        padding: Padding = 0,
+        dilation=1,
+        *,
+        count_include_pad=False,
+        ceil_mode=False,
+        name=None,
     ):
-        super().__init__(kernel_size, stride, padding, dilation, name=name)
+        super().__init__(kernel_size, stride, padding, dilation, ceil_mode=ceil_mode, name=name)
         self.count_include_pad = count_include_pad
 
     def _forward(self, x: Array, train: bool) -> Array:
@@ -98,34 +110,13 @@ class AveragePool2D(Pool2D):
         )
 
 
-class GlobalAveragePool2D(Layer):
-    """Mean of each feature map: (N, H, W, C) -> (N, C)."""
-
-    def infer(self, input_shape: Shape) -> Shape:
-        H, W, C = self._image_shape(input_shape)
-        self.window = Window((H, W))
-        return (C,)
-
-    def _forward(self, x: Array, train: bool) -> Array:
-        N, _, _, C = x.shape
-        y = self.buffer("y", (N, 1, 1, C))
-        self.backend.average_pool2d(x, self.window, out=y)
-        return self.backend.xp.reshape(y, (N, C))
-
-    def _backward(self, dy: Array, need_dx: bool) -> Array | None:
-        if not need_dx:
-            return None
-        N, C = dy.shape
-        dx = self.buffer("dx", (N, *self.input_shape))
-        dy = self.backend.xp.reshape(dy, (N, 1, 1, C))
-        return self.backend.average_pool2d_dx(dy, dx.shape, self.window, out=dx)
-
-
 class LpPool2D(Pool2D):
     """Lp norm of the pixels under each window, `(sum |x|^p)^(1/p)`; p = 2 is the paper's L2 pooling (section 2.3)."""
 
-    def __init__(self, kernel_size, stride=None, padding: Padding = 0, dilation=1, *, p: float = 2.0, name=None):
-        super().__init__(kernel_size, stride, padding, dilation, name=name)
+    def __init__(
+        self, kernel_size, stride=None, padding: Padding = 0, dilation=1, *, p: float = 2.0, ceil_mode=False, name=None
+    ):
+        super().__init__(kernel_size, stride, padding, dilation, ceil_mode=ceil_mode, name=name)
         self.p = number(p, f"{self.label}: p", least=1.0)
 
     def _forward(self, x: Array, train: bool) -> Array:
@@ -138,3 +129,52 @@ class LpPool2D(Pool2D):
             return None
         dx = self._input_gradient(dy)
         return self.backend.lp_pool2d_dx(dy, self.x, self.y, self.p, self.window, out=dx)
+
+
+class GlobalPool2D(Layer):
+    """What the global poolings share: one window takes the whole image, (N, H, W, C) -> (N, C)."""
+
+    def infer(self, input_shape: Shape) -> Shape:
+        H, W, C = self._image_shape(input_shape)
+        self.window = Window((H, W))
+        return (C,)
+
+    def _forward(self, x: Array, train: bool) -> Array:
+        N, _, _, C = x.shape
+        y = self.buffer("y", (N, 1, 1, C))
+        self._pool(x, y)
+        return self.backend.xp.reshape(y, (N, C))
+
+    def _backward(self, dy: Array, need_dx: bool) -> Array | None:
+        if not need_dx:
+            return None
+        N, C = dy.shape
+        dx = self.buffer("dx", (N, *self.input_shape))
+        return self._pool_dx(self.backend.xp.reshape(dy, (N, 1, 1, C)), dx)
+
+    def _pool(self, x: Array, y: Array) -> None:
+        raise NotImplementedError
+
+    def _pool_dx(self, dy: Array, dx: Array) -> Array:
+        raise NotImplementedError
+
+
+class GlobalAveragePool2D(GlobalPool2D):
+    """Mean of each feature map: (N, H, W, C) -> (N, C)."""
+
+    def _pool(self, x: Array, y: Array) -> None:
+        self.backend.average_pool2d(x, self.window, out=y)
+
+    def _pool_dx(self, dy: Array, dx: Array) -> Array:
+        return self.backend.average_pool2d_dx(dy, dx.shape, self.window, out=dx)
+
+
+class GlobalMaxPool2D(GlobalPool2D):
+    """Largest pixel of each feature map: (N, H, W, C) -> (N, C). On a tie the error goes to the first, row by row."""
+
+    def _pool(self, x: Array, y: Array) -> None:
+        self.winners = self.buffer("winners", y.shape, self.backend.winner_dtype(self.window))
+        self.backend.max_pool2d(x, self.window, out=y, winners=self.winners)
+
+    def _pool_dx(self, dy: Array, dx: Array) -> Array:
+        return self.backend.max_pool2d_dx(dy, self.winners, dx.shape, self.window, out=dx)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from gpucnn.checks import pair
 from gpucnn.errors import InputError
 from gpucnn.geometry import Pair, Window
@@ -34,12 +36,15 @@ def fit_window(
     stride: int | Pair = 1,
     padding: Padding = 0,
     dilation: int | Pair = 1,
+    *,
+    ceil_mode: bool = False,
 ) -> Window:
     """Check a layer's arguments against its (H, W) input and return the window they describe.
 
     `padding` is an int, a pair (rows, columns), a pair of pairs ((top, bottom), (left, right)), "valid" (none) or
     "same" (output size = input size / stride rounded up; an odd pixel goes below and to the right, with
-    "same_lower" above and to the left).
+    "same_lower" above and to the left). `ceil_mode` rounds up in Eqn 2.1, where it otherwise rounds down: pixels that
+    are left over get one more window, which hangs over, unless it would start behind the image.
 
     Raises
     ------
@@ -47,6 +52,9 @@ def fit_window(
         For a wrong argument, or a kernel that does not fit its input; `layer` is how the message names the layer.
     """
     window = sized_window(layer, kernel_size, stride, padding, dilation, size)
+    if ceil_mode:
+        rows, columns = map(_overhang, size, window.extent, window.stride, window.padding)
+        window = replace(window, overhang=(rows, columns))
     for axis, output in enumerate(window.output_size(*size)):
         if output < 1:
             raise InputError(_does_not_fit(layer, window, size, axis, output))
@@ -77,11 +85,21 @@ def _same_padding(size: int, extent: int, stride: int) -> Pair:
     return total // 2, total - total // 2
 
 
+def _overhang(size: int, extent: int, stride: int, padding: Pair) -> int:
+    """Pixels by which one more window hangs over the padding; 0 if none are left over, or it would start behind it."""
+    before, after = padding
+    last, left_over = divmod(before + size + after - extent, stride)
+    starts_inside = (last + 1) * stride < before + size
+    return stride - left_over if left_over and starts_inside else 0
+
+
 def _does_not_fit(layer: str, window: Window, size: Pair, axis: int, output: int) -> str:
-    (KH, KW), (before, after) = window.kernel, window.padding[axis]
+    (KH, KW), (before, after), stride = window.kernel, window.padding[axis], window.stride[axis]
     dilated = f" dilated by {window.dilation}" if window.dilation != (1, 1) else ""
+    room = f"({size[axis]} + {before} + {after} - {window.extent[axis]})"
+    steps = f"ceil({room}/{stride})" if window.overhang[axis] else f"{room}//{stride}"
     return (
         f"{layer}: kernel {KH}x{KW}{dilated} does not fit input {size[0]}x{size[1]} "
-        f"({'OH' if axis == 0 else 'OW'} = ({size[axis]} + {before} + {after} - {window.extent[axis]})"
-        f"//{window.stride[axis]} + 1 = {output}); use a smaller kernel, more padding or a larger input"
+        f"({'OH' if axis == 0 else 'OW'} = {steps} + 1 = {output}); "
+        f"use a smaller kernel, more padding or a larger input"
     )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from case import CASES, ELEMENT_LOSSES, RESULTS, Case, Draw, Output, run, sentinel
 
-from cases import activations, batches, convolution, dense, dropout, losses, normalization, pooling, updates
+from cases import activations, adaptive, batches, convolution, dense, dropout, losses, normalization, pooling, updates
 from cases.convolution import WINDOWS, border
 
 __all__ = [

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -38,6 +40,12 @@ WINDOWS = {
     "dilation 2": ((7, 6), Window((3, 2), dilation=(2, 2))),
     "unequal dilations": ((5, 7), Window((2, 3), dilation=(1, 3))),
     "dilation, stride and padding": ((6, 7), Window((2, 3), (2, 1), border(1, 2, 2, 1), (3, 2))),
+    "overhang": ((5, 6), Window((2, 3), (2, 2), overhang=(1, 1))),
+    "overhang beside padding": ((6, 5), Window((3, 3), (3, 2), border(1, 0, 0, 1), overhang=(2, 1))),
+    "overhang, dilation and padding": ((8, 8), Window((2, 3), (3, 2), border(0, 1, 1, 1), (3, 2), (1, 1))),
+    "overhang at stride 1": ((4, 5), Window((3, 2), padding=border(1, 0, 0, 1), overhang=(1, 0))),
+    "overhang over kernel": ((4, 3), Window((3, 2), padding=border(1, 2, 0, 1), overhang=(1, 0))),
+    "ceil mode": ((6, 4), fit_window("", (6, 4), (3, 2), 2, ((1, 0), (0, 1)), ceil_mode=True)),
 }
 LEAST_CHANNELS = {"one": (1, 1, 1), "one channel": (3, 1, 2), "one map": (2, 3, 1), "one image": (1, 5, 2)}
 SHAPE_WINDOW = "dilation, stride and padding"
@@ -61,6 +69,23 @@ def convolutions() -> Iterator[tuple[str, tuple[int, ...], int, Window, dict[str
     yield "large 1x1", (33, 28, 28, 16), 8, Window((1, 1)), large
 
 
+def grouped() -> Iterator[tuple[str, tuple[int, ...], int, int, Window, dict[str, Any]]]:
+    """Convolutions with groups: (label, x's shape, OC, groups, window, further fields)."""
+    same, (size, window) = Window((3, 3), padding=border(1, 1, 1, 1)), WINDOWS[SHAPE_WINDOW]
+    kinds = {"2 groups": (4, 6, 2), "depthwise": (3, 3, 3), "depthwise, multiplier 2": (3, 6, 3)}
+    kinds["one filter each"] = (6, 3, 3)
+    for kind, (C, OC, groups) in kinds.items():
+        yield kind, (2, 5, 4, C), OC, groups, same, {}
+        yield f"{kind}, {SHAPE_WINDOW}", (2, *size, C), OC, groups, window, {}
+        for layout in LAYOUTS:
+            yield f"{kind}, {layout}", (2, *size, C), OC, groups, window, {"layouts": layout}
+    yield "many weights", (17, 5, 4, 96), 48, 2, same, {"large": True}
+    for kind, (C, OC, groups) in {"groups": (16, 8, 4), "depthwise": (32, 32, 32)}.items():
+        for stride in (1, 2):
+            strided = replace(same, stride=(stride, stride))
+            yield f"large {kind}, stride {stride}", (17, 28, 27, C), OC, groups, strided, {"large": True}
+
+
 @cases_of
 def im2col(dtype: str) -> Iterator[Case]:
     for label, x_shape, _, window, further in convolutions():
@@ -78,25 +103,26 @@ def im2col(dtype: str) -> Iterator[Case]:
 
 @cases_of
 def conv2d(dtype: str) -> Iterator[Case]:
-    for label, x_shape, OC, window, further in convolutions():
+    plain = ((label, x_shape, OC, 1, *rest) for label, x_shape, OC, *rest in convolutions())
+    for label, x_shape, OC, groups, window, further in chain(plain, grouped()):
         N, H, W, C = x_shape
         draw = Draw(f"conv2d {label}", dtype)
-        x, w, b = draw.normal(*x_shape), draw.normal(*window.kernel, C, OC), draw.normal(OC)
+        x, w, b = draw.normal(*x_shape), draw.normal(*window.kernel, C // groups, OC), draw.normal(OC)
         y = Output((N, *window.output_size(H, W), OC), dtype)
         dy, dw, db = draw.normal(*y.shape), Output(w.shape, dtype), Output(b.shape, dtype)
 
         arguments, outputs = {"x": x, "w": w, "b": b, "window": window}, {"out": y}
-        more = {"terms": window.taps * C + 1, **fields(further, "x", "w", "b")}
+        more = {"terms": window.taps * C // groups + 1, **fields(further, "x", "w", "b")}
         yield Case("conv2d", label, dtype, arguments, outputs, **more)
-        if label == "3x3":
-            yield Case("conv2d", "no bias", dtype, {**arguments, "b": None}, outputs, **more)
+        if label in ("3x3", "2 groups", "depthwise"):
+            yield Case("conv2d", f"{label}, no bias", dtype, {**arguments, "b": None}, outputs, **more)
 
         arguments = {"dy": dy, "w": w, "x_shape": x_shape, "window": window}
-        more = {"terms": window.taps * OC, **fields(further, "dy", "w")}
+        more = {"terms": window.taps * OC // groups, **fields(further, "dy", "w")}
         yield Case("conv2d_dx", label, dtype, arguments, {"out": Output(x_shape, dtype)}, **more)
 
         arguments = {"x": x, "dy": dy, "window": window}
         more = {"terms": dy.size // OC, **fields(further, "x", "dy")}
         yield Case("conv2d_dw_db", label, dtype, arguments, {"dw": dw, "db": db}, **more)
-        if label == "3x3":
-            yield Case("conv2d_dw_db", "no bias", dtype, {**arguments, "db": None}, {"dw": dw}, **more)
+        if label in ("3x3", "2 groups", "depthwise"):
+            yield Case("conv2d_dw_db", f"{label}, no bias", dtype, {**arguments, "db": None}, {"dw": dw}, **more)

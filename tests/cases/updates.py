@@ -48,3 +48,42 @@ def optimizers(dtype: str) -> Iterator[Case]:
         draw = Draw(f"adagrad_step {label}", dtype)
         arguments = {"w": draw.normal(37), "g": draw.normal(37), "v": draw.normal(37) ** 2}
         yield Case("adagrad_step", label, dtype, arguments | {"hyper": np.array(hyper, dtype)}, {}, changed=("w", "v"))
+
+
+@cases_of
+def clipping(dtype: str) -> Iterator[Case]:
+    for label, limit in {"shrunk": 0.5, "kept": 100.0, "barely kept": 7.0}.items():
+        draw = Draw(f"clip_norm {label}", dtype)
+        g = draw.normal(37)
+        if label == "barely kept":  # the norm is the limit, and 1e-6 makes the share less than 1
+            g *= 7.0 / np.linalg.norm(g)
+        yield Case("clip_norm", label, dtype, {"g": g, "limit": np.array([limit], dtype)}, {}, changed=("g",))
+    for label, value in {"NaN": np.nan, "zero": 0.0}.items():
+        g = Draw(f"clip_norm {label}", dtype).normal(37) * (label == "NaN")
+        g[5], g[9] = value, 0.0  # the gaps of an arena hold zeros and keep them
+        yield Case("clip_norm", label, dtype, {"g": g, "limit": np.array([0.5], dtype)}, {}, changed=("g",))
+    g = Draw("clip_norm huge", dtype).normal(600) * np.array(1e30, dtype)  # the square of one is beyond float32
+    yield Case("clip_norm", "huge", dtype, {"g": g, "limit": np.array([2.0], dtype)}, {}, changed=("g",))
+    g = Draw("clip_norm large", dtype).normal(20_000)  # more than one block on both devices
+    arguments = {"g": g, "limit": np.array([70.0], dtype)}
+    yield Case("clip_norm", "large", dtype, arguments, {}, changed=("g",), large=True)
+
+
+@cases_of
+def rates(dtype: str) -> Iterator[Case]:
+    for clock in (0, 2, 3, 4, 1 << 40):
+        arguments = {"rates": np.array([0.5, 0.25, 0.125, 0.1], dtype), "clock": np.array([clock], np.int64)}
+        arguments["hyper"] = np.array([9.0, 0.9, 0.01], dtype)
+        yield Case("take_rate", f"step {clock}", dtype, arguments, {}, changed=("clock", "hyper"))
+
+
+@cases_of
+def averages(dtype: str) -> Iterator[Case]:
+    for decay in (0.0, 0.5, 0.999):
+        for step in (0, 1, 10):
+            draw = Draw(f"average_step {decay} {step}", dtype)
+            arguments = {"w": draw.normal(37), "mean": draw.normal(37) if step else np.zeros(37, dtype)}
+            worth = sum(decay**age for age in range(step))
+            arguments |= {"worth": np.array([worth], dtype), "hyper": np.array([decay], dtype)}
+            title = f"decay {decay}, step {step}"
+            yield Case("average_step", title, dtype, arguments, {}, changed=("mean", "worth"))

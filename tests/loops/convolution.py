@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from itertools import product
 from typing import Any
 
@@ -37,13 +38,21 @@ def col2im(columns: Array, x_shape: tuple[int, ...], window: Any) -> Array:
     return x
 
 
+def connections(C: int, OC: int, CG: int) -> Iterator[tuple[int, int, int]]:
+    """Every input channel, its number among the CG of its group, and every output channel that sees it."""
+    groups = C // CG
+    for c, o in product(range(C), range(OC)):
+        if c // CG == o // (OC // groups):
+            yield c, c % CG, o
+
+
 def conv2d(x: Array, w: Array, b: Array | None, window: Any) -> Array:
     N, H, W, C = x.shape
-    OC = w.shape[3]
+    _, _, CG, OC = w.shape
     y = zeros(N, *output_size(window, H, W), OC)
     for m, q, u, v, i, j in inside(window, H, W):
-        for n, c, o in product(range(N), range(C), range(OC)):
-            y[n, m, q, o] += float(w[u, v, c, o]) * float(x[n, i, j, c])
+        for n, (c, k, o) in product(range(N), connections(C, OC, CG)):
+            y[n, m, q, o] += float(w[u, v, k, o]) * float(x[n, i, j, c])
     for index in indices(y):
         y[index] += 0.0 if b is None else float(b[index[3]])
     return y
@@ -51,20 +60,21 @@ def conv2d(x: Array, w: Array, b: Array | None, window: Any) -> Array:
 
 def conv2d_dx(dy: Array, w: Array, x_shape: tuple[int, ...], window: Any) -> Array:
     N, H, W, C = x_shape
+    _, _, CG, OC = w.shape
     dx = zeros(*x_shape)
     for m, q, u, v, i, j in inside(window, H, W):
-        for n, c, o in product(range(N), range(C), range(w.shape[3])):
-            dx[n, i, j, c] += float(w[u, v, c, o]) * float(dy[n, m, q, o])
+        for n, (c, k, o) in product(range(N), connections(C, OC, CG)):
+            dx[n, i, j, c] += float(w[u, v, k, o]) * float(dy[n, m, q, o])
     return dx
 
 
-def conv2d_dw_db(x: Array, dy: Array, window: Any, db: None = None) -> tuple[Array, Array]:
+def conv2d_dw_db(x: Array, dy: Array, window: Any, CG: int, db: None = None) -> tuple[Array, Array]:
     N, H, W, C = x.shape
     OC = dy.shape[3]
-    dw, db = zeros(*window.kernel, C, OC), zeros(OC)
+    dw, db = zeros(*window.kernel, CG, OC), zeros(OC)
     for m, q, u, v, i, j in inside(window, H, W):
-        for n, c, o in product(range(N), range(C), range(OC)):
-            dw[u, v, c, o] += float(dy[n, m, q, o]) * float(x[n, i, j, c])
+        for n, (c, k, o) in product(range(N), connections(C, OC, CG)):
+            dw[u, v, k, o] += float(dy[n, m, q, o]) * float(x[n, i, j, c])
     for index in indices(dy):
         db[index[3]] += float(dy[index])
     return dw, db

@@ -37,8 +37,11 @@ def max_pool2d_dx(dy: Array, winners: Array, x_shape: tuple[int, ...], window: A
 
 def pool_counts(window: Any, H: int, W: int, count_include_pad: bool) -> Array:
     counts = zeros(*output_size(window, H, W))
-    for m, q, _, _, i, _ in meetings(window, H, W):
-        counts[m, q] += 1.0 if count_include_pad or i is not None else 0.0
+    (_, below), (_, beside) = window.padding
+    for m, q, _, _, i, j in meetings(window, H, W):
+        in_image = 0 <= i < H and 0 <= j < W
+        in_padding = count_include_pad and i < H + below and j < W + beside
+        counts[m, q] += 1.0 if in_image or in_padding else 0.0
     return counts
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from fractions import Fraction
 
 import numpy as np
 
@@ -69,4 +70,41 @@ def adam_run(w: Array, gradients: Array, hyper: Array) -> Array:
             v = beta2 * v + (1.0 - beta2) * gradient**2
             weight -= rate * (m / (1.0 - beta1**t)) / (math.sqrt(v / (1.0 - beta2**t)) + epsilon)
         result[i] = weight
+    return result
+
+
+def clip_norm(g: Array, limit: Array) -> Array:
+    """PyTorch's `clip_grad_norm_`, but that zeros stay zeros."""
+    norm = math.sqrt(math.fsum(float(value) ** 2 for value in g))
+    share = float(limit[0]) / (norm + 1e-6)
+    result = zeros(len(g))
+    for i in range(len(g)):
+        result[i] = float(g[i]) if g[i] == 0 or share > 1.0 else share * float(g[i])
+    return result
+
+
+def take_rate(rates: Array, clock: Array, hyper: Array) -> tuple[Array, Array]:
+    now = int(clock[0])
+    rate = rates[now] if now < len(rates) else rates[-1]
+    return np.array([now + 1]), np.array([float(rate), *map(float, hyper[1:])])
+
+
+def average_step(w: Array, mean: Array, worth: Array, hyper: Array) -> tuple[Array, Array]:
+    """The mean of two, of which the one before has the worth that it had times the decay."""
+    before = float(hyper[0]) * float(worth[0])
+    result = zeros(len(w))
+    for i in range(len(w)):
+        result[i] = (before * float(mean[i]) + float(w[i])) / (before + 1.0)
+    return result, np.array([before + 1.0])
+
+
+def average_run(weights: Array, decay: float) -> Array:
+    """The average after one step per row of weights: Adam's mean; in fractions, since `1 - decay^t` cancels."""
+    result = zeros(weights.shape[1])
+    b = Fraction(decay)
+    for i in range(weights.shape[1]):
+        m = Fraction(0)
+        for t in range(len(weights)):
+            m = b * m + (1 - b) * Fraction(float(weights[t, i]))
+        result[i] = float(m / (1 - b ** len(weights)))
     return result

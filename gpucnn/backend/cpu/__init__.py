@@ -13,11 +13,22 @@ from gpucnn.backend.cpu.convolution import CpuConvolution
 from gpucnn.backend.cpu.dense import CpuDense
 from gpucnn.backend.cpu.dropout import CpuDropout
 from gpucnn.backend.cpu.losses import CpuLosses
+from gpucnn.backend.cpu.normalization import CpuNormalization
 from gpucnn.backend.cpu.pooling import CpuPooling
 from gpucnn.backend.cpu.updates import CpuUpdates
 
 __all__ = ["CpuBackend"]
 
 
-class CpuBackend(CpuPooling, CpuConvolution, CpuDense, CpuActivations, CpuDropout, CpuLosses, CpuUpdates, CpuBatches):
+class CpuBackend(
+    CpuPooling,
+    CpuConvolution,
+    CpuDense,
+    CpuActivations,
+    CpuNormalization,
+    CpuDropout,
+    CpuLosses,
+    CpuUpdates,
+    CpuBatches,
+):
     """NumPy arrays; matrix products by the BLAS that NumPy was built with."""

@@ -19,7 +19,7 @@ class CpuPooling(CpuConvolution):
 
     def __init__(self, float_dtype: Any = "float32"):
         super().__init__(float_dtype)
-        self._counts: dict[tuple, Array | float] = {}
+        self._counts: dict[tuple, Array] = {}
 
     def max_pool2d(self, x: Array, window: Window, *, out: Array = None, winners: Array = None) -> tuple[Array, Array]:
         """As the reference, in place. NaN is found once at the end and left to the reference."""
@@ -53,9 +53,7 @@ class CpuPooling(CpuConvolution):
 
         return self._sum_taps(taps(), window, self._result(out, x_shape, dy.dtype))
 
-    def _pool_counts(
-        self, x_shape: tuple[int, ...], window: Window, count_include_pad: bool, dtype: Any
-    ) -> Array | float:
+    def _pool_counts(self, x_shape: tuple[int, ...], window: Window, count_include_pad: bool, dtype: Any) -> Array:
         """As the reference, computed once for each shape."""
         key = (x_shape[1:3], window, count_include_pad, dtype)
         if key not in self._counts:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from gpucnn.backend.cpu.arrays import Array, CpuArrays, blocks
@@ -67,3 +69,30 @@ class CpuUpdates(CpuArrays):
         """As the reference, one block after another, so that its intermediate arrays are small and in the cache."""
         for block in blocks(w.size):
             super().adagrad_step(w[block], g[block], v[block], hyper)
+
+    def clip_norm(self, g: Array, limit: Array) -> None:
+        """As the reference, in place: the dot product of one block after another with itself."""
+        squares = 0.0
+        for block in blocks(g.size):
+            wide = self.scratch("wide", g[block].shape, np.float64)
+            np.copyto(wide, g[block])
+            squares += float(np.dot(wide, wide))
+        share = float(limit[0]) / (math.sqrt(squares) + 1e-6)
+        if math.isnan(share):
+            super().clip_norm(g, limit)
+        elif share < 1:
+            np.multiply(g, share, out=g)
+
+    def take_rate(self, rates: Array, clock: Array, hyper: Array) -> None:
+        """As the reference; the clock is read directly, which costs nothing on the host."""
+        hyper[0] = rates[min(int(clock[0]), len(rates) - 1)]
+        clock += 1
+
+    def average_step(self, w: Array, mean: Array, worth: Array, hyper: Array) -> None:
+        """As the reference, one block after another, each while it is in the cache."""
+        worth *= hyper
+        worth += 1
+        for block in blocks(w.size):
+            step = self.scratch("step", w[block].shape, w.dtype)
+            np.divide(np.subtract(w[block], mean[block], out=step), worth, out=step)
+            np.add(mean[block], step, out=mean[block])

@@ -13,6 +13,7 @@ from gpucnn.backend.gpu.dense import GpuDense
 from gpucnn.backend.gpu.device import device_count
 from gpucnn.backend.gpu.dropout import GpuDropout
 from gpucnn.backend.gpu.losses import GpuLosses
+from gpucnn.backend.gpu.normalization import GpuNormalization
 from gpucnn.backend.gpu.pooling import GpuPooling
 from gpucnn.backend.gpu.updates import GpuUpdates
 from gpucnn.errors import DeviceError
@@ -20,7 +21,17 @@ from gpucnn.errors import DeviceError
 __all__ = ["GpuBackend", "device_count", "missing_gpu_reason"]
 
 
-class GpuBackend(GpuPooling, GpuConvolution, GpuDense, GpuActivations, GpuDropout, GpuLosses, GpuUpdates, GpuBatches):
+class GpuBackend(
+    GpuPooling,
+    GpuConvolution,
+    GpuDense,
+    GpuActivations,
+    GpuNormalization,
+    GpuDropout,
+    GpuLosses,
+    GpuUpdates,
+    GpuBatches,
+):
     """CuPy arrays of one NVIDIA GPU.
 
     Layers, losses and the trainer make it the current device of their thread when they are called; who calls operations

@@ -1,4 +1,4 @@
-"""Convolution: kernels lower the images, cuBLAS multiplies."""
+"""Convolution: kernels lower the images, cuBLAS multiplies; with groups, kernels alone."""
 
 from __future__ import annotations
 
@@ -17,16 +17,17 @@ __all__ = ["GpuConvolution"]
 
 INDEX_LIMIT = 2**31 - 1  # of elements that a kernel addresses
 COLUMN_BYTES = 1 << 28  # of columns lowered at a time: bounds their memory, and keeps their indices below 2^31
+DW_THREADS = 1 << 18  # that share the images of a gradient with groups
 
 
 class GpuConvolution(GpuArrays):
     """Part of `GpuBackend`."""
 
-    def _window_arguments(self, x_shape: tuple[int, ...], window: Window) -> tuple[int, ...]:
+    def _window_arguments(self, x_shape: tuple[int, ...], window: Window, OC: int = 1) -> tuple[int, ...]:
         """Return the scalars that `kernels.WINDOW` names, for arrays that 32-bit indices can reach."""
         N, H, W, C = x_shape
         OH, OW = window.output_size(H, W)
-        if N * C * max(H * W, OH * OW) > INDEX_LIMIT:
+        if N * max(C, OC) * max(H * W, OH * OW) > INDEX_LIMIT:
             raise InputError(f"a batch of {N} images of {H}x{W}x{C} is too large for one kernel; use a smaller batch")
         (top, _), (left, _) = window.padding
         return H, W, C, OH, OW, *window.kernel, *window.stride, top, left, *window.dilation
@@ -57,9 +58,11 @@ class GpuConvolution(GpuArrays):
 
     def conv2d(self, x: Array, w: Array, b: Array | None, window: Window, *, out: Array = None) -> Array:
         """As the reference, with the columns in one buffer and the bias added in place."""
-        N, H, W, _ = x.shape
+        N, H, W, C = x.shape
         OC = w.shape[-1]
         out = self._result(out, (N, *window.output_size(H, W), OC), x.dtype)
+        if w.shape[2] < C:
+            return self._grouped_conv2d(x, w, b, window, out)
         for images, columns in self._chunks(x.shape, window, x.dtype):
             y = out[images].reshape(-1, OC)
             self.im2col(x[images], window, out=columns)
@@ -71,8 +74,10 @@ class GpuConvolution(GpuArrays):
     def conv2d_dx(self, dy: Array, w: Array, x_shape: tuple[int, ...], window: Window, *, out: Array = None) -> Array:
         """As the reference, with the columns in one buffer."""
         OC = w.shape[-1]
-        kernels_transposed = self._contiguous(w).reshape(-1, OC).T
         out = self._result(out, x_shape, dy.dtype)
+        if w.shape[2] < x_shape[3]:
+            return self._grouped_conv2d_dx(dy, w, window, out)
+        kernels_transposed = self._contiguous(w).reshape(-1, OC).T
         for images, dcolumns in self._chunks(x_shape, window, dy.dtype):
             self.matmul(self._contiguous(dy[images]).reshape(-1, OC), kernels_transposed, out=dcolumns)
             self.col2im(dcolumns, out[images].shape, window, out=out[images])
@@ -82,6 +87,11 @@ class GpuConvolution(GpuArrays):
         """As the reference, with the columns in one buffer; parts of a large batch are added in their order."""
         OC = dy.shape[-1]
         rows = self._contiguous(dy).reshape(-1, OC)  # (N*OH*OW, OC)
+        if db is not None:
+            self.sum_rows(rows, out=db)
+        if dw.shape[2] < x.shape[3]:
+            self._grouped_conv2d_dw(x, dy, window, dw)
+            return
         total = dw.reshape(-1, OC)
         done = 0
         for images, columns in self._chunks(x.shape, window, x.dtype):
@@ -91,5 +101,31 @@ class GpuConvolution(GpuArrays):
             if done:
                 self.xp.add(total, part, out=total)
             done += len(columns)
-        if db is not None:
-            self.sum_rows(rows, out=db)
+
+    # ---- groups ---------------------------------------------------------------------------------------------------
+
+    def _group_arguments(self, x_shape: tuple[int, ...], w_shape: tuple[int, ...], window: Window) -> tuple[int, ...]:
+        """Return the scalars that `kernels.GROUPS` names."""
+        _, _, CG, OC = w_shape
+        return *self._window_arguments(x_shape, window, OC), OC, CG, OC * CG // x_shape[3]
+
+    def _grouped_conv2d(self, x: Array, w: Array, b: Array | None, window: Window, out: Array) -> Array:
+        scalars = self._group_arguments(x.shape, w.shape, window)
+        self._run(kernels.GROUPED_CONV2D, self._contiguous(x), self._contiguous(w), *scalars, out)
+        if b is not None:
+            self._run(sums.ADD_BIAS, self._contiguous(b), w.shape[-1], out)
+        return out
+
+    def _grouped_conv2d_dx(self, dy: Array, w: Array, window: Window, out: Array) -> Array:
+        scalars = self._group_arguments(out.shape, w.shape, window)
+        self._run(kernels.GROUPED_CONV2D_DX, self._contiguous(dy), self._contiguous(w), *scalars, out)
+        return out
+
+    def _grouped_conv2d_dw(self, x: Array, dy: Array, window: Window, dw: Array) -> None:
+        """Sum over the images in as many parts as keep the device busy, then over the parts."""
+        N, scalars = len(x), self._group_arguments(x.shape, dw.shape, window)
+        count = max(1, min(N, DW_THREADS // dw.size))
+        parts = self.scratch("dw", (count, dw.size), dw.dtype)
+        arrays = self._contiguous(x), self._contiguous(dy)
+        self._run(kernels.GROUPED_CONV2D_DW, *arrays, *scalars, N, count, parts)
+        self.sum_rows(parts, out=dw.reshape(-1))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from gpucnn.backend.gpu.arrays import Array
 from gpucnn.backend.gpu.convolution import GpuConvolution
 from gpucnn.backend.kernels import pooling as kernels
@@ -12,6 +14,10 @@ __all__ = ["GpuPooling"]
 
 class GpuPooling(GpuConvolution):
     """Part of `GpuBackend`."""
+
+    def __init__(self, float_dtype: Any = "float32", *, device: int = 0):
+        super().__init__(float_dtype, device=device)
+        self._counts: dict[tuple, Array] = {}
 
     def max_pool2d(self, x: Array, window: Window, *, out: Array = None, winners: Array = None) -> tuple[Array, Array]:
         """As the reference, in one kernel."""
@@ -29,11 +35,18 @@ class GpuPooling(GpuConvolution):
         self._run(kernels.MAX_POOL2D_DX, *arrays, *self._window_arguments(x_shape, window), out)
         return out
 
+    def _pool_counts(self, x_shape: tuple[int, ...], window: Window, count_include_pad: bool, dtype: Any) -> Array:
+        """As the reference, computed once for each shape."""
+        key = (x_shape[1:3], window, count_include_pad, dtype)
+        if key not in self._counts:
+            self._counts[key] = super()._pool_counts(x_shape, window, count_include_pad, dtype)
+        return self._counts[key]
+
     def average_pool2d(self, x: Array, window: Window, *, count_include_pad: bool = False, out: Array = None) -> Array:
         """As the reference, in one kernel."""
         out = self._pooled(out, x, window)
-        scalars = *self._window_arguments(x.shape, window), count_include_pad
-        self._run(kernels.AVERAGE_POOL2D, self._contiguous(x), *scalars, out)
+        arrays = self._contiguous(x), self._pool_counts(x.shape, window, count_include_pad, x.dtype)
+        self._run(kernels.AVERAGE_POOL2D, *arrays, *self._window_arguments(x.shape, window), out)
         return out
 
     def average_pool2d_dx(
@@ -47,8 +60,8 @@ class GpuPooling(GpuConvolution):
     ) -> Array:
         """As the reference, in gather form."""
         out = self._result(out, x_shape, dy.dtype)
-        scalars = *self._window_arguments(x_shape, window), count_include_pad
-        self._run(kernels.AVERAGE_POOL2D_DX, self._contiguous(dy), *scalars, out)
+        arrays = self._contiguous(dy), self._pool_counts(x_shape, window, count_include_pad, dy.dtype)
+        self._run(kernels.AVERAGE_POOL2D_DX, *arrays, *self._window_arguments(x_shape, window), out)
         return out
 
     def lp_pool2d(self, x: Array, p: float, window: Window, *, out: Array = None) -> Array:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from gpucnn.backend.gpu.arrays import Array, GpuArrays
 from gpucnn.backend.kernels import updates as kernels
 
@@ -29,3 +31,20 @@ class GpuUpdates(GpuArrays):
     def adagrad_step(self, w: Array, g: Array, v: Array, hyper: Array) -> None:
         """As the reference, in one kernel over the arena."""
         self._run(kernels.ADAGRAD_STEP, g, hyper, w, v)
+
+    def clip_norm(self, g: Array, limit: Array) -> None:
+        """As the reference, in two launches: sums of squares by many blocks, then a scaling that adds those up."""
+        threads = kernels.SQUARE_SUMS.threads
+        grid = min(-(-g.size // threads), kernels.MOST_SUMS)
+        sums = self.scratch("square_sums", (grid,), np.float64)
+        self._block_kernel(kernels.SQUARE_SUMS, g.dtype)((grid,), (threads,), (g, sums, np.int64(g.size)))
+        self._block_kernel(kernels.CLIP_NORM, g.dtype)((grid,), (threads,), (sums, limit, g, np.int64(g.size)))
+
+    def take_rate(self, rates: Array, clock: Array, hyper: Array) -> None:
+        """As the reference, in one tiny kernel."""
+        self._run(kernels.TAKE_RATE, rates, len(rates) - 1, hyper[:1], clock)
+
+    def average_step(self, w: Array, mean: Array, worth: Array, hyper: Array) -> None:
+        """As the reference: one kernel for the worth, one over the arena."""
+        self._run(kernels.AVERAGE_WORTH, hyper, worth)
+        self._run(kernels.AVERAGE_STEP, w, worth, mean)

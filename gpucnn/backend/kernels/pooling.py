@@ -54,41 +54,30 @@ MAX_POOL2D_DX = Elementwise(
     dx = sum;
     """,
 )
-INSIDE = """
-    __device__ int taps_inside(int first, int taps, int dilation, int size) {
-        int count = 0;
-        for (int tap = 0; tap < taps; ++tap) count += first + tap * dilation >= 0 && first + tap * dilation < size;
-        return count;
-    }
-"""
-POOL_COUNT = "count_include_pad ? KH * KW : max(1, taps_inside({h}, KH, DH, H) * taps_inside({w}, KW, DW, W))"
 AVERAGE_POOL2D = Elementwise(
     "average_pool2d",
-    f"raw T x, {WINDOW}, bool count_include_pad",
+    f"raw T x, raw T counts, {WINDOW}",
     "T y",
     f"""{OUTPUT_PIXEL}
     T sum = 0;
     {EACH_TAP}
             if (inside) sum += x[{INPUT_INDEX}];
         }}
-    y = sum / T({POOL_COUNT.format(h="h0", w="w0")});
+    y = sum / counts[oh * OW + ow];
     """,
-    INSIDE,
 )
 AVERAGE_POOL2D_DX = Elementwise(
     "average_pool2d_dx",
-    f"raw T dy, {WINDOW}, bool count_include_pad",
+    f"raw T dy, raw T counts, {WINDOW}",
     "T dx",
     f"""{INPUT_PIXEL}
     T sum = 0;
     {EACH_WINDOW}
-            const int count = {POOL_COUNT.format(h="oh * SH - top", w="ow * SW - left")};
-            sum += dy[{OUTPUT_INDEX}] / T(count);
+            sum += dy[{OUTPUT_INDEX}] / counts[oh * OW + ow];
         }}
     }}
     dx = sum;
     """,
-    INSIDE,
 )
 LP_POOL2D = Elementwise(
     "lp_pool2d",

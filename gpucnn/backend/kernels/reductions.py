@@ -5,7 +5,7 @@ from __future__ import annotations
 __all__ = ["BLOCK_MAX", "BLOCK_SUM"]
 
 BLOCK_SUM = """
-__device__ T block_sum(T value, T* shared) {
+template <typename S> __device__ S block_sum(S value, S* shared) {
     // Sum of one value per thread, in a fixed order; the block's size is a power of two.
     shared[threadIdx.x] = value;
     __syncthreads();
@@ -13,7 +13,7 @@ __device__ T block_sum(T value, T* shared) {
         if (threadIdx.x < half) shared[threadIdx.x] += shared[threadIdx.x + half];
         __syncthreads();
     }
-    const T sum = shared[0];
+    const S sum = shared[0];
     __syncthreads();
     return sum;
 }

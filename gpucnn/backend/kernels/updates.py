@@ -2,9 +2,24 @@
 
 from __future__ import annotations
 
-from gpucnn.backend.kernels.records import Elementwise
+from gpucnn.backend.kernels.records import Block, Elementwise
+from gpucnn.backend.kernels.reductions import BLOCK_SUM
 
-__all__ = ["ADAGRAD_STEP", "ADAM_POWERS", "ADAM_STEP", "RMSPROP_STEP", "SGD_STEP"]
+__all__ = [
+    "ADAGRAD_STEP",
+    "ADAM_POWERS",
+    "ADAM_STEP",
+    "AVERAGE_STEP",
+    "AVERAGE_WORTH",
+    "CLIP_NORM",
+    "MOST_SUMS",
+    "RMSPROP_STEP",
+    "SGD_STEP",
+    "SQUARE_SUMS",
+    "TAKE_RATE",
+]
+
+MOST_SUMS = 1024  # blocks that sum squares: enough to keep a large GPU busy, few enough for every block to add up
 
 SGD_STEP = Elementwise(
     "sgd_step",
@@ -51,3 +66,40 @@ ADAGRAD_STEP = Elementwise(
     w -= rate * gradient / (sqrt(v) + eps);
     """,
 )
+SQUARE_SUMS = Block(
+    "square_sums",
+    BLOCK_SUM
+    + """
+extern "C" __global__ void square_sums(const T* g, double* sums, long long n) {
+    __shared__ double shared[256];
+    double sum = 0;
+    for (long long e = blockIdx.x * 256LL + threadIdx.x; e < n; e += gridDim.x * 256LL) sum += double(g[e]) * g[e];
+    sum = block_sum(sum, shared);
+    if (threadIdx.x == 0) sums[blockIdx.x] = sum;
+}
+""",
+)
+CLIP_NORM = Block(
+    "clip_norm",
+    BLOCK_SUM
+    + """
+extern "C" __global__ void clip_norm(const double* sums, const T* limit, T* g, long long n) {
+    // Launched with one block for each of the sums; all blocks add them up in the same order.
+    __shared__ double shared[256];
+    double sum = 0;
+    for (int s = threadIdx.x; s < gridDim.x; s += 256) sum += sums[s];
+    const double share = limit[0] / (sqrt(block_sum(sum, shared)) + 1e-6);
+    if (share >= 1) return;
+    for (long long e = blockIdx.x * 256LL + threadIdx.x; e < n; e += gridDim.x * 256LL)
+        if (g[e] != T(0)) g[e] *= T(share);  // 0 stays 0 where the share is NaN
+}
+""",
+)
+TAKE_RATE = Elementwise(
+    "take_rate",
+    "raw T rates, int64 last",
+    "T rate, int64 clock",
+    "rate = rates[clock < last ? clock : last]; clock += 1",
+)
+AVERAGE_WORTH = Elementwise("average_worth", "T decay", "T worth", "worth = decay * worth + T(1)")
+AVERAGE_STEP = Elementwise("average_step", "T w, raw T worth", "T mean", "mean += (w - mean) / worth[0]")

@@ -1,0 +1,52 @@
+"""Convolution with groups: each group is a convolution of its own, in what it computes and in how it is drawn."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from gpucnn import Conv2D, Conv2DTranspose, Layer, get_backend
+
+KINDS = {"convolution": Conv2D, "transpose": Conv2DTranspose}
+
+
+def built(layer: Layer, shape: tuple[int, ...], seed: int = 0) -> Layer:
+    layer.build(shape, get_backend("cpu", "float64"), seed=seed)
+    return layer
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_groups_are_convolutions_side_by_side(kind: str) -> None:
+    random = np.random.default_rng(0)
+    x = random.standard_normal((2, 6, 5, 6))
+    grouped = built(KINDS[kind](9, 3, 2, 1, groups=3), x.shape[1:])
+    grouped.b.value[...] = random.standard_normal(9)
+    y = grouped(x)
+    dy = random.standard_normal(y.shape)
+    dx = grouped.backward(dy)
+    for group in range(3):
+        inputs, outputs = slice(2 * group, 2 * group + 2), slice(3 * group, 3 * group + 3)
+        weights = outputs if kind == "convolution" else inputs
+        alone = built(KINDS[kind](3, 3, 2, 1), (6, 5, 2))
+        alone.w.value[...] = grouped.w.value[..., weights]
+        alone.b.value[...] = grouped.b.value[outputs]
+        np.testing.assert_allclose(y[..., outputs], alone(np.ascontiguousarray(x[..., inputs])), atol=1e-12)
+        alone_dx = alone.backward(np.ascontiguousarray(dy[..., outputs]))
+        np.testing.assert_allclose(dx[..., inputs], alone_dx, atol=1e-12)
+        np.testing.assert_allclose(grouped.w.gradient[..., weights], alone.w.gradient, atol=1e-12)
+        np.testing.assert_allclose(grouped.b.gradient[outputs], alone.b.gradient, atol=1e-12)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_group_draws_by_its_own_fans(kind: str) -> None:
+    """Of 3x3 kernels from 40 to 80 channels, 4 groups make four convolutions from 10 to 20."""
+    layer = built(KINDS[kind](80, 3, groups=4, initializer="glorot_normal"), (5, 5, 40))
+    assert layer.w.value.shape == ((3, 3, 10, 80) if kind == "convolution" else (3, 3, 20, 40))
+    assert layer.w.value.var() == pytest.approx(2 / (9 * 10 + 9 * 20), rel=0.05)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_group_is_orthogonal_by_itself(kind: str) -> None:
+    layer = built(KINDS[kind](4, 3, groups=4, initializer="orthogonal"), (5, 5, 4))
+    np.testing.assert_allclose(np.sum(layer.w.value**2, axis=(0, 1, 2)), np.ones(4))
+    assert abs(np.sum(layer.w.value[..., 0] * layer.w.value[..., 1])) > 1e-3  # else drawn together
