@@ -1,0 +1,443 @@
+"""The mutations of `scripts/mutations.py`: one mistake each, of the kind that people make."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+__all__ = ["MUTATIONS", "Mutation"]
+
+REFERENCE = "gpucnn/backend/reference"
+
+
+@dataclass(frozen=True)
+class Mutation:
+    """One way to break a file: `before`, which stands in it once, becomes `after`."""
+
+    what: str
+    file: str
+    before: str
+    after: str
+    tests: tuple[str, ...]  # arguments of pytest that run what should notice
+
+
+def of(topic: str, name: str, what: str, before: str, after: str) -> Mutation:
+    """Return a mutation of an operation of the reference, which the tests of that operation should notice."""
+    selected = ("tests/test_reference.py", "-k", f"{name}- or {name}_dx- or {name}_dw_db-")
+    return Mutation(f"{name}: {what}", f"{REFERENCE}/{topic}.py", before, after, selected)
+
+
+WINDOW_TESTS = ("tests/test_geometry.py", "tests/test_reference.py")
+
+WINDOWS = [
+    Mutation(
+        "windows: H and W swapped in the size of the output",
+        "gpucnn/geometry.py",
+        "        return OH, OW\n",
+        "        return OW, OH\n",
+        WINDOW_TESTS,
+    ),
+    Mutation(
+        "windows: stride forgotten along the width",
+        "gpucnn/geometry.py",
+        "yield rows, slice(v * DW, v * DW + SW * (OW - 1) + 1, SW)",
+        "yield rows, slice(v * DW, v * DW + OW, 1)",
+        WINDOW_TESTS,
+    ),
+    Mutation(
+        "windows: dilation forgotten along the height",
+        "gpucnn/geometry.py",
+        "rows = slice(u * DH, u * DH + SH * (OH - 1) + 1, SH)",
+        "rows = slice(u, u + SH * (OH - 1) + 1, SH)",
+        WINDOW_TESTS,
+    ),
+    Mutation(
+        "windows: padding counted once instead of on both sides",
+        "gpucnn/geometry.py",
+        "return H + sum(self.border[0]), W + sum(self.border[1])",
+        "return H + self.border[0][0], W + self.border[1][0]",
+        WINDOW_TESTS,
+    ),
+    Mutation(
+        "windows: image placed by the padding below it",
+        "gpucnn/geometry.py",
+        "return slice(top, top + H), slice(left, left + W)",
+        "return slice(left, left + H), slice(top, top + W)",
+        WINDOW_TESTS,
+    ),
+]
+
+CONVOLUTION = [
+    of(
+        "convolution",
+        "conv2d",
+        "kernel flipped",
+        "kernels = self._split(self.xp.reshape(w, (-1, OC)), groups)",
+        "kernels = self._split(self.xp.reshape(self.xp.flip(w, axis=(0, 1)), (-1, OC)), groups)",
+    ),
+    of("convolution", "conv2d", "bias forgotten", "y = y if b is None else y + b", "y = y"),
+    of(
+        "convolution",
+        "conv2d",
+        "height and width of the kernel swapped",
+        "kernels = self._split(self.xp.reshape(w, (-1, OC)), groups)",
+        "kernels = self._split(self.xp.reshape(self.xp.permute_dims(w, (1, 0, 2, 3)), (-1, OC)), groups)",
+    ),
+    of(
+        "convolution",
+        "conv2d_dw_db",
+        "bias gradient averaged instead of summed",
+        "self.sum_rows(rows, out=db)",
+        "db[...] = self.xp.mean(rows, axis=0)",
+    ),
+    of(
+        "convolution",
+        "conv2d_dw_db",
+        "bias gradient of the first image alone",
+        "self.sum_rows(rows, out=db)",
+        "self.sum_rows(rows[: rows.shape[0] // x.shape[0], :], out=db)",
+    ),
+    of("convolution", "im2col", "taps behind the channels", "0.0), axis=3)  #", "0.0), axis=4)  #"),
+    of(
+        "convolution",
+        "im2col",
+        "padding of ones",
+        "self.taps(x, window, 0.0), axis=3)",
+        "self.taps(x, window, 1.0), axis=3)",
+    ),
+    of(
+        "convolution",
+        "col2im",
+        "overlapping windows overwrite instead of adding",
+        "padded[:, rows, columns, :] += tap",
+        "padded[:, rows, columns, :] = tap",
+    ),
+    of(
+        "convolution",
+        "col2im",
+        "stride forgotten in the backward pass",
+        "for (rows, columns), tap in zip(window.tap_slices(H, W), taps, strict=True):\n",
+        "for (rows, columns), tap in zip(window.tap_slices(H, W), taps, strict=True):\n"
+        "            rows, columns = (slice(s.start, s.start + n) for s, n in zip((rows, columns), tap.shape[1:3]))\n",
+    ),
+    of(
+        "convolution",
+        "col2im",
+        "taps in reverse order",
+        "taps = [columns[:, :, :, tap, :] for tap in range(window.taps)]",
+        "taps = [columns[:, :, :, tap, :] for tap in reversed(range(window.taps))]",
+    ),
+    of(
+        "convolution",
+        "conv2d",
+        "groups interleaved instead of cut",
+        "(M, taps, groups, C/groups)\n        return self.xp.reshape(self.xp.permute_dims(rows, (2, 0, 1, 3))",
+        "(M, taps, groups, C/groups)\n        rows = self.xp.reshape(rows, (rows.shape[0], taps, -1, groups))\n"
+        "        return self.xp.reshape(self.xp.permute_dims(rows, (3, 0, 1, 2))",
+    ),
+    of(
+        "convolution",
+        "conv2d",
+        "outputs of the groups in the wrong order",
+        "self.xp.permute_dims(parts, (1, 2, 0, 3)), (M, -1))",
+        "self.xp.permute_dims(parts, (1, 2, 3, 0)), (M, -1))",
+    ),
+]
+
+POOLING = [
+    of(
+        "pooling",
+        "max_pool2d",
+        "padding of 0 instead of -inf",
+        'first, *others = self.taps(x, window, -float("inf"))',
+        "first, *others = self.taps(x, window, 0.0)",
+    ),
+    of(
+        "pooling",
+        "max_pool2d",
+        "the last winner of a tie",
+        "better = (tap > best) | (tap != tap)",
+        "better = (tap >= best) | (tap != tap)",
+    ),
+    of("pooling", "max_pool2d", "NaN lost", "better = (tap > best) | (tap != tap)", "better = tap > best"),
+    of(
+        "pooling",
+        "max_pool2d",
+        "the error to the neighbour of the winning unit",
+        "taps = [self.xp.where(winners == tap, dy, zero) for tap in range(window.taps)]",
+        "taps = [self.xp.where(winners == (tap + 1) % window.taps, dy, zero) for tap in range(window.taps)]",
+    ),
+    of(
+        "pooling",
+        "average_pool2d",
+        "padding counted",
+        "if count_include_pad:  # then",
+        "if True:  # then",
+    ),
+    of("pooling", "average_pool2d", "padding never counted", "if count_include_pad:  # then", "if False:  # then"),
+    of(
+        "pooling",
+        "average_pool2d_dx",
+        "the whole error to each pixel",
+        "self.sum_taps([share] * window.taps, x_shape, window), out)",
+        "self.sum_taps([dy] * window.taps, x_shape, window), out)",
+    ),
+    of("pooling", "lp_pool2d", "signs kept", "total = sum(self.xp.abs(tap) ** p for", "total = sum(tap**p for"),
+    of("pooling", "lp_pool2d", "root forgotten", "self._store(total ** (1.0 / p), out)", "self._store(total, out)"),
+    of(
+        "pooling",
+        "lp_pool2d_dx",
+        "sign of the pixel forgotten",
+        "dy * xp.sign(tap) * (xp.abs(tap) / norm)",
+        "dy * (xp.abs(tap) / norm)",
+    ),
+]
+
+DENSE = [
+    of("dense", "dense", "bias forgotten", "y if b is None else y + b", "y"),
+    of("dense", "dense_dw_db", "bias gradient missing", "self.sum_rows(dy, out=db)", "db[...] = 0.0"),
+    of(
+        "dense",
+        "dense_dw_db",
+        "gradient averaged over the batch",
+        "self.xp.matmul(x.T, dy)",
+        "self.xp.matmul(x.T, dy) / x.shape[0]",
+    ),
+]
+
+NORMALIZATION_TESTS = ("tests/test_reference.py", "tests/test_layers.py", "tests/test_normalization.py", "-k", "norm")
+NORMALIZATION = [
+    Mutation(
+        "batch_norm: mean forgotten",
+        f"{REFERENCE}/normalization.py",
+        "y = self._store((x - mean) * (gamma * inverse) + beta, out)",
+        "y = self._store(x * (gamma * inverse) + beta, out)",
+        NORMALIZATION_TESTS,
+    ),
+    Mutation(
+        "batch_norm: running variance biased",
+        f"{REFERENCE}/normalization.py",
+        "variance * (M / max(M - 1, 1))",
+        "variance",
+        NORMALIZATION_TESTS,
+    ),
+    Mutation(
+        "batch_norm: momentum the wrong way round",
+        f"{REFERENCE}/normalization.py",
+        "(1.0 - momentum) * running + momentum * xp.stack",
+        "momentum * running + (1.0 - momentum) * xp.stack",
+        NORMALIZATION_TESTS,
+    ),
+    Mutation(
+        "batch_norm: eps outside of the root",
+        f"{REFERENCE}/normalization.py",
+        "inverse = 1.0 / xp.sqrt(variance + eps)\n        y =",
+        "inverse = 1.0 / (xp.sqrt(variance) + eps)\n        y =",
+        NORMALIZATION_TESTS,
+    ),
+    Mutation(
+        "batch_norm_dx: mean and variance taken for constants",
+        f"{REFERENCE}/normalization.py",
+        "gamma * moments[1, :] * (dy - (dbeta + z * dgamma) / M)",
+        "gamma * moments[1, :] * dy",
+        NORMALIZATION_TESTS,
+    ),
+    Mutation(
+        "batch_norm_inference: running deviation instead of variance",
+        f"{REFERENCE}/normalization.py",
+        "scale = gamma / self.xp.sqrt(running[1, :] + eps)",
+        "scale = gamma / (running[1, :] + eps)",
+        NORMALIZATION_TESTS,
+    ),
+    Mutation(
+        "fold_batch_norm: bias of the convolution forgotten",
+        f"{REFERENCE}/normalization.py",
+        "(-mean if b is None else b - mean) * scale + beta",
+        "-mean * scale + beta",
+        NORMALIZATION_TESTS,
+    ),
+    Mutation(
+        "group_norm: statistics of each channel alone",
+        f"{REFERENCE}/normalization.py",
+        "mean = xp.mean(grouped, axis=(1, 3), keepdims=True)",
+        "mean = xp.mean(grouped, axis=1, keepdims=True)",
+        NORMALIZATION_TESTS,
+    ),
+    Mutation(
+        "group_norm_dx: gamma forgotten",
+        f"{REFERENCE}/normalization.py",
+        "g = self._grouped(gamma * dy, groups)",
+        "g = self._grouped(dy, groups)",
+        NORMALIZATION_TESTS,
+    ),
+]
+
+ACTIVATIONS = [
+    of(
+        "activations",
+        "relu_dx",
+        "gradient at 0",
+        "self.xp.where(y > 0, dy, self",
+        "self.xp.where(y >= 0, dy, self",
+    ),
+    of(
+        "activations",
+        "sigmoid_dx",
+        "of the input instead of the output",
+        "dy * y * (1.0 - y)",
+        "dy * self.sigmoid(y) * (1.0 - self.sigmoid(y))",
+    ),
+    of("activations", "tanh_dx", "square forgotten", "dy * (1.0 - y * y)", "dy * (1.0 - y)"),
+    of(
+        "activations",
+        "softmax",
+        "no shift: overflow",
+        "e = self.xp.exp(x - self.xp.max(x, axis=-1, keepdims=True))",
+        "e = self.xp.exp(x)",
+    ),
+    of(
+        "activations",
+        "softmax_dx",
+        "diagonal alone",
+        "y * (dy - self.xp.sum(dy * y, axis=-1, keepdims=True))",
+        "y * (1.0 - y) * dy",
+    ),
+    of(
+        "activations",
+        "elu_dx",
+        "alpha forgotten",
+        "self.xp.where(y > 0, dy, dy * (y + alpha))",
+        "self.xp.where(y > 0, dy, dy * (y + 1.0))",
+    ),
+    of(
+        "activations",
+        "prelu_dslope",
+        "positive inputs too",
+        "terms = dy * xp.where(x > 0, xp.zeros((), dtype=x.dtype), x)",
+        "terms = dy * x",
+    ),
+    of("activations", "swish_dx", "second term forgotten", "dy * s * (1.0 + x * (1.0 - s))", "dy * s"),
+]
+
+LOSSES = [
+    of(
+        "losses",
+        "softmax_cross_entropy",
+        "gradient not divided by the batch",
+        "xp.where(is_label, zero + 1.0, zero)) / N",
+        "xp.where(is_label, zero + 1.0, zero))",
+    ),
+    of(
+        "losses",
+        "softmax_cross_entropy",
+        "no shift: overflow",
+        "N, K = logits.shape\n        shifted = logits - xp.max(logits, axis=1, keepdims=True)\n        e",
+        "N, K = logits.shape\n        shifted = logits\n        e",
+    ),
+    of(
+        "losses",
+        "soft_cross_entropy",
+        "smoothing of samples without a target",
+        "xp.where(has_target, zero + smoothing / logits.shape[1], zero)[:, None]",
+        "smoothing / logits.shape[1]",
+    ),
+    of(
+        "losses",
+        "soft_cross_entropy",
+        "smoothing takes nothing from the target",
+        "wanted = (1.0 - smoothing) * targets",
+        "wanted = targets",
+    ),
+    of(
+        "losses",
+        "label_targets",
+        "norm of ignored labels too",
+        "total = xp.sum(out if weights is None else out * weights)",
+        "total = xp.asarray(float(out.shape[0]), dtype=out.dtype)",
+    ),
+    of(
+        "losses",
+        "sigmoid_cross_entropy",
+        "overflow of large logits",
+        "terms + xp.log1p(xp.exp(-xp.abs(logits)))",
+        "terms + xp.log1p(xp.exp(-logits)) + xp.where(logits < 0, logits, xp.zeros((), dtype=logits.dtype))",
+    ),
+    of(
+        "losses",
+        "mean_squared_error",
+        "2 forgotten in the gradient",
+        "return self._sum_terms(difference**2, 2.0 * difference, share",
+        "return self._sum_terms(difference**2, difference, share",
+    ),
+]
+
+UPDATES = [
+    of(
+        "updates",
+        "sgd_step",
+        "sign of the momentum",
+        "v[...] = momentum * v + gradient\n        w[...]",
+        "v[...] = gradient - momentum * v\n        w[...]",
+    ),
+    of(
+        "updates",
+        "sgd_step",
+        "uphill",
+        "w[...] = w - rate * (gradient + momentum * v if nesterov else v)",
+        "w[...] = w + rate * (gradient + momentum * v if nesterov else v)",
+    ),
+    of(
+        "updates",
+        "sgd_step",
+        "decay forgotten",
+        "rate, momentum, decay = (hyper[i] for i in range(3))\n        gradient = g + decay * w",
+        "rate, momentum, decay = (hyper[i] for i in range(3))\n        gradient = g",
+    ),
+    of("updates", "adam_step", "bias correction of the mean forgotten", "(m / (1.0 - powers[0]))", "m"),
+    of("updates", "adam_step", "powers never advance", "powers[...] = powers * hyper[1:3]", "powers[...] = hyper[1:3]"),
+    of(
+        "updates",
+        "adam_step",
+        "decay in the gradient and beside it",
+        "gradient = g if decoupled else g + decay * w",
+        "gradient = g + decay * w",
+    ),
+    of(
+        "updates",
+        "rmsprop_step",
+        "eps inside of the root",
+        "gradient / (self.xp.sqrt(v) + eps)\n        w[...] = w - rate * b",
+        "gradient / self.xp.sqrt(v + eps)\n        w[...] = w - rate * b",
+    ),
+    of(
+        "updates", "clip_norm", "small gradients scaled up", "self.xp.minimum(share, self.xp.ones_like(share))", "share"
+    ),
+    of("updates", "take_rate", "clock stands still", "        clock += 1\n", ""),
+]
+
+OTHERS = [
+    of(
+        "dropout",
+        "dropout",
+        "kept elements not scaled up",
+        "self.xp.where(kept, x * (1.0 / (1.0 - rate)), self",
+        "self.xp.where(kept, x, self",
+    ),
+    of("dropout", "dropout", "the same mask in every step", "        counter += 1\n", ""),
+    of(
+        "dropout",
+        "dropout_dx",
+        "gradient not scaled up",
+        "self.xp.where(mask != 0, dy * (1.0 / (1.0 - rate)), zero)",
+        "self.xp.where(mask != 0, dy, zero)",
+    ),
+    of("batches", "gather_batch", "cursor stands still", "        cursor += N\n", ""),
+    of(
+        "batches",
+        "gather_batch",
+        "order ignored",
+        "samples = self.xp.take(order, cursor + self.xp.arange(N, dtype=cursor.dtype))",
+        "samples = cursor + self.xp.arange(N, dtype=cursor.dtype)",
+    ),
+]
+
+MUTATIONS = [*WINDOWS, *CONVOLUTION, *POOLING, *DENSE, *NORMALIZATION, *ACTIVATIONS, *LOSSES, *UPDATES, *OTHERS]

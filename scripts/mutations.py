@@ -1,0 +1,82 @@
+"""Break the reference in many ways, one at a time, and see that the tests notice: `python scripts/mutations.py`.
+
+Each mutation replaces one piece of the source in a copy of the project and runs the tests that are there to catch it.
+One that no test notices is a hole in the tests. `--write` puts the list and the score into docs/mutations.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from mutation_list import MUTATIONS, Mutation
+
+ROOT = Path(__file__).resolve().parent.parent
+COPIED = ("gpucnn", "tests", "scripts", "docs", "pyproject.toml", "README.md")
+
+HEAD = """# Mutations: what the tests catch
+
+Written by `python scripts/mutations.py --write`. Each row is one way to break the library, done to a copy of it, and
+the first test that failed. Of {count} mutations the tests caught {caught}.
+
+| file | what is broken | caught by |
+|---|---|---|
+"""
+
+
+def break_source(mutation: Mutation, root: Path) -> str:
+    """Return the source of the mutation's file with the mutation in it."""
+    source = (root / mutation.file).read_text()
+    times = source.count(mutation.before)
+    if times != 1:
+        raise SystemExit(f"{mutation.what}: {mutation.before!r} is {times} times in {mutation.file}")
+    return source.replace(mutation.before, mutation.after)
+
+
+def first_failure(mutation: Mutation) -> str:
+    """Return the name of the first test that notices a mutation; empty if none does."""
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder)
+        for name in COPIED:
+            path = ROOT / name
+            (shutil.copytree if path.is_dir() else shutil.copy)(path, copy / name)
+        (copy / mutation.file).write_text(break_source(mutation, ROOT))
+        command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *mutation.tests]
+        done = subprocess.run(command, cwd=copy, capture_output=True, text=True, check=False)
+    if done.returncode == 0:
+        return ""
+    failed = re.search(r"^FAILED (\S+)", done.stdout, re.MULTILINE)
+    if done.returncode != 1 or failed is None:  # a broken import proves nothing
+        raise SystemExit(f"{mutation.what}: pytest ended with {done.returncode}\n{done.stdout[-2000:]}{done.stderr}")
+    return failed[1]
+
+
+def main() -> int:
+    """Run all mutations, or those whose description contains a text."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", default="", metavar="TEXT", help="run the mutations whose description contains this")
+    parser.add_argument("--jobs", type=int, default=2, metavar="N", help="mutations at a time (default: %(default)s)")
+    parser.add_argument("--write", action="store_true", help="write docs/mutations.md")
+    options = parser.parse_args()
+    chosen = [mutation for mutation in MUTATIONS if options.only in mutation.what]
+    rows, survivors = [], []
+    with ThreadPoolExecutor(options.jobs) as pool:
+        for mutation, failure in zip(chosen, pool.map(first_failure, chosen), strict=True):
+            print(f"{'caught  ' if failure else 'SURVIVED'}  {mutation.what}  {failure}", flush=True)
+            rows.append(f"| `{mutation.file}` | {mutation.what} | {f'`{failure}`' if failure else 'nothing'} |\n")
+            survivors += [] if failure else [mutation]
+    print(f"\n{len(chosen) - len(survivors)} of {len(chosen)} caught")
+    if options.write and not options.only:
+        head = HEAD.format(count=len(chosen), caught=len(chosen) - len(survivors))
+        (ROOT / "docs" / "mutations.md").write_text(head + "".join(rows))
+    return 1 if survivors else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
