@@ -440,4 +440,46 @@ OTHERS = [
     ),
 ]
 
-MUTATIONS = [*WINDOWS, *CONVOLUTION, *POOLING, *DENSE, *NORMALIZATION, *ACTIVATIONS, *LOSSES, *UPDATES, *OTHERS]
+LAYERS = [
+    Mutation(
+        "Conv2DTranspose: output padding of rows and columns swapped",
+        "gpucnn/layers/transpose.py",
+        "OH, OW = OH + self.output_padding[0], OW + self.output_padding[1]",
+        "OH, OW = OH + self.output_padding[1], OW + self.output_padding[0]",
+        ("tests/test_layers.py", "tests/test_convolution.py"),
+    ),
+    Mutation(
+        "fit_window: a window of ceil mode that starts in the padding",
+        "gpucnn/layers/window.py",
+        "return stride - left_over if left_over and starts_inside else 0",
+        "return stride - left_over if left_over else 0",
+        ("tests/test_geometry.py", "tests/test_pooling.py"),
+    ),
+    Mutation(
+        "add_all: the third array forgotten",
+        "gpucnn/layers/join.py",
+        "    for array in arrays[2:]:\n",
+        "    for array in arrays[3:]:\n",
+        ("tests/test_join.py", "tests/test_layers.py"),
+    ),
+    Mutation(
+        "Concat: gradients of the branches exchanged",
+        "gpucnn/layers/join.py",
+        "dx[...] = dy[..., channels]",
+        "dx[...] = dy[..., : channels.stop - channels.start]",
+        ("tests/test_join.py", "tests/test_layers.py"),
+    ),
+]
+
+MUTATIONS = [
+    *WINDOWS,
+    *CONVOLUTION,
+    *POOLING,
+    *DENSE,
+    *NORMALIZATION,
+    *ACTIVATIONS,
+    *LOSSES,
+    *UPDATES,
+    *OTHERS,
+    *LAYERS,
+]

@@ -51,7 +51,7 @@ def first_failure(mutation: Mutation) -> str:
         done = subprocess.run(command, cwd=copy, capture_output=True, text=True, check=False)
     if done.returncode == 0:
         return ""
-    failed = re.search(r"^FAILED (\S+)", done.stdout, re.MULTILINE)
+    failed = re.search(r"^FAILED (.+?)(?: - |$)", done.stdout, re.MULTILINE)
     if done.returncode != 1 or failed is None:  # a broken import proves nothing
         raise SystemExit(f"{mutation.what}: pytest ended with {done.returncode}\n{done.stdout[-2000:]}{done.stderr}")
     return failed[1]

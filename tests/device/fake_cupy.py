@@ -35,8 +35,10 @@ UFUNCS = _names(
     "invert left_shift right_shift isfinite isinf isnan signbit copysign hypot logaddexp"
 )
 REDUCTIONS = _names("sum prod max min amax amin mean var std any all argmax argmin")
-VIEWS = _names("reshape ravel transpose swapaxes squeeze expand_dims moveaxis broadcast_to flip")
-COPIES = _names("concatenate stack where clip take take_along_axis tensordot einsum pad repeat tile roll argsort sort")
+VIEWS = _names("reshape ravel transpose permute_dims swapaxes squeeze expand_dims moveaxis broadcast_to flip")
+COPIES = _names(
+    "concatenate concat stack where clip take take_along_axis tensordot einsum pad repeat tile roll argsort sort"
+)
 SHARED = _names(
     "float16 float32 float64 int8 int16 int32 int64 uint8 uint16 uint32 uint64 bool_ complex64 dtype newaxis "
     "inf nan pi e finfo iinfo promote_types can_cast issubdtype generic floating integer"

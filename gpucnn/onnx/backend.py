@@ -1,0 +1,107 @@
+"""The interface that ONNX defines for backends: `prepare`, `run_model`, `run_node`, `supports_device`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import onnx.backend.base
+from onnx import ModelProto, NodeProto, checker, defs, helper
+from onnx.onnx_cpp2py_export.checker import CheckerContext
+
+from gpucnn.backend import Backend as Device
+from gpucnn.backend import get_backend
+from gpucnn.errors import GpucnnError, InputError, unknown_name
+from gpucnn.onnx.graph import Graph, precision_of
+from gpucnn.onnx.node import TRAINING
+
+__all__ = ["Backend", "prepare", "run_model", "run_node", "supports_device"]
+
+
+class Backend(onnx.backend.base.Backend):
+    """ONNX models on the backends of this library."""
+
+    @classmethod
+    def prepare(
+        cls, model: ModelProto, device: str | Device = "CPU", *, float_dtype: str | None = None, **kwargs: Any
+    ) -> Graph:
+        """Check a model and return it ready to run.
+
+        Parameters
+        ----------
+        device : "CPU", "CUDA" or "CUDA:N", or a backend of `get_backend`, which brings its own precision
+        float_dtype : "float32" or "float64", in which all floats are computed; as the graph's inputs are unless given
+
+        Raises
+        ------
+        InputError
+            For an operator, an attribute or a type that is not supported, which it names together with the node. What
+            the node's inputs decide shows only when the model runs.
+        DeviceError
+            Where there is no such device.
+        """
+        super().prepare(model, "CPU", **kwargs)
+        return Graph(model, _device(device, float_dtype, precision_of(model)))
+
+    @classmethod
+    def run_node(
+        cls,
+        node: NodeProto,
+        inputs: Sequence[np.ndarray],
+        device: str | Device = "CPU",
+        outputs_info: Sequence[tuple[np.dtype, tuple[int, ...]]] | None = None,
+        *,
+        float_dtype: str | None = None,
+        **kwargs: Any,
+    ) -> tuple[np.ndarray, ...]:
+        """Run one node; `opset_version` says in the operators of which version, the newest unless given."""
+        opsets = {"": kwargs.get("opset_version", defs.onnx_opset_version()), TRAINING: 1}
+        context = CheckerContext()
+        context.ir_version, context.opset_imports = onnx.IR_VERSION, opsets
+        checker.check_node(node, context)
+        arrays = {name: np.asarray(array) for name, array in zip(filter(None, node.input), inputs, strict=True)}
+        infos = [
+            helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(array.dtype), array.shape)
+            for name, array in arrays.items()
+        ]
+        outputs = [helper.make_empty_tensor_value_info(name) for name in node.output if name]
+        graph = helper.make_graph([node], "node", infos, outputs)
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid(*opset) for opset in opsets.items()])
+        return Graph(model, _device(device, float_dtype, precision_of(model))).run(arrays)
+
+    @classmethod
+    def is_compatible(cls, model: ModelProto, device: str | Device = "CPU", **kwargs: Any) -> bool:
+        """Whether `prepare` takes the model."""
+        try:
+            cls.prepare(model, device, **kwargs)
+        except GpucnnError:
+            return False
+        return True
+
+    @classmethod
+    def supports_device(cls, device: str) -> bool:
+        """Whether `prepare` can compute on the device here."""
+        try:
+            _device(device, None, "float32")
+        except GpucnnError:
+            return False
+        return True
+
+
+def _device(device: str | Device, float_dtype: str | None, precision: str) -> Device:
+    """Return the backend for ONNX's name of a device; one that is given must have the precision asked for, if any."""
+    if isinstance(device, Device):
+        if float_dtype not in (None, device.precision):
+            raise InputError(f"float_dtype is {float_dtype}, but the backend given has {device.precision}")
+        return device
+    kind, colon, number = device.partition(":")
+    if kind not in ("CPU", "CUDA"):
+        raise unknown_name("device", device, ("CPU", "CUDA", "CUDA:0"))
+    return get_backend("cpu" if kind == "CPU" else f"gpu{colon}{number}", float_dtype or precision)
+
+
+prepare = Backend.prepare
+run_model = Backend.run_model
+run_node = Backend.run_node
+supports_device = Backend.supports_device

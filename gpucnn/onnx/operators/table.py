@@ -1,0 +1,35 @@
+"""The table of the operators' functions."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+
+from gpucnn.onnx.node import Node
+from gpucnn.onnx.values import Value
+
+__all__ = ["OPERATORS", "operator"]
+
+Operator = Callable[..., Value | tuple[Value, ...]]
+
+OPERATORS: dict[str, Operator] = {}
+
+
+def operator(name: str, *, any_type: bool = False) -> Callable[[Operator], Operator]:
+    """Enter a function under the name of its operator; unless `any_type`, its first input must be of floats."""
+
+    def enter(function: Operator) -> Operator:
+        OPERATORS[name] = function if any_type else _of_floats(function)
+        return function
+
+    return enter
+
+
+def _of_floats(function: Operator) -> Operator:
+    @functools.wraps(function)
+    def checked(node: Node, x: Value, *others: Value | None) -> Value | tuple[Value, ...]:
+        if not x.is_float:
+            raise node.refuse(f"an input of type {x.host.dtype}", "float32 and float64")
+        return function(node, x, *others)
+
+    return checked
