@@ -50,3 +50,9 @@ def test_a_group_is_orthogonal_by_itself(kind: str) -> None:
     layer = built(KINDS[kind](4, 3, groups=4, initializer="orthogonal"), (5, 5, 4))
     np.testing.assert_allclose(np.sum(layer.w.value**2, axis=(0, 1, 2)), np.ones(4))
     assert abs(np.sum(layer.w.value[..., 0] * layer.w.value[..., 1])) > 1e-3  # else drawn together
+
+
+def test_output_padding_is_of_rows_and_columns() -> None:
+    """`OH = (H - 1) SH + DH (KH - 1) + 1 - top - bottom + output_padding`, for each axis its own."""
+    layer = Conv2DTranspose(2, 3, stride=(3, 4), padding=((0, 1), (1, 1)), output_padding=(1, 3))
+    assert layer.build((5, 6, 2), "cpu") == (4 * 3 + 3 - 1 + 1, 5 * 4 + 3 - 2 + 3, 2)
