@@ -167,7 +167,7 @@ def test_importing_is_quick_and_takes_no_optional_package() -> None:
 def test_without_onnx_its_package_says_what_to_install() -> None:
     code = f"import sys; sys.path.insert(0, {str(PACKAGE.parent)!r}); sys.modules['onnx'] = None; import gpucnn.onnx"
     done = subprocess.run([sys.executable, "-I", "-c", code], capture_output=True, text=True, check=False)
-    assert 'InputError: gpucnn.onnx needs the package onnx: pip install onnx' in done.stderr
+    assert "InputError: gpucnn.onnx needs the package onnx: pip install onnx" in done.stderr
 
 
 # ---- documentation and size ---------------------------------------------------------------------------------------
