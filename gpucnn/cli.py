@@ -94,6 +94,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--clip-norm", type=_number, metavar="X", help="scale gradients whose norm is larger down to it")
     add("--average", type=_number, metavar="DECAY", help="test the moving average of the weights, e.g. 0.999")
     add("--device", default="auto", help="auto, cpu, gpu, gpu:N or reference (default: %(default)s)")
+    add("--threads", type=_whole(), metavar="N", help="of the CPU (default: as many as there are cores)")
     add("--precision", default="float32", help=f"{' or '.join(PRECISIONS)} (default: %(default)s)")
     add("--seed", type=_whole(least=0), default=0, metavar="N", help="of weights and order (default: %(default)s)")
     add("--summary", type=Path, metavar="FILE.json", help="write the results to this file as JSON")
@@ -127,7 +128,7 @@ def _train(options: argparse.Namespace) -> int:
     schedule = get_schedule(options.schedule, options.warm_up)
     optimizer = _optimizer(options, recipe)
     average = None if options.average is None else WeightAverage(options.average)
-    backend = get_backend(options.device, options.precision)
+    backend = get_backend(options.device, options.precision, threads=options.threads)
     say(f"device: {backend.describe()}")
     if options.device == "auto" and backend.name == "cpu":
         say(f"no GPU: {missing_gpu_reason()}")
@@ -235,6 +236,7 @@ def _settings(options: argparse.Namespace, trainer: Trainer) -> dict[str, Any]:
     versions = {"gpucnn": gpucnn.__version__, "python": platform.python_version(), "numpy": np.__version__}
     return {
         "device": trainer.backend.name,
+        "threads": getattr(trainer.backend, "threads", None),
         "precision": trainer.backend.precision,
         "dataset": options.dataset,
         "model": options.model,

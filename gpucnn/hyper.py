@@ -52,7 +52,10 @@ class HyperParameter:
         with np.errstate(over="ignore", under="ignore"):
             held = float(np.dtype(precision).type(value))
         if held >= self.below or (held == 0) != (value == 0):
-            raise InputError(f"{self._called(owner)} {value:g} becomes {held:g} in {precision}")
+            raise InputError(
+                f"{self._called(owner)} {value!r} becomes {held:g} in {precision}; choose a less extreme number, or "
+                f"compute in float64"
+            )
         return held
 
 

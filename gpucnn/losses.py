@@ -47,6 +47,7 @@ class Loss:
     operation: str
     settings: tuple[float, ...] = ()  # what the operation takes beside outputs and targets
     ignored_label: int | None = None  # of samples that have no target
+    label_hint = ""  # what else the error for wrong labels says
 
     def __init__(self, *, reduction: str = "mean"):
         if reduction not in ("mean", "sum"):
@@ -104,6 +105,8 @@ class Loss:
                 f"{name}: expected outputs (N, K) and targets (N,) or (N, K), received "
                 f"{tuple(outputs.shape)} and {tuple(targets.shape)}"
             )
+        if outputs.shape[0] == 0:
+            raise InputError(f"{name}: received an empty batch; give at least one sample")
         if targets.ndim == 2 and targets.dtype != outputs.dtype:
             raise InputError(f"{name}: expected targets of dtype {outputs.dtype}, received {targets.dtype}; use astype")
         if targets.ndim == 1:
@@ -116,7 +119,7 @@ class Loss:
         if isinstance(labels, np.ndarray) and labels.size and not 0 <= labels.min() <= labels.max() < K:
             raise InputError(
                 f"{name}: labels must be 0 to {K - 1} for {K} outputs, received {labels.min()} to {labels.max()}; for "
-                f"targets of another kind pass an array (N, {K})"
+                f"targets of another kind pass an array (N, {K}){self.label_hint}"
             )
 
     def _prepare(self, targets: Array, outputs: Array) -> Array:
@@ -152,6 +155,7 @@ class SoftmaxCrossEntropy(Loss):
     """
 
     operation = "softmax_cross_entropy"
+    label_hint = ", and for samples without a target set ignored_label"
 
     def __init__(
         self,

@@ -89,8 +89,3 @@ class Workspace:
             self._views = {key: view for key, view in self._views.items() if key[0] != name}
             buffer = self._buffers[name] = self._backend.empty((size,), dtype)
         return buffer
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes held by all buffers."""
-        return sum(buffer.nbytes for buffer in self._buffers.values())

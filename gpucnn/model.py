@@ -11,7 +11,7 @@ import numpy as np
 from gpucnn.backend import Backend
 from gpucnn.checks import integer
 from gpucnn.errors import InputError
-from gpucnn.layers import BatchNorm2D, Conv2D
+from gpucnn.layers import BatchNorm2D, Conv2D, MaxPool2D, ReLU
 from gpucnn.layers.base import Shape
 from gpucnn.layers.container import Container
 
@@ -58,17 +58,21 @@ class Sequential(Container):
     def infer(self, input_shape: Shape) -> Shape:
         for layer in self.layers:
             input_shape = layer._set_shapes(input_shape)
+        self._order = list(self.layers)
+        for place, (layer, following) in enumerate(pairwise(self.layers)):
+            if type(layer) is ReLU and type(following) is MaxPool2D:  # they commute, and pooled images are smaller
+                self._order[place : place + 2] = following, layer
         self._normalized = {
             layer
             for layer, following in pairwise(self.layers)
-            if isinstance(layer, Conv2D) and isinstance(following, BatchNorm2D)
+            if type(layer) is Conv2D and type(following) is BatchNorm2D  # a subclass may compute something else
         }
         return input_shape
 
     # ---- running --------------------------------------------------------------------------------------------------
 
     def _forward(self, x: Array, train: bool) -> Array:
-        layers = iter(self.layers)
+        layers = iter(self._order)
         for layer in layers:
             if not train and layer in self._normalized:
                 x = layer._forward_normalized(x, next(layers))
@@ -77,9 +81,9 @@ class Sequential(Container):
         return x
 
     def _backward(self, dy: Array, need_dx: bool) -> Array | None:
-        for layer in reversed(self.layers[1:]):
+        for layer in reversed(self._order[1:]):
             dy = layer._backward(dy, need_dx=True)
-        return self.layers[0]._backward(dy, need_dx)
+        return self._order[0]._backward(dy, need_dx)
 
     def predict(self, x: Array) -> Array:
         """Return the outputs of a batch, without keeping anything for a backward pass.

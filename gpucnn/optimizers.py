@@ -11,6 +11,7 @@ from gpucnn.checks import integer, number
 from gpucnn.errors import InputError, lookup
 from gpucnn.hyper import Attached, HyperParameter
 from gpucnn.memory import Arena
+from gpucnn.schedules import check_schedule
 
 __all__ = ["OPTIMIZERS", "SGD", "Adagrad", "Adam", "AdamW", "Optimizer", "RMSprop", "get_optimizer"]
 
@@ -28,8 +29,9 @@ class Optimizer(Attached):
     shares: np.ndarray | None = None  # of the learning rate, one for each step, where it follows a schedule
 
     def attach(self, arena: Arena, backend: Backend) -> None:
+        limit = backend.from_host(self.held(("clip_norm",), backend.precision))
         super().attach(arena, backend)
-        self.limit = backend.from_host(self.held(("clip_norm",), backend.precision))
+        self.limit = limit
         if self.shares is not None:
             self._start_clock(backend)
 
@@ -47,6 +49,7 @@ class Optimizer(Attached):
         """
         name = type(self).__name__
         steps = integer(steps, f"{name}: steps", least=1)
+        check_schedule(schedule, f"{name}: schedule")
         shares = [number(schedule(t / steps), f"{name}: the schedule's share at {t}/{steps}") for t in range(steps)]
         self.shares = np.array(shares)
         if self.backend is not None:

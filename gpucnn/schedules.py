@@ -13,7 +13,24 @@ from dataclasses import dataclass
 from gpucnn.checks import number
 from gpucnn.errors import InputError, lookup
 
-__all__ = ["SCHEDULES", "Constant", "Cosine", "Exponential", "Linear", "OneCycle", "Step", "WarmUp", "get_schedule"]
+__all__ = [
+    "SCHEDULES",
+    "Constant",
+    "Cosine",
+    "Exponential",
+    "Linear",
+    "OneCycle",
+    "Step",
+    "WarmUp",
+    "check_schedule",
+    "get_schedule",
+]
+
+
+def check_schedule(schedule: object, what: str) -> None:
+    """Raise unless `schedule` is a function; a class is one too, but not of the progress. `what` names it."""
+    if not callable(schedule) or isinstance(schedule, type):
+        raise InputError(f"{what} must be a function of the progress, as Linear(), received {schedule!r}")
 
 
 def _cosine(first: float, last: float, progress: float) -> float:
@@ -53,6 +70,8 @@ class Step:
     factor: float = 0.1
 
     def __post_init__(self) -> None:
+        if not isinstance(self.milestones, (tuple, list)):
+            raise InputError(f"Step: milestones must be a tuple of numbers, received {self.milestones!r}")
         for milestone in self.milestones:
             number(milestone, "Step: a milestone", below=1.0)
         number(self.factor, "Step: factor")
@@ -126,6 +145,7 @@ class WarmUp:
     start: float = 0.01
 
     def __post_init__(self) -> None:
+        check_schedule(self.schedule, "WarmUp: schedule")
         number(self.share, "WarmUp: share", below=1.0)
         number(self.start, "WarmUp: start")
 

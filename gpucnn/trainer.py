@@ -57,6 +57,10 @@ class Trainer:
         seed: int = 0,
     ):
         self.batch_size = integer(batch_size, "Trainer: batch_size", least=1)
+        parts = [("model", model, Sequential), ("loss", loss, Loss), ("optimizer", optimizer, Optimizer)]
+        for what, part, kind in parts + [("average", average, WeightAverage)] * (average is not None):
+            if not isinstance(part, kind):
+                raise InputError(f"Trainer: {what} must be of the type {kind.__name__}, received {part!r}")
         if model.arena is None:
             raise InputError("Trainer: the model has no arrays of its own; call build, and train whole models only")
         self.model, self.loss, self.optimizer = model, loss, optimizer
@@ -71,12 +75,13 @@ class Trainer:
 
     def step(self, x: Array, y: Array) -> None:
         """Enqueue one update from a batch; nothing is read back."""
-        outputs = self.model._forward(x, train=True)
-        self.loss.forward(outputs, y, totals=self._totals)
-        self.model._backward(self.loss.backward(), need_dx=False)
-        self.optimizer.step()
-        if self.average:
-            self.average.update()
+        with self.backend.at_work():
+            outputs = self.model._forward(x, train=True)
+            self.loss.forward(outputs, y, totals=self._totals)
+            self.model._backward(self.loss.backward(), need_dx=False)
+            self.optimizer.step()
+            if self.average:
+                self.average.update()
 
     def steps(self, data: ResidentSplit) -> int:
         """Return the number of steps in an epoch; the last may have a smaller batch."""
@@ -113,7 +118,8 @@ class Trainer:
         """Return the mean loss (NaN if it is not finite) and the accuracy over all samples, without training."""
         self._begin(data)
         data.rewind()
-        with self.average.applied() if self.average else nullcontext(), np.errstate(all="ignore"):
+        applied = self.average.applied() if self.average else nullcontext()
+        with applied, self.backend.at_work(), np.errstate(all="ignore"):
             for N in self._batches(data):
                 x, y = data.next_batch(N)
                 self.loss.forward(self.model._forward(x, train=False), y, train=False, totals=self._totals)

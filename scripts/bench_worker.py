@@ -26,7 +26,7 @@ def gpucnn_engine(job: dict[str, Any], x: Any, labels: Any) -> tuple[Step, dict[
     import gpucnn
     from gpucnn import SGD, SoftmaxCrossEntropy, Trainer, zoo
 
-    backend = gpucnn.get_backend(job["device"])
+    backend = gpucnn.get_backend(job["device"], threads=job["threads"] if job["device"] == "cpu" else None)
     model = zoo.get_recipe(job["model"]).model()
     model.build(x.shape[1:], backend, max_batch=len(x), seed=0)
     x, labels = backend.from_host(x), backend.from_host(labels)

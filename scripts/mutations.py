@@ -1,4 +1,4 @@
-"""Break the reference in many ways, one at a time, and see that the tests notice: `python scripts/mutations.py`.
+"""Break the library in many ways, one at a time, and see that the tests notice: `python scripts/mutations.py`.
 
 Each mutation replaces one piece of the source in a copy of the project and runs the tests that are there to catch it.
 One that no test notices is a hole in the tests. `--write` puts the list and the score into docs/mutations.md.

@@ -18,7 +18,8 @@ from gpucnn.errors import DeviceError
 REQUIRE_GPU = "GPUCNN_REQUIRE_GPU"
 
 # Every backend that is compared with the reference; tests get their names from the fixture `backend_name`.
-BACKENDS = ("cpu", "fake-gpu", "gpu")  # "fake-gpu" is the GPU backend on the strict fake of `tests/device`
+# "cpu-3-threads" shares even the smallest arrays; "fake-gpu" is the GPU backend on the strict fake of `tests/device`.
+BACKENDS = ("cpu", "cpu-3-threads", "fake-gpu", "gpu")
 
 
 @functools.cache
@@ -26,6 +27,10 @@ def make_backend(name: str, float_dtype: str) -> Backend:
     """Return the backend of this name; one object serves all tests, so they also meet its used buffers."""
     if name == "array_api_strict":
         return Backend(float_dtype, xp=pytest.importorskip("array_api_strict"))
+    if name == "cpu-3-threads":
+        backend = get_backend("cpu", float_dtype, threads=3)
+        backend.shares_everything = True
+        return backend
     if name == "fake-gpu":
         if missing_compiler() is not None:
             pytest.skip(missing_compiler())

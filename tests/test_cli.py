@@ -418,6 +418,21 @@ def test_divergence(quiet: tuple[str, ...], run, tmp_path: Path, monkeypatch: py
     assert summary["weights_sha256"] is None
 
 
+def test_divergence_in_the_last_step_shows_in_the_test(run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "summary.json"
+    monkeypatch.setattr("gpucnn.cli.get_optimizer", lambda *_: PoisonedSGD(0.01))
+    arguments = ("--device", "cpu", "--epochs", "1", "--batch-size", "384", "--summary", str(path))  # four steps
+    code, _, err = run(*arguments)
+    assert (code, err) == (
+        3,
+        ["gpucnn: the test loss is NaN or infinite after epoch 1; try a smaller learning rate"],
+    )
+    summary = json.loads(path.read_text())
+    assert summary["status"] == "diverged"
+    assert summary["train_loss"] > 0
+    assert summary["test_loss"] is None
+
+
 def test_one_class_is_not_enough(run, tmp_path: Path) -> None:
     image = pytest.importorskip("PIL.Image")
     (tmp_path / "cats").mkdir()

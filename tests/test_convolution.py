@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
+from device.fixtures import requires_compiler
 
-from gpucnn import Conv2D, Conv2DTranspose, Layer, get_backend
+from gpucnn import Conv2D, Conv2DTranspose, InputError, Layer, get_backend
 
 KINDS = {"convolution": Conv2D, "transpose": Conv2DTranspose}
 
@@ -56,3 +59,18 @@ def test_output_padding_is_of_rows_and_columns() -> None:
     """`OH = (H - 1) SH + DH (KH - 1) + 1 - top - bottom + output_padding`, for each axis its own."""
     layer = Conv2DTranspose(2, 3, stride=(3, 4), padding=((0, 1), (1, 1)), output_padding=(1, 3))
     assert layer.build((5, 6, 2), "cpu") == (4 * 3 + 3 - 1 + 1, 5 * 4 + 3 - 2 + 3, 2)
+
+
+@requires_compiler
+@pytest.mark.parametrize(("groups", "most"), [(1, 4), (2, 2)])  # with groups a kernel indexes the output too
+def test_what_32_bit_indices_cannot_reach_is_refused(
+    groups: int, most: int, monkeypatch: pytest.MonkeyPatch, make_backend: Callable
+) -> None:
+    monkeypatch.setattr("gpucnn.backend.gpu.convolution.INDEX_LIMIT", 4 * 2 * 25)
+    backend, layer = make_backend("fake-gpu", "float32"), Conv2D(4, 3, padding=1, groups=groups)
+    layer.build((5, 5, 2), backend)
+    layer.forward(backend.zeros((most, 5, 5, 2)))
+    with pytest.raises(InputError) as error:
+        layer.forward(backend.zeros((most + 1, 5, 5, 2)))
+    message = f"a batch of {most + 1} images of 5x5x2 is too large for one kernel; use a smaller batch"
+    assert str(error.value) == message

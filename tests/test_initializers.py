@@ -55,6 +55,13 @@ def test_zeros() -> None:
     assert not get_initializer("zeros")(np.random.default_rng(0), (3, 4)).any()
 
 
+@pytest.mark.parametrize("name", VARIANCES)
+def test_a_vector_has_no_fan(name: str) -> None:
+    message = r"^an initializer with a fan needs a kernel or a matrix, received shape \(3,\); use zeros$"
+    with pytest.raises(InputError, match=message):
+        get_initializer(name)(np.random.default_rng(0), (3,))
+
+
 @pytest.mark.parametrize("name", INITIALIZERS)
 def test_a_seed_decides(name: str) -> None:
     first, same, other = (get_initializer(name)(np.random.default_rng(seed), (4, 5)) for seed in (1, 1, 2))

@@ -87,8 +87,22 @@ REFUSALS: dict[str, tuple[Callable[[], object], str]] = {
     ),
     "an array": (
         lambda: Add().forward(images(2, 0)),
-        "Add: expected a list of two arrays or more, received a ndarray",
+        "Add: expected a list of two arrays or more, received a numpy ndarray",
     ),
+    "a list of one array": (
+        lambda: Add().forward([images(2, 0)]),
+        "Add: expected a list of two arrays or more, received a list of 1",
+    ),
+    "no channels": (
+        lambda: Concat().forward([np.zeros(3, np.float32)] * 2),
+        "Concat: expected samples of shape (..., C), received (); reshape (N,) to (N, 1)",
+    ),
+    "a join in a row": (
+        lambda: Sequential([Add()]).build((4, 3, 2)),
+        'Add "add1": takes several inputs; give it to a Parallel as its join',
+    ),
+    "no list of branches": (lambda: Parallel(ReLU()), "Parallel: expected a list of layers, received <gpucnn."),
+    "no list of layers": (lambda: Sequential(ReLU()), "Sequential: expected a list of layers, received <gpucnn."),
     "a third input": (
         lambda: _built(Add()).forward([images(2, 0)] * 3),
         "Add: was built for 2 inputs, received 3",

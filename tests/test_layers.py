@@ -107,6 +107,7 @@ GRADIENT_CASES: dict[str, tuple[Callable[[], Layer], tuple[int, ...]]] = {
     "lp pool ceil": (lambda: LpPool2D(3, 2, ((1, 0), (0, 1)), ceil_mode=True, p=3), IMAGES),
     "zero padding": (lambda: ZeroPad2D(((1, 0), (2, 3))), IMAGES),
     "reshape": (lambda: Reshape((2, 21, 2)), IMAGES),
+    "reshape to one axis": (lambda: Reshape(84), IMAGES),
     "lp pool 1": (lambda: LpPool2D(2, p=1), IMAGES),
     "lp pool 2": (lambda: LpPool2D(3, stride=2, padding=1), IMAGES),
     "lp pool 3": (lambda: LpPool2D(2, stride=1, p=3), IMAGES),

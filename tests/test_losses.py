@@ -473,7 +473,12 @@ REFUSALS = [
     ),
     (
         lambda: SoftmaxCrossEntropy(ignored_label=-1).forward(np.zeros((3, 4)), np.array([-1, 0, 4])),
-        "SoftmaxCrossEntropy: labels must be 0 to 3 for 4 outputs, received 0 to 4",
+        "SoftmaxCrossEntropy: labels must be 0 to 3 for 4 outputs, received 0 to 4; for targets of another kind pass "
+        "an array (N, 4), and for samples without a target set ignored_label",
+    ),
+    (
+        lambda: SoftmaxCrossEntropy().forward(np.zeros((0, 3)), np.zeros(0, np.int32)),
+        "SoftmaxCrossEntropy: received an empty batch; give at least one sample",
     ),
     (
         lambda: SoftmaxCrossEntropy(label_smoothing=1.0),

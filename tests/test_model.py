@@ -30,6 +30,7 @@ from gpucnn import (
     get_backend,
     zoo,
 )
+from gpucnn.backend import CpuBackend
 from gpucnn.data import ResidentSplit, Split
 from gpucnn.data.resident import Normalization
 from gpucnn.gradcheck import check_layer
@@ -68,6 +69,13 @@ def test_a_name_twice_is_refused() -> None:
     with pytest.raises(InputError) as error:
         Sequential([Dense(3, name="a"), ReLU(), Dense(3, name="a")])
     assert str(error.value) == "Sequential: 2 layers are named 'a'; give each its own name"
+
+
+def test_a_name_with_a_dot_is_refused() -> None:
+    """Else it may be the name of a part: here there would be two parameters "a.b.w"."""
+    with pytest.raises(InputError) as error:
+        Sequential([Dense(3, name="a.b"), Sequential([Dense(3, name="b")], name="a")])
+    assert str(error.value) == "Sequential: 'a.b' has a dot, which joins the names of parts; use another name"
 
 
 def test_a_layer_twice_is_refused() -> None:
@@ -318,9 +326,9 @@ def small_conversion_buffers():
     np.setbufsize(size)
 
 
-def make_trainer(name: str, batch_size: int, steps: int) -> tuple[Trainer, ResidentSplit]:
+def make_trainer(name: str, batch_size: int, steps: int, threads: int = 1) -> tuple[Trainer, ResidentSplit]:
     """Return a trainer of a model by name, with random images for so many steps."""
-    recipe, backend, rng = zoo.get_recipe(name), get_backend("cpu"), np.random.default_rng(0)
+    recipe, backend, rng = zoo.get_recipe(name), CpuBackend(threads=threads), np.random.default_rng(0)
     model = recipe.model(10)
     model.build((28, 28, 1), backend, max_batch=batch_size)
     optimizer = get_optimizer(recipe.optimizer, recipe.learning_rate / 50)  # small: noise must not make it diverge
@@ -353,7 +361,11 @@ def bytes_of_a_step(step: Callable[[], None]) -> tuple[int, int]:
 
 def make_step(layers: list[Layer], loss: Loss, N: int) -> Callable[[], None]:
     """Return a training step of some layers on one batch, with every option of SGD."""
-    model, backend, optimizer = Sequential(layers), get_backend("cpu"), SGD(0.01, 0.9, nesterov=True, weight_decay=0.1)
+    model, backend, optimizer = (
+        Sequential(layers),
+        CpuBackend(threads=1),
+        SGD(0.01, 0.9, nesterov=True, weight_decay=0.1),
+    )
     model.build((8, 8, 2), backend, max_batch=N)
     loss.build(backend)
     optimizer.attach(model.arena, backend)
@@ -389,6 +401,16 @@ def test_a_step_on_the_cpu_allocates_no_array(name: str, larger: int) -> None:
 
 
 @pytest.mark.usefixtures("small_conversion_buffers")
+@pytest.mark.parametrize(("name", "batch_size"), [("lenet5", 400), ("resnet20", 48)])
+def test_threads_allocate_no_array_either(name: str, batch_size: int) -> None:
+    """The least array of a batch that they share has 65,536 bytes; what they need is a few objects for each thread."""
+    trainer, data = make_trainer(name, batch_size, steps=6, threads=3)
+    peak, kept = bytes_of_a_step(lambda: trainer.step(*data.next_batch(batch_size)))
+    assert kept < MOST_BYTES_OF_GROWTH
+    assert peak < 3 * MOST_BYTES_OF_OBJECTS
+
+
+@pytest.mark.usefixtures("small_conversion_buffers")
 @pytest.mark.parametrize("loss", ["softmax_cross_entropy", "sigmoid_cross_entropy", "mean_squared_error"])
 @pytest.mark.parametrize("layers", [
     lambda: [Conv2D(4, 3, stride=2, padding="same"), Tanh(), Flatten(), Dense(20)],
@@ -400,3 +422,17 @@ def test_a_step_on_the_cpu_allocates_no_array(name: str, larger: int) -> None:
 ], ids=["strided", "dilated", "max pool", "pools", "dropout", "batch norm"])  # fmt: skip
 def test_other_layers_and_losses_allocate_no_array_either(layers: Callable[[], list[Layer]], loss: str) -> None:
     check_memory(make_step(layers(), get_loss(loss), 16), make_step(layers(), get_loss(loss), 512))
+
+
+@pytest.mark.parametrize("device", ["reference", "cpu"])
+def test_relu_and_max_pooling_commute_to_the_bit(device: str) -> None:
+    """`Sequential` pools first; the layers one after another do it as written. Zeros and equal pixels are frequent."""
+    rng = np.random.default_rng(0)
+    x, dy = (rng.integers(-2, 3, size).astype(np.float32) for size in ((5, 8, 8, 3), (5, 4, 4, 3)))
+    relu, pool = ReLU(), MaxPool2D(3, 2, padding=1)
+    model = Sequential([ReLU(), MaxPool2D(3, 2, padding=1)])
+    model.build((8, 8, 3), device)
+    relu.build((8, 8, 3), device)
+    pool.build((8, 8, 3), device)
+    np.testing.assert_array_equal(model.forward(x), pool.forward(relu.forward(x)))
+    np.testing.assert_array_equal(model.backward(dy), relu.backward(pool.backward(dy)))

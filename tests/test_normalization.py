@@ -102,6 +102,19 @@ def test_training_and_a_batch_norm_elsewhere_are_not_folded(monkeypatch: pytest.
         np.testing.assert_array_equal(model.predict(x), expected)
 
 
+def test_a_convolution_that_computes_something_else_is_not_folded() -> None:
+    class Doubled(Conv2D):
+        def _forward(self, x, train):
+            y = super()._forward(x, train)
+            y *= 2
+            return y
+
+    model = Sequential([Doubled(3, 3, bias=False), BatchNorm2D()])
+    model.build(IMAGE, "cpu")
+    y = model.layers[0]._forward(batch(7), train=False)
+    np.testing.assert_array_equal(model.predict(batch(7)), model.layers[1]._forward(y, train=False))
+
+
 def test_convolutions_inside_of_other_layers_are_folded(monkeypatch: pytest.MonkeyPatch) -> None:
     body = normalized_model(get_backend("cpu"))
     x, expected = batch(7), by_parts(body, batch(7))

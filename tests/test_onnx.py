@@ -226,6 +226,12 @@ def test_the_upper_bound_of_clip_wins(make_backend: Callable) -> None:
         np.testing.assert_array_equal(run_node(node, inputs, make_backend(device, "float32"))[0], [3, 3, 3])
 
 
+def test_clip_without_bounds_asks_no_array_module(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(np, "clip")  # before NumPy 2.1 it refused to do nothing
+    x = random(3)
+    np.testing.assert_array_equal(run_node(helper.make_node("Clip", ["x"], ["y"]), [x])[0], x)
+
+
 def test_addition_before_version_7_broadcasts_from_an_axis_on() -> None:
     a, b = random(2, 3, 4), random(3)
     np.testing.assert_array_equal(run("Add", [a, b], opset=6, broadcast=1, axis=1)[0], a + b[:, None])
@@ -369,6 +375,10 @@ NODES = [
     (
         lambda: run("Gather", [ROW, np.array([1, 2])]),
         'Gather "y0": expected indices from -2 to 1, received [1, 2]',
+    ),
+    (
+        lambda: run("Add", [ROW, np.zeros(3, np.float32)]),
+        'Add "y0": cannot compute inputs of shapes (2,), (3,): operands could not be broadcast',
     ),
     (lambda: run("Constant", [], value_string="a"), "a constant of text or a sparse one is not supported"),
     (lambda: run("Cast", [ROW], to=TensorProto.FLOAT16), 'Cast "y0": elements of type float16 are not supported'),

@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 
 from gpucnn import (
+    GELU,
     SGD,
     AdaptiveMaxPool2D,
     AveragePool2D,
+    BatchNorm2D,
     Conv2D,
     Conv2DTranspose,
     Dense,
@@ -22,6 +24,7 @@ from gpucnn import (
     LpPool2D,
     MaxPool2D,
     MeanSquaredError,
+    PReLU,
     ReLU,
     Reshape,
     Residual,
@@ -59,6 +62,30 @@ REFUSALS = {
     "groups that do not divide the channels": (
         lambda: GroupNorm(4, name="g").build((5, 5, 6)),
         'GroupNorm "g": 6 channels cannot be divided into 4 equal groups; use a number of groups that divides 6',
+    ),
+    "numbers to normalize": (
+        lambda: BatchNorm2D(name="b").forward(np.zeros(5, np.float32)),
+        'BatchNorm2D "b": expected samples of shape (..., C), received (); reshape (N,) to (N, 1)',
+    ),
+    "numbers to normalize in groups": (
+        lambda: GroupNorm(1).forward(np.zeros(5, np.float32)),
+        "GroupNorm: expected samples of shape (..., C), received (); reshape (N,) to (N, 1)",
+    ),
+    "numbers without a slope": (
+        lambda: PReLU().forward(np.zeros(5, np.float32)),
+        "PReLU: expected samples of shape (..., C), received (); reshape (N,) to (N, 1)",
+    ),
+    "PyTorch's word for an exact GELU": (
+        lambda: GELU("none"),
+        "GELU: approximate must be True or False, received 'none'",
+    ),
+    "a size of text": (
+        lambda: Reshape((2, "3")),
+        "Reshape: each size of shape must be an integer of at least 1, received '3'",
+    ),
+    "transpose padding unknown": (
+        lambda: Conv2DTranspose(1, 3, padding="full").build((4, 4, 1)),
+        "Conv2DTranspose: padding must be an integer, a pair or \"valid\", received 'full'",
     ),
     "no groups": (
         lambda: GroupNorm(0),
@@ -395,11 +422,22 @@ def test_numbers_of_numpy_are_numbers() -> None:
     assert SGD(np.float32(0.5)).learning_rate == 0.5
 
 
-def test_a_refused_build_changes_nothing() -> None:
-    layer = conv()
-    with pytest.raises(InputError, match="does not fit"):
-        layer.build((2, 2, 2), "cpu")
-    assert layer.forward(np.zeros((1, 8, 8, 2), np.float32)).shape == (1, 6, 6, 4)
+@pytest.mark.parametrize(
+    ("layer", "shape", "refused"),
+    [
+        (Conv2D(4, 3), (8, 8, 2), (2, 2, 2)),
+        (Conv2D(4, 3, 2, "same", groups=2), (8, 8, 2), (7, 7, 3)),
+        (MaxPool2D(2, 2, "same_lower", 3), (8, 8, 2), (1, 4, 2)),
+        (GroupNorm(2), (8, 8, 2), (8, 8, 3)),
+    ],
+)
+def test_a_refused_build_changes_nothing(layer: Layer, shape: tuple, refused: tuple) -> None:
+    x = np.random.default_rng(0).standard_normal((2, *shape), np.float32)
+    layer.build(shape, "cpu")
+    y = layer.forward(x).copy()
+    with pytest.raises(InputError):
+        layer.build(refused, "cpu")
+    np.testing.assert_array_equal(layer.forward(x), y)
 
 
 def test_a_refused_state_changes_nothing() -> None:

@@ -430,6 +430,23 @@ def test_refusals() -> None:
         Trainer(model, SoftmaxCrossEntropy(), SGD(0.1), batch_size=0)
 
 
+@pytest.mark.parametrize(
+    ("what", "settings"),
+    [
+        ("model", {"model": [Dense(3)]}),
+        ("loss", {"loss": "hinge"}),
+        ("optimizer", {"optimizer": SGD}),
+        ("average", {"average": 0.9}),
+    ],
+)
+def test_arguments_of_another_kind(what: str, settings: dict) -> None:
+    model = small_model()
+    model.build((8, 8, 1), "cpu")
+    arguments = {"model": model, "loss": SoftmaxCrossEntropy(), "optimizer": SGD(0.1)}
+    with pytest.raises(InputError, match=f"Trainer: {what} must be of the type "):
+        Trainer(**arguments | settings)
+
+
 def test_data_that_do_not_suit_the_model() -> None:
     trainer, _ = make_trainer()
     images = np.random.default_rng(0).integers(0, 256, (20, 8, 8, 1), dtype=np.uint8)

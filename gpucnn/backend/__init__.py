@@ -15,15 +15,16 @@ __all__ = ["Backend", "CpuBackend", "available_devices", "backend_of", "get_back
 PRECISIONS = ("float32", "float64")
 
 
-def get_backend(device: str = "auto", float_dtype: Any = "float32") -> Backend:
+def get_backend(device: str = "auto", float_dtype: Any = "float32", *, threads: int | None = None) -> Backend:
     """Return a new backend for a device by name: "cpu", "gpu", "gpu:N", "reference", or "auto".
 
-    "auto" is the first GPU if there is one, else the CPU. A backend holds its own scratch memory: use one per thread.
+    "auto" is the first GPU if there is one, else the CPU, which computes on as many `threads` as there are cores unless
+    given. A backend holds its own scratch memory: use one per thread of the program.
 
     Raises
     ------
     InputError
-        For an unknown device name or precision.
+        For an unknown device name or precision, or a wrong number of threads.
     DeviceError
         Where a GPU is asked for and none can be used; the message says why, and what to install.
     """
@@ -31,9 +32,11 @@ def get_backend(device: str = "auto", float_dtype: Any = "float32") -> Backend:
     if precision not in PRECISIONS:
         raise unknown_name("precision", precision, PRECISIONS)
     if device == "auto":
-        return _best_backend(precision)
+        return _best_backend(precision, threads)
     if device == "cpu":
-        return CpuBackend(precision)
+        return CpuBackend(precision, threads=threads)
+    if threads is not None:
+        raise InputError(f"threads: only the device cpu has them, received {device}; leave them out")
     if device == "reference":
         return Backend(precision)
     kind, colon, number = str(device).partition(":")
@@ -44,13 +47,13 @@ def get_backend(device: str = "auto", float_dtype: Any = "float32") -> Backend:
     return GpuBackend(precision, device=int(number or 0))
 
 
-def _best_backend(precision: str) -> Backend:
+def _best_backend(precision: str, threads: int | None) -> Backend:
     from gpucnn.backend.gpu import GpuBackend
 
     try:
         return GpuBackend(precision)
     except DeviceError:
-        return CpuBackend(precision)
+        return CpuBackend(precision, threads=threads)
 
 
 def available_devices() -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from gpucnn.checks import number
+from gpucnn.errors import InputError
 from gpucnn.layers.base import Array, Layer, Shape
 from gpucnn.memory import Parameter
 
@@ -108,7 +109,7 @@ class PReLU(Activation):
         self.slope: Parameter | None = None
 
     def infer(self, input_shape: Shape) -> Shape:
-        self.slope = Parameter("slope", input_shape[-1:], lambda rng, shape: np.full(shape, 0.25))
+        self.slope = Parameter("slope", (self._channels(input_shape),), lambda rng, shape: np.full(shape, 0.25))
         return input_shape
 
     def parameters(self) -> list[Parameter]:
@@ -181,7 +182,9 @@ class GELU(Activation):
 
     def __init__(self, approximate: bool = False, *, name: str | None = None):
         super().__init__(name)
-        self.approximate = approximate
+        if approximate not in (True, False):
+            raise InputError(f"{self.label}: approximate must be True or False, received {approximate!r}")
+        self.approximate = bool(approximate)
 
     def _settings(self) -> tuple:
         return (self.approximate,)

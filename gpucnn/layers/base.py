@@ -56,9 +56,9 @@ class Layer:
         y = conv.forward(x)          # (N, 28, 28, 1) -> (N, 26, 26, 8), NumPy or CuPy
         dx = conv.backward(dy)       # the gradients are then in conv.w.gradient and conv.b.gradient
 
-    The arrays returned belong to the layer and are overwritten by its next call. (`Flatten`, and `Dropout` outside of
-    training, return their input or a view of it.) Weights and dropout masks come from the seed given to `build`, so two
-    layers alone start alike unless their seeds differ.
+    The arrays returned belong to the layer and are overwritten by its next call. (`Flatten`, `Reshape`, `Identity`, and
+    `Dropout` outside of training return their input or a view of it.) Weights and dropout masks come from the seed
+    given to `build`, so two layers alone start alike unless their seeds differ.
     """
 
     def __init__(self, name: str | None = None):
@@ -130,9 +130,10 @@ class Layer:
         initialize(self.arena, context.backend, seed)
         return self.output_shape
 
-    def _sizes(self, shape: object) -> Shape:
+    def _sizes(self, shape: object, what: str = "input_shape") -> Shape:
+        """Return a shape as a tuple; a number is the only size of one, and `what` names it in the error."""
         sizes = shape if isinstance(shape, (tuple, list)) else (shape,)
-        return tuple(integer(size, f"{self.label}: each size of input_shape", least=1) for size in sizes)
+        return tuple(integer(size, f"{self.label}: each size of {what}", least=1) for size in sizes)
 
     def _set_shapes(self, input_shape: Shape) -> Shape:
         output_shape = tuple(self.infer(input_shape))
@@ -173,7 +174,8 @@ class Layer:
         N = self._accept(x)
         self.backend.activate()
         self._batch = N if train else None
-        return self._forward(x, train)
+        with self.backend.at_work():
+            return self._forward(x, train)
 
     def backward(self, dy: Array, *, need_dx: bool = True) -> Array | None:
         """Overwrite the parameters' gradients and return the gradient in the input of the last `forward`.
@@ -184,7 +186,8 @@ class Layer:
             raise InputError(f"{self.label}: backward needs a forward with train=True before it")
         self._check(dy, "dy", (self._batch, *self.output_shape))
         self.backend.activate()
-        return self._backward(dy, need_dx)
+        with self.backend.at_work():
+            return self._backward(dy, need_dx)
 
     __call__ = forward
 
@@ -238,3 +241,9 @@ class Layer:
                 f"use channels last, and one channel axis even for grey images"
             )
         return input_shape
+
+    def _channels(self, input_shape: Shape) -> int:
+        """Return C, the last size, or say that there is none."""
+        if not input_shape:
+            raise InputError(f"{self.label}: expected samples of shape (..., C), received (); reshape (N,) to (N, 1)")
+        return input_shape[-1]

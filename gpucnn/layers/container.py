@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 
 from gpucnn.errors import InputError
 from gpucnn.layers.activation import Identity
@@ -20,10 +20,10 @@ class Container(Layer):
     A part without a name gets one from its kind and its place: conv2d1, relu1, conv2d2, ...
     """
 
-    def __init__(self, layers: Sequence[Layer], *, name: str | None = None):
+    def __init__(self, layers: Iterable[Layer], *, name: str | None = None):
         super().__init__(name)
         kind = type(self).__name__
-        self.layers = list(layers)
+        self.layers = self._listed(layers)
         if not self.layers:
             raise InputError(f"{kind}: expected at least one layer, received none")
         for place, layer in enumerate(self.layers):
@@ -35,11 +35,21 @@ class Container(Layer):
         for layer in self.layers:
             layer.owner = self
 
+    @classmethod
+    def _listed(cls, layers: object) -> list:
+        if not isinstance(layers, Iterable):
+            raise InputError(f"{cls.__name__}: expected a list of layers, received {layers!r}; put it into a list")
+        return list(layers)
+
     def _name_layers(self) -> None:
         taken = Counter(layer.name for layer in self.layers if layer.name)
         for name, count in taken.items():
             if count > 1:
                 raise InputError(f"{type(self).__name__}: {count} layers are named {name!r}; give each its own name")
+            if "." in name:
+                raise InputError(
+                    f"{type(self).__name__}: {name!r} has a dot, which joins the names of parts; use another name"
+                )
         places: Counter[str] = Counter()
         for layer in self.layers:
             kind = type(layer).__name__.lower()
@@ -83,7 +93,8 @@ class Parallel(Container):
         Parallel([Conv2D(16, 1), Conv2D(16, 3, padding=1), MaxPool2D(3, 1, padding=1)])
     """
 
-    def __init__(self, branches: Sequence[Layer], join: Join | None = None, *, name: str | None = None):
+    def __init__(self, branches: Iterable[Layer], join: Join | None = None, *, name: str | None = None):
+        branches = self._listed(branches)
         if len(branches) < 2:
             raise InputError(f"{type(self).__name__}: expected two branches or more, received {len(branches)}")
         join = Concat() if join is None else join

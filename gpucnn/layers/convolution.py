@@ -90,8 +90,9 @@ class Conv2D(Convolution):
 
     def infer(self, input_shape: Shape) -> Shape:
         H, W, C = self._image_shape(input_shape)
+        channels = self._per_group(C, "channels")
         self.window = fit_window(self.label, (H, W), self.kernel_size, self.stride, self.padding, self.dilation)
-        self._declare(self._per_group(C, "channels"), self.filters)
+        self._declare(channels, self.filters)
         return (*self.window.output_size(H, W), self.filters)
 
     def _forward(self, x: Array, train: bool) -> Array:

@@ -8,7 +8,7 @@ from itertools import accumulate, pairwise
 import numpy as np
 
 from gpucnn.backend import Backend
-from gpucnn.errors import InputError
+from gpucnn.errors import InputError, describe
 from gpucnn.layers.base import Array, Layer, Shape
 
 __all__ = ["Add", "Concat", "Join", "add_all"]
@@ -26,6 +26,11 @@ class Join(Layer):
         """Check the shapes of one sample of each input, and return the output's."""
         raise NotImplementedError
 
+    def _set_shapes(self, input_shapes: Sequence[Shape]) -> Shape:
+        if any(map(np.isscalar, input_shapes)):
+            raise InputError(f"{self.label}: takes several inputs; give it to a Parallel as its join")
+        return super()._set_shapes(input_shapes)
+
     def _sizes(self, shapes: object) -> tuple[Shape, ...]:
         if not isinstance(shapes, (tuple, list)) or len(shapes) < 2 or any(map(np.isscalar, shapes)):
             raise InputError(f"{self.label}: expected the shapes of two inputs or more, received {shapes!r}")
@@ -33,7 +38,8 @@ class Join(Layer):
 
     def _accept(self, xs: Sequence[Array]) -> int:
         if not isinstance(xs, (tuple, list)) or len(xs) < 2:
-            raise InputError(f"{self.label}: expected a list of two arrays or more, received a {type(xs).__name__}")
+            received = f"{type(xs).__name__} of {len(xs)}" if isinstance(xs, (tuple, list)) else describe(xs)
+            raise InputError(f"{self.label}: expected a list of two arrays or more, received a {received}")
         self._settle(xs[0], [getattr(x, "shape", ())[1:] for x in xs])
         if len(xs) != len(self.input_shape):
             raise InputError(f"{self.label}: was built for {len(self.input_shape)} inputs, received {len(xs)}")
@@ -67,12 +73,11 @@ class Concat(Join):
     """Feature maps side by side: (N, H, W, C1), (N, H, W, C2), ... -> (N, H, W, C1 + C2 + ...)."""
 
     def infer(self, input_shapes: Sequence[Shape]) -> Shape:
-        first = input_shapes[0]
+        ends = [0, *accumulate(map(self._channels, input_shapes))]
         if len({shape[:-1] for shape in input_shapes}) > 1:
             raise self._refuse("concatenate", input_shapes, "make all sizes but the last equal, for example by padding")
-        ends = [0, *accumulate(shape[-1] for shape in input_shapes)]
-        self.slices = [slice(*ends) for ends in pairwise(ends)]
-        return (*first[:-1], ends[-1])
+        self.slices = [slice(*pair) for pair in pairwise(ends)]
+        return (*input_shapes[0][:-1], ends[-1])
 
     def _forward(self, xs: Sequence[Array], train: bool) -> Array:
         y = self.buffer("y", (xs[0].shape[0], *self.output_shape))

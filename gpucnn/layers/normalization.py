@@ -23,8 +23,9 @@ class Normalization(Layer):
         self.beta: Parameter | None = None
 
     def infer(self, input_shape: Shape) -> Shape:
-        self.gamma = Parameter("gamma", input_shape[-1:], lambda rng, shape: np.ones(shape))
-        self.beta = Parameter("beta", input_shape[-1:], zeros)
+        C = self._channels(input_shape)
+        self.gamma = Parameter("gamma", (C,), lambda rng, shape: np.ones(shape))
+        self.beta = Parameter("beta", (C,), zeros)
         return input_shape
 
     def parameters(self) -> list[Parameter]:
@@ -104,11 +105,10 @@ class GroupNorm(Normalization):
         self.groups = integer(groups, f"{self.label}: groups", least=1)
 
     def infer(self, input_shape: Shape) -> Shape:
-        if input_shape[-1] % self.groups:
-            raise InputError(
-                f"{self.label}: {input_shape[-1]} channels cannot be divided into {self.groups} equal groups; use a "
-                f"number of groups that divides {input_shape[-1]}"
-            )
+        C = self._channels(input_shape)
+        if C % self.groups:
+            cure = f"use a number of groups that divides {C}"
+            raise InputError(f"{self.label}: {C} channels cannot be divided into {self.groups} equal groups; {cure}")
         return super().infer(input_shape)
 
     def _forward(self, x: Array, train: bool) -> Array:

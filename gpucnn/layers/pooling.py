@@ -42,13 +42,14 @@ class Pool2D(Layer):
     def infer(self, input_shape: Shape) -> Shape:
         H, W, C = self._image_shape(input_shape)
         arguments = self.kernel_size, self.stride, self.padding, self.dilation
-        self.window = fit_window(self.label, (H, W), *arguments, ceil_mode=self.ceil_mode)
-        if self.window.misses_image(H, W):
+        window = fit_window(self.label, (H, W), *arguments, ceil_mode=self.ceil_mode)
+        if window.misses_image(H, W):
             raise InputError(
-                f"{self.label}: with padding {self.window.padding} a window of {self.window.kernel} lies wholly in the "
-                f"padding of an input {H}x{W}; use less padding or a larger kernel"
+                f"{self.label}: with padding {window.padding} a window of {window.kernel} lies wholly in the padding "
+                f"of an input {H}x{W}; use less padding or a larger kernel"
             )
-        return (*self.window.output_size(H, W), C)
+        self.window = window
+        return (*window.output_size(H, W), C)
 
     def _output_buffer(self, x: Array) -> Array:
         return self.buffer("y", (x.shape[0], *self.output_shape))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 
-from gpucnn.checks import integer
 from gpucnn.errors import InputError
 from gpucnn.layers.base import Array, Layer, Shape
 from gpucnn.layers.window import Padding, fit_window
@@ -15,9 +14,9 @@ __all__ = ["Flatten", "Reshape", "ZeroPad2D"]
 class Reshape(Layer):
     """Give each sample another shape with as many elements: (N, ...) -> (N, *shape)."""
 
-    def __init__(self, shape: Shape, *, name: str | None = None):
+    def __init__(self, shape: int | Shape, *, name: str | None = None):
         super().__init__(name)
-        self.shape = tuple(integer(size, f"{self.label}: each size of shape", least=1) for size in shape)
+        self.shape = self._sizes(shape, "shape")
 
     def infer(self, input_shape: Shape) -> Shape:
         if math.prod(self.shape) != math.prod(input_shape):

@@ -51,18 +51,19 @@ class Conv2DTranspose(Convolution):
 
     def infer(self, input_shape: Shape) -> Shape:
         H, W, C = self._image_shape(input_shape)
-        if self.padding in ("same", "same_lower"):
+        if isinstance(self.padding, str) and self.padding != "valid":
             raise InputError(f'{self.label}: padding must be an integer, a pair or "valid", received {self.padding!r}')
-        self.window = sized_window(self.label, self.kernel_size, self.stride, self.padding, self.dilation)
-        OH, OW = self.window.input_size(H, W)
-        if any(more >= step for more, step in zip(self.output_padding, self.window.stride, strict=True)):
+        window = sized_window(self.label, self.kernel_size, self.stride, self.padding, self.dilation)
+        OH, OW = window.input_size(H, W)
+        if any(more >= step for more, step in zip(self.output_padding, window.stride, strict=True)):
             raise InputError(
-                f"{self.label}: output_padding {self.output_padding} must be less than the stride {self.window.stride}"
+                f"{self.label}: output_padding {self.output_padding} must be less than the stride {window.stride}"
             )
         OH, OW = OH + self.output_padding[0], OW + self.output_padding[1]
         if min(OH, OW) < 1:
-            raise InputError(f"{self.label}: padding {self.window.padding} leaves an output of {OH}x{OW}; use less")
+            raise InputError(f"{self.label}: padding {window.padding} leaves an output of {OH}x{OW}; use less")
         self._per_group(C, "channels")
+        self.window = window
         self._declare(self._per_group(self.filters, "filters"), C)
         return OH, OW, self.filters
 

@@ -40,6 +40,8 @@ class Backend(onnx.backend.base.Backend):
             the node's inputs decide shows only when the model runs.
         DeviceError
             Where there is no such device.
+        onnx.checker.ValidationError
+            For a model that is not valid ONNX.
         """
         super().prepare(model, "CPU", **kwargs)
         return Graph(model, _device(device, float_dtype, precision_of(model)))

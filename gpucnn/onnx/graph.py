@@ -126,7 +126,14 @@ def _typed(array: np.ndarray, dtype: np.dtype | None) -> np.ndarray:
 
 def _outputs(node: Node, values: Mapping[str, Value]) -> dict[str, Value]:
     """Compute a node's outputs, by name."""
-    results = OPERATORS[node.operator](node, *(values[name] if name else None for name in node.inputs))
+    inputs = [values[name] if name else None for name in node.inputs]
+    try:
+        results = OPERATORS[node.operator](node, *inputs)
+    except InputError:
+        raise
+    except (ValueError, IndexError) as error:  # of the array module: shapes that do not go together
+        shapes = ", ".join(str(value.shape) for value in inputs if value is not None)
+        raise InputError(f"{node.label}: cannot compute inputs of shapes {shapes}: {error}") from error
     results = results if isinstance(results, tuple) else (results,)
     return {name: value for name, value in zip(node.outputs, results, strict=False) if name}
 

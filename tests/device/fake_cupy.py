@@ -336,6 +336,8 @@ def _add_kernels(world: World, module: ModuleType) -> None:
             if shared_mem:
                 raise NotImplementedError("the emulation has no dynamic shared memory")
             world.require_device()
+            if min(*grid, *block) < 1:
+                raise ValueError(f"kernel {self.name!r}: CUDA launches no empty grid, received {grid} and {block}")
             if any(isinstance(arg, (np.ndarray, MemoryPointer)) for arg in args):
                 raise TypeError(f"kernel {self.name!r}: pass device arrays, not host arrays or bare pointers")
             values = [unwrap(arg, world) if isinstance(arg, FakeArray) else arg for arg in args]

@@ -1,71 +1,21 @@
-"""Convolution a few images at a time, whose columns stay in the cache."""
+"""Convolution a few images at a time, which are lowered and multiplied while they are in the cache."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
-from numpy.lib.stride_tricks import as_strided
 
-from gpucnn.backend.cpu.arrays import Array, CpuArrays
+from gpucnn.backend.cpu.arrays import Array
 from gpucnn.backend.cpu.depthwise import CpuDepthwise
-from gpucnn.backend.cpu.windows import chunks, images_at_a_time
+from gpucnn.backend.cpu.lowering import Bands, Columns, Planes, by_group
+from gpucnn.backend.cpu.windows import chunks
 from gpucnn.geometry import Window
 
 __all__ = ["CpuConvolution"]
 
-
-class Lowering:
-    """Lowers images to columns a few at a time, into one buffer that stays in the cache.
-
-    The columns of a group lie side by side, (M, groups, KH*KW*C/groups): so each group is a matrix for BLAS. The
-    border of the padded copy is filled once, here; each use overwrites only its interior.
-    """
-
-    def __init__(self, backend: CpuArrays, image_shape: tuple[int, ...], window: Window, groups: int, dtype: np.dtype):
-        H, W, C = image_shape
-        self.window, self.groups = window, groups
-        self.output = window.output_size(H, W)
-        self.pixels = self.output[0] * self.output[1]
-        self.width = window.taps * C
-        padded_shape = (*window.padded_size(H, W), C)
-        largest = max(self.pixels * self.width, math.prod(padded_shape))
-        self.images = images_at_a_time(largest * dtype.itemsize)
-        self.dtype = dtype
-        if window.is_padded:
-            self.padded = np.zeros((self.images, *padded_shape), dtype)
-            rows, columns = window.interior(H, W)
-            self.interior = self.padded[:, rows, columns]
-        self._backend = backend
-
-    def columns(self, count: int) -> Array:
-        """Return the column buffer for `count` images, (count*OH*OW, groups*KH*KW*C/groups)."""
-        return self._backend.scratch("columns", (count * self.pixels, self.width), self.dtype)
-
-    def chunks(self, N: int) -> Iterator[slice]:
-        """Split a batch into slices that are lowered together."""
-        return chunks(N, self.images)
-
-    def lower(self, x: Array) -> Array:
-        """Return the columns of at most `images` images by group, (groups, count*OH*OW, KH*KW*C/groups)."""
-        count, C = len(x), x.shape[3] // self.groups
-        if self.window.is_padded:
-            np.copyto(self.interior[:count], x)
-            x = self.padded[:count]
-        columns = self.columns(count)
-        (KH, KW), (SH, SW), (DH, DW) = self.window.kernel, self.window.stride, self.window.dilation
-        n, h, w, c = x.strides
-        shape = count, *self.output, self.groups, KH, KW, C
-        taps = as_strided(x, shape, (n, SH * h, SW * w, C * c, DH * h, DW * w, c))
-        np.copyto(columns.reshape(shape), taps)
-        return by_group(columns, self.groups)
-
-
-def by_group(rows: Array, groups: int) -> Array:
-    """Return (M, groups*K) as a view (groups, M, K)."""
-    return rows.reshape(len(rows), groups, -1).swapaxes(0, 1)
+LEAST_ROW = 10  # pixels of an output row from which on a matrix product for each row is faster than columns
 
 
 class CpuConvolution(CpuDepthwise):
@@ -73,28 +23,49 @@ class CpuConvolution(CpuDepthwise):
 
     def __init__(self, float_dtype: Any = "float32"):
         super().__init__(float_dtype)
-        self._lowerings: dict[tuple, Lowering] = {}
+        self._lowerings: dict[tuple, Any] = {}
 
-    def _lowering(self, x_shape: tuple[int, ...], window: Window, groups: int, dtype: np.dtype) -> Lowering:
-        key = (x_shape[1:], window, groups, dtype)
+    def _lowering(self, kind: Callable, x: Array, *arguments: Any) -> Any:
+        """Return the lowering of a kind for images of x's size, made once."""
+        key = (kind, x.shape[1:], x.dtype, *arguments)
         if key not in self._lowerings:
-            self._lowerings[key] = Lowering(self, x_shape[1:], window, groups, dtype)
+            self._lowerings[key] = kind(x.shape[1:], *arguments, x.dtype)
         return self._lowerings[key]
 
     def conv2d(self, x: Array, w: Array, b: Array | None, window: Window, *, out: Array = None) -> Array:
-        """As the reference, a few images at a time: their columns are multiplied while still in the cache."""
+        """As the reference, in bands (see `Bands`) where rows are long enough, else in columns.
+
+        The matrix products then take all but a tenth of the time.
+        """
         OC, groups = w.shape[-1], x.shape[-1] // w.shape[2]
         out = self._result(out, (len(x), *window.output_size(*x.shape[1:3]), OC), x.dtype)
         if 1 < groups == OC == x.shape[-1]:
             return self._depthwise(x, w, b, window, out)
-        lowering = self._lowering(x.shape, window, groups, x.dtype)
-        kernels = by_group(w.reshape(-1, OC), groups)
-        for images in lowering.chunks(len(x)):
-            y = out[images].reshape(-1, OC)  # (n*OH*OW, OC)
-            np.matmul(lowering.lower(x[images]), kernels, out=by_group(y, groups))
+        for y in self._convolve(x, w, window, groups, out):
             if b is not None:
-                np.add(y, b, out=y)
+                self._add_bias(y, b)
         return out
+
+    def _convolve(self, x: Array, w: Array, window: Window, groups: int, out: Array) -> Iterator[Array]:
+        """Multiply a few images at a time; yield the part of `out` that they fill while it is in the cache."""
+        kernels = w.reshape(-1, w.shape[-1])
+        if groups == 1 and window.dilation[0] == 1 and out.shape[2] >= LEAST_ROW:
+            bands = self._lowering(Bands, x, window)
+            for images in chunks(len(x), bands.images):
+                yield np.matmul(bands.lower(x[images]), kernels, out=out[images])
+            return
+        columns, kernels = self._lowering(Columns, x, window, groups), by_group(kernels, groups)
+        for images in chunks(len(x), columns.images):
+            rows = out[images].reshape(-1, out.shape[-1])
+            np.matmul(columns.lower(x[images]), kernels, out=by_group(rows, groups))
+            yield out[images]
+
+    def _add_bias(self, y: Array, b: Array) -> None:
+        """Add it to whole images at a time: NumPy is slow on rows of a few channels."""
+        image = self.scratch("bias", y.shape[1:], y.dtype)
+        np.copyto(image, b)
+        y = y.reshape(len(y), -1)
+        np.add(y, image.reshape(-1), out=y)
 
     def conv2d_dx(self, dy: Array, w: Array, x_shape: tuple[int, ...], window: Window, *, out: Array = None) -> Array:
         """As the reference; at stride 1 as a forward convolution of dy with rotated kernels, which scatters nothing."""
@@ -105,13 +76,13 @@ class CpuConvolution(CpuDepthwise):
         inside = all(max(border) < extent for border, extent in zip(window.border, window.extent, strict=True))
         if window.stride == (1, 1) and inside and w.shape[2] > 1:  # matrices of one column would be slower
             return self._conv2d_dx_rotated(dy, w, groups, window, out)
-        lowering = self._lowering(x_shape, window, groups, dy.dtype)
+        columns = self._lowering(Columns, out, window, groups)
         kernels = by_group(w.reshape(-1, OC), groups).swapaxes(1, 2)  # (groups, OC/groups, KH*KW*C/groups)
-        for images in lowering.chunks(len(dy)):
+        for images in chunks(len(dy), columns.images):
             rows, dx = dy[images].reshape(-1, OC), out[images]
-            dcolumns = lowering.columns(len(dx))
+            dcolumns = columns.rows(len(dx))
             np.matmul(by_group(rows, groups), kernels, out=by_group(dcolumns, groups))
-            taps = dcolumns.reshape(len(dx), *lowering.output, groups, window.taps, -1)
+            taps = dcolumns.reshape(*dy[images].shape[:3], groups, window.taps, -1)
             dx = dx.reshape(*dx.shape[:3], groups, -1)
             self._sum_taps((taps[..., tap, :] for tap in range(window.taps)), window, dx)
         return out
@@ -123,7 +94,10 @@ class CpuConvolution(CpuDepthwise):
         rotated = rotated.reshape(KH, KW, OC // groups, groups * C)
         (EH, EW), ((top, bottom), (left, right)) = window.extent, window.border
         padding = (EH - 1 - top, EH - 1 - bottom), (EW - 1 - left, EW - 1 - right)
-        return self.conv2d(dy, rotated, None, Window((KH, KW), (1, 1), padding, window.dilation), out=out)
+        window = Window((KH, KW), (1, 1), padding, window.dilation)
+        for _ in self._convolve(dy, rotated, window, groups, out):
+            pass
+        return out
 
     def conv2d_dw_db(self, x: Array, dy: Array, window: Window, *, dw: Array, db: Array | None) -> None:
         """As the reference, a few images at a time; the parts are added in their order, so the result repeats."""
@@ -133,13 +107,17 @@ class CpuConvolution(CpuDepthwise):
         if 1 < groups == OC == x.shape[-1]:
             self._depthwise_dw(x, dy, window, dw)
             return
-        lowering = self._lowering(x.shape, window, groups, x.dtype)
         total = dw.reshape(-1, OC)
         part = self.scratch("dw", total.shape, dw.dtype)
-        for images in lowering.chunks(len(x)):
-            rows = by_group(dy[images].reshape(-1, OC), groups)
-            first = images.start == 0
-            result = by_group(total if first else part, groups)
-            np.matmul(lowering.lower(x[images]).swapaxes(1, 2), rows, out=result)
-            if not first:
+        for number, (columns, rows) in enumerate(self._columns_and_rows(x, dy, window, groups)):
+            np.matmul(columns, rows, out=by_group(part if number else total, groups))
+            if number:
                 np.add(total, part, out=total)
+
+    def _columns_and_rows(self, x: Array, dy: Array, window: Window, groups: int) -> Iterator[tuple[Array, Array]]:
+        """Yield the factors of dw of a few images: (groups, KH*KW*C/groups, M) and (groups, M, OC/groups)."""
+        kind, arguments = (Planes, ()) if x.shape[-1] == 1 else (Columns, (groups,))
+        lowering = self._lowering(kind, x, window, *arguments)
+        for images in chunks(len(x), lowering.images):
+            rows = dy[images].reshape(-1, dy.shape[-1])
+            yield lowering.transposed(x[images]), by_group(rows, groups)

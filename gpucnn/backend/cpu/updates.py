@@ -42,8 +42,13 @@ class CpuUpdates(CpuArrays):
         self, w: Array, g: Array, m: Array, v: Array, powers: Array, hyper: Array, *, decoupled: bool = False
     ) -> None:
         """As the reference, one block after another, each while it is in the cache."""
-        rate, beta1, beta2, eps, decay = hyper
         powers *= hyper[1:3]
+        self._adam_update(w, g, m, v, powers, hyper, decoupled)
+
+    def _adam_update(
+        self, w: Array, g: Array, m: Array, v: Array, powers: Array, hyper: Array, decoupled: bool
+    ) -> None:
+        rate, beta1, beta2, eps, decay = hyper
         for block in blocks(w.size):
             wb, mb, vb = w[block], m[block], v[block]
             gradient = self.scratch("gradient", wb.shape, w.dtype)

@@ -12,7 +12,7 @@ from gpucnn.geometry import Window
 
 __all__ = ["CpuWindows", "chunks", "images_at_a_time"]
 
-CACHE_BYTES = 1 << 19  # of images or columns at a time: half of a common second-level cache
+CACHE_BYTES = 1 << 19  # of images at a time: half of a common second-level cache
 
 
 def images_at_a_time(image_bytes: int) -> int:

@@ -35,7 +35,7 @@ class GpuUpdates(GpuArrays):
     def clip_norm(self, g: Array, limit: Array) -> None:
         """As the reference, in two launches: sums of squares by many blocks, then a scaling that adds those up."""
         threads = kernels.SQUARE_SUMS.threads
-        grid = min(-(-g.size // threads), kernels.MOST_SUMS)
+        grid = max(1, min(-(-g.size // threads), kernels.MOST_SUMS))  # a model may have no parameters
         sums = self.scratch("square_sums", (grid,), np.float64)
         self._block_kernel(kernels.SQUARE_SUMS, g.dtype)((grid,), (threads,), (g, sums, np.int64(g.size)))
         self._block_kernel(kernels.CLIP_NORM, g.dtype)((grid,), (threads,), (sums, limit, g, np.int64(g.size)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,10 @@ class Arrays:
 
     def activate(self) -> None:
         """Make this device the current one of the calling thread, where there is such a thing."""
+
+    def at_work(self) -> AbstractContextManager[None]:
+        """Return a context for many operations in a row, which spares each of them what can be done once."""
+        return nullcontext()
 
     def describe(self) -> str:
         """Return the device's name and what computes on it, for people."""

@@ -108,6 +108,8 @@ def clip(node: Node, x: Value, low: Value | None = None, high: Value | None = No
     bounds = [value if value is None else value.number for value in (low, high)]
     if node.version < 11:
         bounds = [node["min"], node["max"]]
+    if bounds == [None, None]:
+        return x
     if None not in bounds:
         bounds[0] = min(bounds)  # the upper bound wins
     return compute(lambda xp, order, x: xp.clip(x, *bounds), x)

@@ -1,0 +1,114 @@
+"""Three ways to lay out the pixels under windows for BLAS, a few images at a time, which stay in the cache."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.lib.stride_tricks import as_strided
+
+from gpucnn.backend.cpu.arrays import Array
+from gpucnn.geometry import Window
+
+__all__ = ["Bands", "Columns", "Planes", "by_group"]
+
+CACHE_BYTES = 1 << 18  # of lowered images at a time: a quarter of a common second-level cache
+LEAST_PIXELS = 256  # of outputs at a time: matrix products of fewer rows are slow
+
+
+class Lowering:
+    """A padded copy of a few images, whose border is filled once, and the views of it that a subclass copies from."""
+
+    def __init__(self, image_shape: tuple[int, ...], window: Window, dtype: np.dtype, image_elements: int):
+        H, W, C = image_shape
+        self.window = window
+        self.OH, self.OW = window.output_size(H, W)
+        self.images = max(CACHE_BYTES // (image_elements * dtype.itemsize), -(-LEAST_PIXELS // (self.OH * self.OW)))
+        self.padded = np.zeros((self.images, *window.padded_size(H, W), C), dtype)
+        rows, columns = window.interior(H, W)
+        self.interior = self.padded[:, rows, columns]
+
+    def view(self, *axes: tuple[int, str, int]) -> Array:
+        """Return a view of the padded copy; each axis has a length, the axis n, h, w or c that it walks, and a step."""
+        strides = dict(zip("nhwc", self.padded.strides, strict=True))
+        return as_strided(
+            self.padded, [length for length, _, _ in axes], [step * strides[axis] for _, axis, step in axes]
+        )
+
+
+class Columns(Lowering):
+    """All pixels under each window as one row, by group: (groups, n*OH*OW, KH*KW*C/groups). For any window."""
+
+    def __init__(self, image_shape: tuple[int, ...], window: Window, groups: int, dtype: np.dtype):
+        OH, OW = window.output_size(*image_shape[:2])
+        super().__init__(image_shape, window, dtype, OH * OW * window.taps * image_shape[2])
+        (KH, KW), (SH, SW), (DH, DW) = window.kernel, window.stride, window.dilation
+        C = image_shape[2] // groups
+        axes = (self.images, "n", 1), (OH, "h", SH), (OW, "w", SW), (groups, "c", C), (KH, "h", DH), (KW, "w", DW)
+        self.taps = self.view(*axes, (C, "c", 1))
+        self.columns = np.empty(self.taps.shape, dtype)
+        self.groups, self.pixels = groups, OH * OW
+
+    def rows(self, n: int) -> Array:
+        """Return the buffer for n images, (n*OH*OW, groups*KH*KW*C/groups)."""
+        return self.columns[:n].reshape(n * self.pixels, -1)
+
+    def lower(self, x: Array) -> Array:
+        """Return the columns of at most `images` images."""
+        n = len(x)
+        np.copyto(self.interior[:n], x)
+        np.copyto(self.columns[:n], self.taps[:n])
+        return by_group(self.rows(n), self.groups)
+
+    def transposed(self, x: Array) -> Array:
+        """Return the columns as the left factor of a gradient, (groups, KH*KW*C/groups, n*OH*OW)."""
+        return self.lower(x).swapaxes(1, 2)
+
+
+class Bands(Lowering):
+    """Images lowered along their width alone, (n, OW, padded H, KW*C): KW copies of a pixel instead of KH*KW.
+
+    The windows of one column lie one behind another there and overlap: each is KH*KW*C numbers long, and begins KW*C
+    after the one above it. BLAS takes such a view, (n, OH, OW, KH*KW*C), as a matrix of OW rows for each row of the
+    output. For windows not dilated along the height, and rows long enough for a matrix product of their own.
+    Source: Cho and Brand, MEC: memory-efficient convolution, ICML 2017.
+    """
+
+    def __init__(self, image_shape: tuple[int, ...], window: Window, dtype: np.dtype):
+        (KH, KW), (SH, SW), DW, C = window.kernel, window.stride, window.dilation[1], image_shape[2]
+        height, (OH, OW) = window.padded_size(*image_shape[:2])[0], window.output_size(*image_shape[:2])
+        super().__init__(image_shape, window, dtype, OW * height * KW * C)
+        self.taps = self.view((self.images, "n", 1), (OW, "w", SW), (height, "h", 1), (KW, "w", DW), (C, "c", 1))
+        self.bands = np.empty(self.taps.shape, dtype)
+        n, w, h, *_ = self.bands.strides
+        self.windows = as_strided(self.bands, (self.images, OH, OW, KH * KW * C), (n, SH * h, w, dtype.itemsize))
+
+    def lower(self, x: Array) -> Array:
+        """Return the windows of at most `images` images."""
+        n = len(x)
+        np.copyto(self.interior[:n], x)
+        np.copyto(self.bands[:n], self.taps[:n])
+        return self.windows[:n]
+
+
+class Planes(Lowering):
+    """For images of one channel, a plane for each tap: (KH*KW, n*OH*OW), copied row by row instead of KW by KW."""
+
+    def __init__(self, image_shape: tuple[int, ...], window: Window, dtype: np.dtype):
+        OH, OW = window.output_size(*image_shape[:2])
+        super().__init__(image_shape, window, dtype, window.taps * OH * OW)
+        (KH, KW), (SH, SW), (DH, DW) = window.kernel, window.stride, window.dilation
+        self.taps = self.view((KH, "h", DH), (KW, "w", DW), (self.images, "n", 1), (OH, "h", SH), (OW, "w", SW))
+        self.planes = np.empty(self.taps.size, dtype)
+
+    def transposed(self, x: Array) -> Array:
+        """Return the planes of at most `images` images: the left factor of a gradient."""
+        n = len(x)
+        np.copyto(self.interior[:n], x)
+        taps = self.taps[:, :, :n]
+        planes = self.planes[: taps.size].reshape(taps.shape)
+        np.copyto(planes, taps)
+        return planes.reshape(self.window.taps, -1)
+
+
+def by_group(rows: Array, groups: int) -> Array:
+    """Return (M, groups*K) as a view (groups, M, K)."""
+    return rows.reshape(len(rows), groups, -1).swapaxes(0, 1)

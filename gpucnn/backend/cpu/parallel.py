@@ -1,0 +1,158 @@
+"""The CPU backend on several threads: each computes a part as one thread computes the whole."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Any
+
+import numpy as np
+
+from gpucnn.backend.cpu.arrays import Array
+from gpucnn.backend.cpu.serial import SerialCpuBackend
+from gpucnn.backend.cpu.threads import Crew, core_count
+from gpucnn.checks import integer
+from gpucnn.geometry import Window
+
+__all__ = ["CpuBackend"]
+
+# Bytes of an array from which on it is worth sharing: telling a thread takes some 60 microseconds, most of them to wake
+# it, in which one thread computes this much of a convolution, a pooling, and a single pass.
+CONVOLUTION, POOLING, PASS = 1 << 17, 1 << 19, 1 << 22
+
+
+def shared(name: str, *rows: str, least: int = PASS) -> Callable:
+    """Return an operation of which each thread computes some rows: samples of a batch, or elements of an arena.
+
+    `rows` are the arguments that have these rows, results among them; a row of a result must depend on those alone.
+    The first of them has at least `least` bytes, else the thread that calls computes all.
+    """
+    operation = getattr(SerialCpuBackend, name)
+    order = list(inspect.signature(operation).parameters)[1:]
+
+    @functools.wraps(operation)
+    def share(self: CpuBackend, *arguments: Any, **keywords: Any) -> Any:
+        given = dict(zip(order, arguments, strict=False)) | keywords
+        if not self._is_worth_sharing(given[rows[0]], least) or any(given.get(row) is None for row in rows):
+            return operation(self, *arguments, **keywords)
+
+        def job(worker: SerialCpuBackend, part: slice) -> Callable[[], Any]:
+            own = given | {row: given[row][part] for row in rows}
+            if "x_shape" in own:
+                own["x_shape"] = (part.stop - part.start, *own["x_shape"][1:])
+            return functools.partial(operation, worker, **own)
+
+        self._crew.run([job(*mine) for mine in self._parts(len(given[rows[0]]))])
+        return (given["out"], given["winners"]) if name == "max_pool2d" else given.get("out")
+
+    return share
+
+
+class CpuBackend(SerialCpuBackend):
+    """NumPy arrays; operations on large ones are shared by threads, as many as there are cores unless given.
+
+    Matrix products are by the BLAS that NumPy was built with, which uses one thread while several work here.
+    """
+
+    def __init__(self, float_dtype: Any = "float32", *, threads: int | None = None):
+        super().__init__(float_dtype)
+        self.threads = core_count() if threads is None else integer(threads, "threads", least=1)
+        self.shares_everything = False  # for tests: small arrays too
+        self._crew = Crew(self.threads)
+        self._workers = [SerialCpuBackend(float_dtype) for _ in range(self.threads)]
+
+    def describe(self) -> str:
+        return f"{super().describe().removesuffix(')')}, {self.threads} threads)"
+
+    def at_work(self) -> AbstractContextManager[None]:
+        """Hold BLAS to one thread: here several share the work."""
+        return self._crew.at_work()
+
+    def _is_worth_sharing(self, array: Array, least: int) -> bool:
+        return self.threads > 1 and len(array) > 0 and (array.nbytes >= least or self.shares_everything)
+
+    def _parts(self, rows: int) -> list[tuple[SerialCpuBackend, slice]]:
+        """Share rows evenly: a slice for each worker, fewer if there are fewer rows."""
+        count = min(rows, self.threads)
+        slices = (slice(rows * i // count, rows * (i + 1) // count) for i in range(count))
+        return list(zip(self._workers, slices, strict=False))
+
+    conv2d = shared("conv2d", "x", "out", least=CONVOLUTION)
+    conv2d_dx = shared("conv2d_dx", "dy", "out", least=CONVOLUTION)
+    max_pool2d = shared("max_pool2d", "x", "out", "winners", least=POOLING)
+    max_pool2d_dx = shared("max_pool2d_dx", "dy", "winners", "out", least=POOLING)
+    average_pool2d = shared("average_pool2d", "x", "out", least=POOLING)
+    average_pool2d_dx = shared("average_pool2d_dx", "dy", "out", least=POOLING)
+    lp_pool2d = shared("lp_pool2d", "x", "out", least=POOLING)
+    lp_pool2d_dx = shared("lp_pool2d_dx", "dy", "x", "y", "out", least=POOLING)
+    add = shared("add", "a", "b", "out")
+    relu = shared("relu", "x", "out")
+    relu_dx = shared("relu_dx", "dy", "y", "out")
+    sigmoid = shared("sigmoid", "x", "out", least=POOLING)
+    sigmoid_dx = shared("sigmoid_dx", "dy", "y", "out")
+    tanh = shared("tanh", "x", "out", least=POOLING)
+    tanh_dx = shared("tanh_dx", "dy", "y", "out")
+    gelu = shared("gelu", "x", "out", least=POOLING)
+    gelu_dx = shared("gelu_dx", "dy", "x", "out", least=POOLING)
+    batch_norm_inference = shared("batch_norm_inference", "x", "out")
+    dropout_dx = shared("dropout_dx", "dy", "mask", "out")
+    sgd_step = shared("sgd_step", "w", "g", "v")
+    rmsprop_step = shared("rmsprop_step", "w", "g", "v", "b")
+    adagrad_step = shared("adagrad_step", "w", "g", "v")
+    _adam_update = shared("_adam_update", "w", "g", "m", "v")
+
+    def conv2d_dw_db(self, x: Array, dy: Array, window: Window, *, dw: Array, db: Array | None) -> None:
+        """As one thread, each for some of the images; their parts are added in the order of the batch."""
+        if not self._is_worth_sharing(dy, CONVOLUTION):
+            super().conv2d_dw_db(x, dy, window, dw=dw, db=db)
+            return
+        jobs, parts = [], []
+        for number, (worker, images) in enumerate(self._parts(len(x))):
+            part = [
+                None
+                if total is None
+                else self.scratch(f"{name}{number}", total.shape, total.dtype)
+                if number
+                else total
+                for name, total in (("dw", dw), ("db", db))
+            ]
+            parts.append(part)
+            gradients = dict(zip(("dw", "db"), part, strict=True))
+            jobs.append(functools.partial(worker.conv2d_dw_db, x[images], dy[images], window, **gradients))
+        self._crew.run(jobs)
+        for part in parts[1:]:
+            for total, more in zip(parts[0], part, strict=True):
+                if total is not None:
+                    np.add(total, more, out=total)
+
+    def dense(self, x: Array, w: Array, b: Array | None, *, out: Array = None) -> Array:
+        """As one thread, each for some of the outputs: so each reads its own part of w alone."""
+        out = self._result(out, (len(x), w.shape[1]), x.dtype)
+        self._multiply(x, w, out)
+        return out if b is None else np.add(out, b, out=out)
+
+    def dense_dx(self, dy: Array, w: Array, *, out: Array = None) -> Array:
+        """As one thread, each for some of the inputs."""
+        out = self._result(out, (len(dy), len(w)), dy.dtype)
+        self._multiply(dy, w.T, out)
+        return out
+
+    def _multiply(self, a: Array, b: Array, out: Array) -> None:
+        """Write the matrix product of a few rows and a large matrix, each thread some of its columns."""
+        if not self._is_worth_sharing(b, POOLING):
+            np.matmul(a, b, out=out)
+            return
+        columns = (part for _, part in self._parts(b.shape[1]))
+        self._crew.run([functools.partial(np.matmul, a, b[:, part], out=out[:, part]) for part in columns])
+
+    def dense_dw_db(self, x: Array, dy: Array, *, dw: Array, db: Array | None) -> None:
+        """As one thread, each for some rows of dw."""
+        if not self._is_worth_sharing(dw, POOLING):
+            super().dense_dw_db(x, dy, dw=dw, db=db)
+            return
+        rows = (part for _, part in self._parts(len(dw)))
+        self._crew.run([functools.partial(np.matmul, x[:, part].T, dy, out=dw[part]) for part in rows])
+        if db is not None:
+            self.sum_rows(dy, out=db)

@@ -1,0 +1,105 @@
+"""The threads of the CPU backend: what they share, and that nothing else changes."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import numpy as np
+import pytest
+from threadpoolctl import threadpool_info, threadpool_limits
+
+from gpucnn import SGD, InputError, SoftmaxCrossEntropy, Trainer, get_backend, zoo
+from gpucnn.backend import CpuBackend
+from gpucnn.backend.cpu.threads import Crew
+
+
+def blas_threads() -> set[int]:
+    return {pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"}
+
+
+def test_a_crew_works_side_by_side() -> None:
+    meeting = threading.Barrier(3, timeout=10)  # nobody passes before all three are there
+    Crew(3).run([meeting.wait] * 3)
+
+
+def test_fewer_jobs_than_threads() -> None:
+    done = []
+    Crew(3).run([lambda: done.append(1)])
+    assert done == [1]
+
+
+@pytest.mark.parametrize("place", range(3))
+def test_an_error_of_any_thread_is_raised_after_all_have_stopped(place: int) -> None:
+    stopped = []
+
+    def job(number: int) -> None:
+        if number == place:
+            raise ValueError(f"job {number}")
+        time.sleep(0.05)
+        stopped.append(number)
+
+    with pytest.raises(ValueError, match=f"job {place}"):
+        Crew(3).run([lambda number=number: job(number) for number in range(3)])
+    assert sorted(stopped) == [number for number in range(3) if number != place]
+
+
+def test_blas_is_held_to_one_thread_and_let_go() -> None:
+    crew, seen = Crew(2), []
+    with threadpool_limits(2, user_api="blas"):
+        with crew.at_work():
+            seen.append(blas_threads())
+            crew.run([lambda: seen.append(blas_threads())])
+            seen.append(blas_threads())
+        assert seen == [{1}] * 3
+        assert blas_threads() == {2}
+        with pytest.raises(ZeroDivisionError):
+            crew.run([lambda: 1 / 0])
+        assert blas_threads() == {2}
+
+
+def test_every_thread_has_the_callers_error_state() -> None:
+    seen = []
+    with np.errstate(over="ignore"):
+        Crew(3).run([lambda: seen.append(np.geterr()["over"])] * 3)
+    assert seen == ["ignore"] * 3
+
+
+def train(threads: int, name: str = "mnist") -> dict[str, np.ndarray]:
+    model = zoo.get_recipe(name).model()
+    model.build((28, 28, 1), CpuBackend(threads=threads), max_batch=32, seed=3)
+    trainer = Trainer(model, SoftmaxCrossEntropy(), SGD(0.01, 0.9), batch_size=32)
+    rng = np.random.default_rng(0)
+    for _ in range(3):
+        x, y = rng.standard_normal((32, 28, 28, 1), dtype=np.float32), rng.integers(0, 10, 32).astype(np.int32)
+        trainer.step(x, y)
+    return model.state_dict()
+
+
+def test_one_thread_and_three_agree_to_rounding() -> None:
+    alone, together = train(1), train(3)
+    for name, weights in alone.items():
+        np.testing.assert_allclose(together[name], weights, rtol=1e-4, atol=1e-6, err_msg=name)
+
+
+def test_a_run_repeats_bit_for_bit() -> None:
+    first, second = train(3), train(3)
+    for name, weights in first.items():
+        np.testing.assert_array_equal(second[name], weights, err_msg=name)
+
+
+def test_threads_are_asked_for_by_number() -> None:
+    assert get_backend("cpu", threads=3).threads == 3
+    assert get_backend("cpu").threads >= 1
+    assert "3 threads" in get_backend("cpu", threads=3).describe()
+
+
+@pytest.mark.parametrize("threads", [0, -1, 1.5, True])
+def test_a_wrong_number_of_threads(threads: object) -> None:
+    with pytest.raises(InputError, match="threads must be an integer of at least 1"):
+        get_backend("cpu", threads=threads)
+
+
+def test_threads_are_the_cpus_alone() -> None:
+    with pytest.raises(InputError, match="threads: only the device cpu has them, received reference"):
+        get_backend("reference", threads=2)
