@@ -83,6 +83,10 @@ class Layer:
     def _backward(self, dy: Array, need_dx: bool) -> Array | None:
         raise NotImplementedError
 
+    def parts(self) -> Iterator[Layer]:
+        """Yield this layer and all that it consists of."""
+        yield self
+
     def parameters(self) -> list[Parameter]:
         """Return what this layer trains, in a fixed order."""
         return []
@@ -119,11 +123,19 @@ class Layer:
     def build(self, input_shape: Shape, backend: Backend | str | None = None, *, seed: int = 0) -> Shape:
         """Prepare the layer for samples of `input_shape`, which leaves out the batch, and return its output's shape.
 
-        Without a backend the layer goes to the device and the precision of the first array that it is given.
+        Without a backend the layer goes to the device and the precision of the first array that it is given. A shape
+        that is refused leaves everything as it was.
         """
         if self.owner is not None:
             raise InputError(f"{self.label}: is a part of {self.owner.label}; build that instead")
-        self._set_shapes(self._sizes(input_shape))
+        before = [(part, dict(vars(part))) for part in self.parts()]
+        try:
+            self._set_shapes(self._sizes(input_shape))
+        except InputError:
+            for part, attributes in before:
+                vars(part).clear()
+                vars(part).update(attributes)
+            raise
         self._device_fixed = backend is not None
         context = Context(get_backend(backend) if isinstance(backend, str) else backend or get_backend("cpu"), seed)
         self._assemble(context)

@@ -61,6 +61,11 @@ class Container(Layer):
                 else:
                     layer.name = name
 
+    def parts(self) -> Iterator[Layer]:
+        yield self
+        for layer in self.layers:
+            yield from layer.parts()
+
     def bind(self, context: Context) -> None:
         super().bind(context)
         for layer in self.layers:
