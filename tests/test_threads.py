@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import threading
 import time
 
@@ -63,6 +65,19 @@ def test_every_thread_has_the_callers_error_state() -> None:
     with np.errstate(over="ignore"):
         Crew(3).run([lambda: seen.append(np.geterr()["over"])] * 3)
     assert seen == ["ignore"] * 3
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+@pytest.mark.filterwarnings("ignore:.*use of fork.*:DeprecationWarning")
+def test_a_forked_process_has_threads_too() -> None:
+    crew = Crew(2)
+    crew.run([lambda: None] * 2)  # now there are threads, which a fork does not copy
+    child = os.fork()
+    if child == 0:
+        signal.alarm(10)  # rather killed than waiting for ever
+        crew.run([threading.Barrier(2).wait] * 2)
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0
 
 
 def train(threads: int, name: str = "mnist") -> dict[str, np.ndarray]:

@@ -28,12 +28,20 @@ class Crew:
     """
 
     def __init__(self, threads: int):
-        self._others = ThreadPoolExecutor(threads - 1, "gpucnn") if threads > 1 else None
+        self._threads = threads
         self._blas = ThreadpoolController().select(user_api="blas").lib_controllers
         self._holds_blas = False
+        self._hire()
+
+    def _hire(self) -> None:
+        """Get the other threads; a process that was forked has to do so again."""
+        self._process = os.getpid()
+        self._others = ThreadPoolExecutor(self._threads - 1, "gpucnn") if self._threads > 1 else None
 
     def run(self, jobs: Sequence[Job]) -> None:
         """Do all jobs, at most one for each thread, and return when they are done; their errors are raised here."""
+        if self._process != os.getpid():
+            self._hire()
         with self.at_work():
             first, *others = jobs
             pending = [self._others.submit(copy_context().run, job) for job in others]  # with the caller's np.errstate
