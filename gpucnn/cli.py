@@ -236,7 +236,7 @@ def _settings(options: argparse.Namespace, trainer: Trainer) -> dict[str, Any]:
     versions = {"gpucnn": gpucnn.__version__, "python": platform.python_version(), "numpy": np.__version__}
     return {
         "device": trainer.backend.name,
-        "threads": getattr(trainer.backend, "threads", None),
+        "threads": trainer.backend.threads,
         "precision": trainer.backend.precision,
         "dataset": options.dataset,
         "model": options.model,

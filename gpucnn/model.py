@@ -12,8 +12,9 @@ from gpucnn.backend import Backend
 from gpucnn.checks import integer
 from gpucnn.errors import InputError
 from gpucnn.layers import BatchNorm2D, Conv2D, MaxPool2D, ReLU
-from gpucnn.layers.base import Shape
+from gpucnn.layers.base import Context, Shape
 from gpucnn.layers.container import Container
+from gpucnn.layers.shards import Shards
 
 __all__ = ["Sequential"]
 
@@ -31,6 +32,8 @@ class Sequential(Container):
 
     A layer without a name gets one from its kind and its place: conv2d1, relu1, conv2d2, ...
     """
+
+    _shards: Shards | None = None  # of a network that is part of no other, where threads share the batch
 
     # ---- building -------------------------------------------------------------------------------------------------
 
@@ -69,9 +72,16 @@ class Sequential(Container):
         }
         return input_shape
 
+    def _assemble(self, context: Context) -> None:
+        self._shards = None
+        super()._assemble(context)
+        self._shards = Shards.of(self)
+
     # ---- running --------------------------------------------------------------------------------------------------
 
     def _forward(self, x: Array, train: bool) -> Array:
+        if self._shards:
+            return self._shards.forward(x, train)
         layers = iter(self._order)
         for layer in layers:
             if not train and layer in self._normalized:
@@ -81,6 +91,8 @@ class Sequential(Container):
         return x
 
     def _backward(self, dy: Array, need_dx: bool) -> Array | None:
+        if self._shards:
+            return self._shards.backward(dy, need_dx)
         for layer in reversed(self._order[1:]):
             dy = layer._backward(dy, need_dx=True)
         return self._order[0]._backward(dy, need_dx)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -44,7 +44,7 @@ def shared(name: str, *rows: str, least: int = PASS) -> Callable:
                 own["x_shape"] = (part.stop - part.start, *own["x_shape"][1:])
             return functools.partial(operation, worker, **own)
 
-        self._crew.run([job(*mine) for mine in self._parts(len(given[rows[0]]))])
+        self.run(list(map(job, self.workers, self.parts(len(given[rows[0]])))))
         return (given["out"], given["winners"]) if name == "max_pool2d" else given.get("out")
 
     return share
@@ -61,7 +61,7 @@ class CpuBackend(SerialCpuBackend):
         self.threads = core_count() if threads is None else integer(threads, "threads", least=1)
         self.shares_everything = False  # for tests: small arrays too
         self._crew = Crew(self.threads)
-        self._workers = [SerialCpuBackend(float_dtype) for _ in range(self.threads)]
+        self.workers = [SerialCpuBackend(float_dtype) for _ in range(self.threads)]
 
     def describe(self) -> str:
         return f"{super().describe().removesuffix(')')}, {self.threads} threads)"
@@ -73,11 +73,14 @@ class CpuBackend(SerialCpuBackend):
     def _is_worth_sharing(self, array: Array, least: int) -> bool:
         return self.threads > 1 and len(array) > 0 and (array.nbytes >= least or self.shares_everything)
 
-    def _parts(self, rows: int) -> list[tuple[SerialCpuBackend, slice]]:
-        """Share rows evenly: a slice for each worker, fewer if there are fewer rows."""
+    def parts(self, rows: int) -> list[slice]:
+        """Share rows evenly among the threads, fewer if there are fewer rows."""
         count = min(rows, self.threads)
-        slices = (slice(rows * i // count, rows * (i + 1) // count) for i in range(count))
-        return list(zip(self._workers, slices, strict=False))
+        return [slice(rows * i // count, rows * (i + 1) // count) for i in range(count)]
+
+    def run(self, jobs: Sequence[Callable[[], object]]) -> None:
+        """Do at most one job for each thread side by side; who computes with a backend takes one of `workers`."""
+        self._crew.run(jobs)
 
     conv2d = shared("conv2d", "x", "out", least=CONVOLUTION)
     conv2d_dx = shared("conv2d_dx", "dy", "out", least=CONVOLUTION)
@@ -109,7 +112,7 @@ class CpuBackend(SerialCpuBackend):
             super().conv2d_dw_db(x, dy, window, dw=dw, db=db)
             return
         jobs, parts = [], []
-        for number, (worker, images) in enumerate(self._parts(len(x))):
+        for number, (worker, images) in enumerate(zip(self.workers, self.parts(len(x)), strict=False)):
             part = [
                 None
                 if total is None
@@ -121,7 +124,7 @@ class CpuBackend(SerialCpuBackend):
             parts.append(part)
             gradients = dict(zip(("dw", "db"), part, strict=True))
             jobs.append(functools.partial(worker.conv2d_dw_db, x[images], dy[images], window, **gradients))
-        self._crew.run(jobs)
+        self.run(jobs)
         for part in parts[1:]:
             for total, more in zip(parts[0], part, strict=True):
                 if total is not None:
@@ -144,15 +147,14 @@ class CpuBackend(SerialCpuBackend):
         if not self._is_worth_sharing(b, POOLING):
             np.matmul(a, b, out=out)
             return
-        columns = (part for _, part in self._parts(b.shape[1]))
-        self._crew.run([functools.partial(np.matmul, a, b[:, part], out=out[:, part]) for part in columns])
+        columns = self.parts(b.shape[1])
+        self.run([functools.partial(np.matmul, a, b[:, part], out=out[:, part]) for part in columns])
 
     def dense_dw_db(self, x: Array, dy: Array, *, dw: Array, db: Array | None) -> None:
         """As one thread, each for some rows of dw."""
         if not self._is_worth_sharing(dw, POOLING):
             super().dense_dw_db(x, dy, dw=dw, db=db)
             return
-        rows = (part for _, part in self._parts(len(dw)))
-        self._crew.run([functools.partial(np.matmul, x[:, part].T, dy, out=dw[part]) for part in rows])
+        self.run([functools.partial(np.matmul, x[:, rows].T, dy, out=dw[rows]) for rows in self.parts(len(dw))])
         if db is not None:
             self.sum_rows(dy, out=db)

@@ -18,6 +18,7 @@ class Arrays:
     """The arrays of one device; `Backend` adds the operations."""
 
     name = "reference"
+    threads = 1  # that share a batch
 
     def __init__(self, float_dtype: Any = "float32", *, xp: Any = np):
         self.xp = xp

@@ -1,0 +1,82 @@
+"""A network on several threads: each takes a part of the batch through all layers."""
+
+from __future__ import annotations
+
+import copy
+from functools import partial
+from typing import Any
+
+from gpucnn.layers.activation import Activation, Identity
+from gpucnn.layers.adaptive import AdaptivePool2D
+from gpucnn.layers.base import Array, Context, Layer
+from gpucnn.layers.container import Container
+from gpucnn.layers.convolution import Convolution
+from gpucnn.layers.dense import Dense
+from gpucnn.layers.join import Join
+from gpucnn.layers.normalization import GroupNorm
+from gpucnn.layers.pooling import GlobalPool2D, Pool2D
+from gpucnn.layers.shape import Reshape, ZeroPad2D
+
+__all__ = ["Shards"]
+
+# Layers that treat each sample by itself: not batch normalization, nor dropout, whose mask depends on a sample's place.
+BY_SAMPLE = (
+    *(Activation, Identity, AdaptivePool2D, Container, Convolution, Dense, GlobalPool2D, GroupNorm, Join, Pool2D),
+    *(Reshape, ZeroPad2D),
+)
+
+
+class Shards:
+    """Copies of a built network, one for each thread, that share its weights.
+
+    Each has buffers and gradients of its own; the gradients are added in the order of the batch, so that a run repeats.
+    To wake a thread costs as much as a small convolution: here that happens once for a pass, not for each operation.
+    """
+
+    def __init__(self, network: Layer):
+        self.network, self.backend = network, network.backend
+        self.copies = [self._copy(worker, first=not number) for number, worker in enumerate(self.backend.workers)]
+        self._parts: list[slice] = []
+
+    @classmethod
+    def of(cls, network: Layer) -> Shards | None:
+        """Return the shards of a built network, or None where there is one thread or samples depend on each other."""
+        shared = network.backend.threads > 1 and all(isinstance(part, BY_SAMPLE) for part in network.parts())
+        return cls(network) if shared else None
+
+    def _copy(self, worker: Any, *, first: bool) -> Layer:
+        """Copy the layers; what they share counts as copied already. The first has the network's own gradients."""
+        network = self.network
+        memo: dict[int, Any] = {id(network.arena): None, id(network.context): Context(worker, network.context.seed)}
+        for parameter in network.parameters():
+            memo[id(parameter.value)] = parameter.value
+            if first:
+                memo[id(parameter.gradient)] = parameter.gradient
+        return copy.deepcopy(network, memo)
+
+    def forward(self, x: Array, train: bool) -> Array:
+        """Return the outputs of a batch."""
+        y = self.network.buffer("y", (x.shape[0], *self.network.output_shape))
+
+        def run(network: Layer, part: slice) -> None:
+            y[part] = network._forward(x[part], train)
+
+        self._parts = self.backend.parts(x.shape[0])
+        self.backend.run([partial(run, *mine) for mine in zip(self.copies, self._parts, strict=False)])
+        return y
+
+    def backward(self, dy: Array, need_dx: bool) -> Array | None:
+        """Overwrite the gradients of the network's parameters, and return dx."""
+        dx = self.network.buffer("dx", (dy.shape[0], *self.network.input_shape)) if need_dx else None
+
+        def run(network: Layer, part: slice) -> None:
+            part_dx = network._backward(dy[part], need_dx)
+            if need_dx:
+                dx[part] = part_dx
+
+        self.backend.run([partial(run, *mine) for mine in zip(self.copies, self._parts, strict=False)])
+        totals, *others = (network.parameters() for network in self.copies[: len(self._parts)])
+        for more in others:
+            for total, part in zip(totals, more, strict=True):
+                self.backend.add(total.gradient, part.gradient, out=total.gradient)
+        return dx

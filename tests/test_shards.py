@@ -1,0 +1,148 @@
+"""Networks whose batch is shared among threads give what one thread gives."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from gpucnn import (
+    GELU,
+    SGD,
+    AdaptiveAveragePool2D,
+    AveragePool2D,
+    BatchNorm2D,
+    Conv2D,
+    Conv2DTranspose,
+    Dense,
+    Dropout,
+    Flatten,
+    GroupNorm,
+    Layer,
+    MaxPool2D,
+    Parallel,
+    PReLU,
+    ReLU,
+    Residual,
+    Sequential,
+    SoftmaxCrossEntropy,
+    Trainer,
+)
+from gpucnn.backend import CpuBackend
+
+SHAPE = (8, 7, 2)
+
+
+def network() -> Sequential:
+    """One with parameters in nested parts, and a different kind of layer in each place."""
+    return Sequential(
+        [
+            *(Conv2D(4, 3, padding="same"), PReLU(), Residual(Sequential([Conv2D(4, 3, padding=1), GroupNorm(2)]))),
+            *(Conv2DTranspose(3, 2, 2), ReLU(), MaxPool2D(2), Parallel([Conv2D(2, 1), AveragePool2D(3, 1, 1)])),
+            *(GELU(), AdaptiveAveragePool2D((3, 2)), Flatten(), Dense(5)),
+        ]
+    )
+
+
+def built(make: Callable[[], Sequential], threads: int) -> Sequential:
+    model = make()
+    model.build(SHAPE, CpuBackend("float64", threads=threads), seed=1)
+    return model
+
+
+def batch(N: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).standard_normal((N, *SHAPE))
+
+
+def gradients(model: Sequential) -> dict[str, np.ndarray]:
+    return {name: parameter.gradient.copy() for name, parameter in model.named_parameters()}
+
+
+@pytest.mark.parametrize("N", [1, 2, 3, 4, 9])
+@pytest.mark.parametrize("threads", [2, 3])
+def test_outputs_and_gradients_are_those_of_one_thread(threads: int, N: int) -> None:
+    alone, together = built(network, 1), built(network, threads)
+    assert alone._shards is None
+    assert together._shards is not None
+    x, dy = batch(N), np.random.default_rng(1).standard_normal((N, 5))
+    np.testing.assert_allclose(together.forward(x), alone.forward(x), rtol=1e-12, atol=1e-12)
+    np.testing.assert_allclose(together.backward(dy), alone.backward(dy), rtol=1e-12, atol=1e-12)
+    expected = gradients(alone)
+    for name, gradient in gradients(together).items():
+        np.testing.assert_allclose(gradient, expected[name], rtol=1e-10, atol=1e-12, err_msg=name)
+
+
+def test_batches_of_changing_size() -> None:
+    alone, together = built(network, 1), built(network, 3)
+    for seed, N in enumerate((5, 1, 8, 2, 8)):
+        x = batch(N, seed)
+        y = together.forward(x)
+        np.testing.assert_allclose(y, alone.forward(x), rtol=1e-12, atol=1e-12)
+        together.backward(y, need_dx=False)
+        alone.backward(y, need_dx=False)
+        expected = gradients(alone)
+        for name, gradient in gradients(together).items():
+            np.testing.assert_allclose(gradient, expected[name], rtol=1e-10, atol=1e-12, err_msg=name)
+
+
+def test_weights_are_shared_however_they_change() -> None:
+    alone, together, x = built(network, 1), built(network, 2), batch(4)
+    for model in (alone, together):
+        for parameter in model.parameters():
+            parameter.value[...] *= 1.5
+    np.testing.assert_allclose(together.predict(x), alone.predict(x), rtol=1e-12, atol=1e-12)
+    together.load_state_dict(built(network, 1).state_dict())
+    np.testing.assert_allclose(together.predict(x), built(network, 1).predict(x), rtol=1e-12, atol=1e-12)
+
+
+def test_training_agrees_and_repeats() -> None:
+    def train(threads: int) -> dict[str, np.ndarray]:
+        model = built(network, threads)
+        trainer = Trainer(model, SoftmaxCrossEntropy(), SGD(0.1, 0.9), batch_size=6)
+        for seed in range(3):
+            trainer.step(batch(6, seed), np.arange(6, dtype=np.int32) % 5)
+        return model.state_dict()
+
+    alone, first, second = train(1), train(3), train(3)
+    for name, weights in alone.items():
+        np.testing.assert_allclose(first[name], weights, rtol=1e-8, atol=1e-10, err_msg=name)
+        np.testing.assert_array_equal(first[name], second[name], err_msg=name)
+
+
+def test_a_network_built_again_has_new_shards() -> None:
+    model = built(network, 3)
+    before = model._shards
+    model.build(SHAPE, CpuBackend("float32", threads=2))
+    assert model._shards is not before
+    assert len(model._shards.copies) == 2
+    assert model.forward(batch(4).astype(np.float32)).dtype == np.float32
+
+
+class Custom(Layer):
+    def infer(self, input_shape):
+        return input_shape
+
+    def _forward(self, x, train):
+        return x - x.mean(axis=0)
+
+    def _backward(self, dy, need_dx):
+        return dy - dy.mean(axis=0)
+
+
+@pytest.mark.parametrize("layer", [BatchNorm2D, lambda: Dropout(0.5), Custom, lambda: Residual(BatchNorm2D())])
+def test_samples_that_depend_on_each_other_stay_together(layer: Callable[[], Layer]) -> None:
+    def make() -> Sequential:
+        return Sequential([Conv2D(2, 3), layer(), Flatten(), Dense(3)])
+
+    alone, together, x = built(make, 1), built(make, 3), batch(6)
+    assert together._shards is None
+    np.testing.assert_allclose(together.forward(x), alone.forward(x), rtol=1e-12, atol=1e-12)
+
+
+def test_a_part_has_no_shards_of_its_own() -> None:
+    inner = Sequential([Conv2D(2, 3), ReLU()])
+    model = Sequential([inner, Flatten(), Dense(3)])
+    model.build(SHAPE, CpuBackend("float64", threads=2))
+    assert model._shards is not None
+    assert inner._shards is None
