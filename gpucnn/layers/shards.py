@@ -40,9 +40,13 @@ class Shards:
 
     @classmethod
     def of(cls, network: Layer) -> Shards | None:
-        """Return the shards of a built network, or None where there is one thread or samples depend on each other."""
-        shared = network.backend.threads > 1 and all(isinstance(part, BY_SAMPLE) for part in network.parts())
-        return cls(network) if shared else None
+        """Return the shards of a built network, or None where there is one thread, or samples may depend on each other.
+
+        What a class of the user's own does is not known, even if it is derived from one of these.
+        """
+        kinds = {type(part) for part in network.parts()}
+        known = all(issubclass(kind, BY_SAMPLE) and kind.__module__.startswith("gpucnn.") for kind in kinds)
+        return cls(network) if known and network.backend.threads > 1 else None
 
     def _copy(self, worker: Any, *, first: bool) -> Layer:
         """Copy the layers; what they share counts as copied already. The first has the network's own gradients."""
