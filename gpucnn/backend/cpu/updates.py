@@ -51,13 +51,10 @@ class CpuUpdates(CpuArrays):
         rate, beta1, beta2, eps, decay = hyper
         for block in blocks(w.size):
             wb, mb, vb = w[block], m[block], v[block]
-            gradient = self.scratch("gradient", wb.shape, w.dtype)
+            gradient = g[block] if decoupled else self._decayed(g[block], wb, decay)
             step = self.scratch("step", wb.shape, w.dtype)
             if decoupled:
-                np.copyto(gradient, g[block])
                 np.multiply(wb, 1 - rate * decay, out=wb)
-            else:
-                np.add(np.multiply(wb, decay, out=gradient), g[block], out=gradient)
             np.add(np.multiply(mb, beta1, out=mb), np.multiply(gradient, 1 - beta1, out=step), out=mb)
             np.multiply(np.square(gradient, out=step), 1 - beta2, out=step)
             np.add(np.multiply(vb, beta2, out=vb), step, out=vb)
@@ -66,14 +63,33 @@ class CpuUpdates(CpuArrays):
             np.subtract(wb, np.multiply(step, rate / (1 - powers[0]), out=step), out=wb)
 
     def rmsprop_step(self, w: Array, g: Array, v: Array, b: Array, hyper: Array) -> None:
-        """As the reference, one block after another, so that its intermediate arrays are small and in the cache."""
+        """As the reference, one block after another, each while it is in the cache."""
+        rate, smoothing, eps, momentum, decay = hyper
         for block in blocks(w.size):
-            super().rmsprop_step(w[block], g[block], v[block], b[block], hyper)
+            wb, vb, bb = w[block], v[block], b[block]
+            gradient = self._decayed(g[block], wb, decay)
+            step = self.scratch("step", wb.shape, w.dtype)
+            np.multiply(np.square(gradient, out=step), 1 - smoothing, out=step)
+            np.add(np.multiply(vb, smoothing, out=vb), step, out=vb)
+            np.divide(gradient, np.add(np.sqrt(vb, out=step), eps, out=step), out=step)
+            np.add(np.multiply(bb, momentum, out=bb), step, out=bb)
+            np.subtract(wb, np.multiply(bb, rate, out=step), out=wb)
 
     def adagrad_step(self, w: Array, g: Array, v: Array, hyper: Array) -> None:
-        """As the reference, one block after another, so that its intermediate arrays are small and in the cache."""
+        """As the reference, one block after another, each while it is in the cache."""
+        rate, eps, decay = hyper
         for block in blocks(w.size):
-            super().adagrad_step(w[block], g[block], v[block], hyper)
+            wb, vb = w[block], v[block]
+            gradient = self._decayed(g[block], wb, decay)
+            step = self.scratch("step", wb.shape, w.dtype)
+            np.add(vb, np.square(gradient, out=step), out=vb)
+            np.divide(gradient, np.add(np.sqrt(vb, out=step), eps, out=step), out=step)
+            np.subtract(wb, np.multiply(step, rate, out=step), out=wb)
+
+    def _decayed(self, g: Array, w: Array, decay: float) -> Array:
+        """Return `g + decay w` in scratch memory."""
+        gradient = np.multiply(w, decay, out=self.scratch("gradient", w.shape, w.dtype))
+        return np.add(gradient, g, out=gradient)
 
     def clip_norm(self, g: Array, limit: Array) -> None:
         """As the reference, in place: the dot product of one block after another with itself."""
