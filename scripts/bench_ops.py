@@ -38,7 +38,7 @@ BATCH_SIZE = 64
 Call = tuple[str, tuple, dict[str, Any]]  # an operation, its arguments, its keywords
 
 
-NO_OPERATIONS = {"from_host", "to_host", "owns", "describe", "versions", "activate", "taps"}
+NO_OPERATIONS = {"from_host", "to_host", "owns", "describe", "versions", "activate", "at_work", "taps"}
 
 
 def overridden(backend: Backend) -> list[str]:
@@ -139,8 +139,8 @@ def timed(backend: Backend, call: Callable[[], Any], times: int) -> float:
 
 
 def run_operations(options: argparse.Namespace) -> dict[str, Any]:
-    """Time every overridden operation of the device's backend; print a line for each call."""
-    backend = get_backend(options.device)
+    """Time every overridden operation of the device's backend, on one thread; print a line for each call."""
+    backend = get_backend(options.device, threads=1 if options.device == "cpu" else None)
     reference = Backend(xp=backend.xp)
     calls: dict[tuple, Call] = {}
     for run in steps(backend):
@@ -148,7 +148,8 @@ def run_operations(options: argparse.Namespace) -> dict[str, Any]:
     results = []
     print(f"{'operation':<26} {'override':>10} {'reference':>10}  ratio  arguments")
     for call in sorted(calls.values(), key=lambda call: call[0]):
-        found = compare(call, backend, reference, options.rounds)
+        with backend.at_work():
+            found = compare(call, backend, reference, options.rounds)
         results.append(found)
         times = (f"{found['seconds'][kind] * 1e3:7.3f} ms" for kind in ("override", "reference"))
         print(f"{found['operation']:<26} {' '.join(times)} {found['ratio']:6.2f}  {found['shapes']}", flush=True)

@@ -1,4 +1,4 @@
-"""Write the table of docs/performance.md from a result of `scripts/bench.py step --peer torch --json FILE`."""
+"""Write a table of docs/performance.md from a result of `scripts/bench.py {step,predict} --peer torch --json FILE`."""
 
 from __future__ import annotations
 
@@ -37,6 +37,6 @@ def table(found: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    text = table(json.loads(Path(sys.argv[1]).read_text()))
-    marks = r"(<!-- steps -->\n).*?(<!-- end of steps -->)"
-    DOCUMENT.write_text(re.sub(marks, rf"\1\n{text}\n\n\2", DOCUMENT.read_text(), flags=re.DOTALL))
+    found = json.loads(Path(sys.argv[1]).read_text())
+    marks = rf"(<!-- {found['command']} -->\n).*?(<!-- end -->)"
+    DOCUMENT.write_text(re.sub(marks, rf"\1\n{table(found)}\n\n\2", DOCUMENT.read_text(), count=1, flags=re.DOTALL))

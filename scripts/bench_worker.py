@@ -28,7 +28,7 @@ def gpucnn_engine(job: dict[str, Any], x: Any, labels: Any) -> tuple[Step, dict[
 
     backend = gpucnn.get_backend(job["device"], threads=job["threads"] if job["device"] == "cpu" else None)
     model = zoo.get_recipe(job["model"]).model()
-    model.build(x.shape[1:], backend, max_batch=len(x), seed=0)
+    model.build(x.shape[1:], backend, max_batch=len(x) if job["mode"] == "step" else 0, seed=0)
     x, labels = backend.from_host(x), backend.from_host(labels)
     if job["mode"] == "step":
         trainer = Trainer(model, SoftmaxCrossEntropy(), SGD(LEARNING_RATE, MOMENTUM), batch_size=len(x))
