@@ -64,7 +64,8 @@ class CpuBackend(SerialCpuBackend):
         self.workers = [SerialCpuBackend(float_dtype) for _ in range(self.threads)]
 
     def describe(self) -> str:
-        return f"{super().describe().removesuffix(')')}, {self.threads} threads)"
+        threads = "1 thread" if self.threads == 1 else f"{self.threads} threads"
+        return f"{super().describe().removesuffix(')')}, {threads})"
 
     def at_work(self) -> AbstractContextManager[None]:
         """Hold BLAS to one thread: here several share the work."""
@@ -111,24 +112,26 @@ class CpuBackend(SerialCpuBackend):
         if not self._is_worth_sharing(dy, CONVOLUTION):
             super().conv2d_dw_db(x, dy, window, dw=dw, db=db)
             return
-        jobs, parts = [], []
-        for number, (worker, images) in enumerate(zip(self.workers, self.parts(len(x)), strict=False)):
-            part = [
-                None
-                if total is None
-                else self.scratch(f"{name}{number}", total.shape, total.dtype)
-                if number
-                else total
-                for name, total in (("dw", dw), ("db", db))
+        images = self.parts(len(x))
+        gradients = self._gradients(dw, db, len(images))
+        self.run(
+            [
+                functools.partial(worker.conv2d_dw_db, x[part], dy[part], window, dw=own_dw, db=own_db)
+                for worker, part, (own_dw, own_db) in zip(self.workers, images, gradients, strict=False)
             ]
-            parts.append(part)
-            gradients = dict(zip(("dw", "db"), part, strict=True))
-            jobs.append(functools.partial(worker.conv2d_dw_db, x[images], dy[images], window, **gradients))
-        self.run(jobs)
-        for part in parts[1:]:
-            for total, more in zip(parts[0], part, strict=True):
-                if total is not None:
-                    np.add(total, more, out=total)
+        )
+        for more_dw, more_db in gradients[1:]:
+            np.add(dw, more_dw, out=dw)
+            if db is not None:
+                np.add(db, more_db, out=db)
+
+    def _gradients(self, dw: Array, db: Array | None, count: int) -> list[tuple[Array, Array | None]]:
+        """Return memory for the gradients of so many parts of a batch; the first has the results' own."""
+
+        def like(name: str, array: Array | None) -> Array | None:
+            return None if array is None else self.scratch(name, array.shape, array.dtype)
+
+        return [(dw, db), *((like(f"dw{number}", dw), like(f"db{number}", db)) for number in range(1, count))]
 
     def dense(self, x: Array, w: Array, b: Array | None, *, out: Array = None) -> Array:
         """As one thread, each for some of the outputs: so each reads its own part of w alone."""

@@ -1,4 +1,4 @@
-"""The CPU backend: the reference's operations in NumPy without allocating, in pieces that stay in the cache.
+"""The reference's operations in NumPy on one thread, without allocating, in pieces that stay in the cache.
 
 Each override gives the reference's results, faster: it writes into `out` with ufuncs, and keeps its intermediate
 arrays in the backend's workspace, so that from the second call on nothing is allocated. Arrays given as `out` are
