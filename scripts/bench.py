@@ -97,6 +97,10 @@ def measure(options: argparse.Namespace, model_name: str, batch_size: int, folde
         from torch_nets import save_network
 
         save_network(model, job["network"])
+    if "onnxruntime" in options.peer:
+        from onnx_nets import save_onnx
+
+        save_onnx(job["network"], image_shape)
     names = ["gpucnn", "blas", *(engine for peer in options.peer for engine in PEERS[peer])]
     engines = [Engine(name, job) for name in names]
     check_alike(engines)
@@ -260,6 +264,8 @@ def parser() -> argparse.ArgumentParser:
 def main() -> None:
     """Run the command."""
     options = parser().parse_args()
+    if options.command == "step" and "onnxruntime" in options.peer:
+        raise SystemExit("bench.py: ONNX Runtime does not train; compare with it by the command predict")
     if options.command == "ops":
         from bench_ops import run_operations
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from bench_table import table
 
-from gpucnn import Conv2D, Dense, Flatten, Residual, Sequential, get_backend
+from gpucnn import Conv2D, Dense, Flatten, Residual, Sequential, get_backend, zoo
 
 SCRIPT = Path(bench.__file__)
 
@@ -63,3 +63,20 @@ def test_the_committed_results_are_in_the_document() -> None:
     for command in ("step", "predict"):
         newest = max((root / "benchmarks").glob(f"cpu-{command}-*.json"))
         assert table(json.loads(newest.read_text())) in document
+
+
+@pytest.mark.parametrize("name", ["lenet5", "resnet20"])
+def test_the_onnx_models_are_the_networks(name: str, tmp_path: Path) -> None:
+    onnx = pytest.importorskip("onnx")
+    from onnx_nets import save_onnx
+    from torch_nets import save_network
+
+    from gpucnn.onnx import prepare
+
+    model, shape = zoo.get_recipe(name).model(), (28, 28, 1)
+    model.build(shape, "cpu", seed=1)
+    save_network(model, str(tmp_path / name))
+    save_onnx(str(tmp_path / name), shape)
+    x = np.random.default_rng(0).standard_normal((3, *shape), dtype=np.float32)
+    (y,) = prepare(onnx.load(tmp_path / f"{name}.onnx")).run([x.transpose(0, 3, 1, 2)])
+    np.testing.assert_allclose(y, model.predict(x), rtol=1e-3, atol=1e-3)
