@@ -11,16 +11,38 @@ import resource
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 START = time.perf_counter()
 LEARNING_RATE, MOMENTUM = 0.01, 0.9
 
-Step = Callable[[int], float]  # takes n steps, returns the seconds they took
+
+def nothing() -> None:
+    """Wait for nothing: a CPU is done when its call returns."""
 
 
-def gpucnn_engine(job: dict[str, Any], x: Any, labels: Any) -> tuple[Step, dict[str, Any]]:
+@dataclass
+class Engine:
+    """What is timed: one step, and a wait for all steps begun."""
+
+    step: Callable[[], Any]
+    versions: dict[str, str]
+    sum: float | None = None  # of the outputs before the first step
+    wait: Callable[[], Any] = nothing
+
+    def seconds(self, steps: int) -> float:
+        """Return the mean time of some steps."""
+        start = time.perf_counter()
+        for _ in range(steps):
+            self.step()
+        self.wait()
+        return (time.perf_counter() - start) / steps
+
+
+def gpucnn_engine(job: dict[str, Any], x: Any, labels: Any) -> Engine:
     """gpucnn itself, on any of its devices."""
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
     import gpucnn
@@ -32,23 +54,15 @@ def gpucnn_engine(job: dict[str, Any], x: Any, labels: Any) -> tuple[Step, dict[
     x, labels = backend.from_host(x), backend.from_host(labels)
     if job["mode"] == "step":
         trainer = Trainer(model, SoftmaxCrossEntropy(), SGD(LEARNING_RATE, MOMENTUM), batch_size=len(x))
-
-    def run(n: int) -> float:
-        start = time.perf_counter()
-        for _ in range(n):
-            if job["mode"] == "step":
-                trainer.step(x, labels)
-            else:
-                outputs = model.predict(x)
-        if backend.name.startswith("gpu"):
-            backend.to_host(trainer.loss.backward() if job["mode"] == "step" else outputs)  # waits
-        return time.perf_counter() - start
-
-    first = model.predict(x)
-    return run, {"sum": float(backend.to_host(first).sum()), "versions": {"gpucnn": gpucnn.__version__}}
+        step = partial(trainer.step, x, labels)
+    else:
+        step = partial(model.predict, x)
+    probe = backend.zeros((1,))
+    first = float(backend.to_host(model.predict(x)).sum())
+    return Engine(step, {"gpucnn": gpucnn.__version__}, first, wait=lambda: backend.to_host(probe))
 
 
-def torch_engine(job: dict[str, Any], x: Any, labels: Any) -> tuple[Step, dict[str, Any]]:
+def torch_engine(job: dict[str, Any], x: Any, labels: Any) -> Engine:
     """PyTorch, eager or compiled, in NCHW or channels-last."""
     import torch
     from torch_nets import load_network
@@ -74,21 +88,13 @@ def torch_engine(job: dict[str, Any], x: Any, labels: Any) -> tuple[Step, dict[s
         with torch.inference_mode():
             forward(x)
 
-    step = train if job["mode"] == "step" else predict
     model.train(job["mode"] == "step")
-
-    def run(n: int) -> float:
-        start = time.perf_counter()
-        for _ in range(n):
-            step()
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        return time.perf_counter() - start
-
-    return run, {"sum": total, "versions": {"torch": torch.__version__}}
+    step = train if job["mode"] == "step" else predict
+    wait = torch.cuda.synchronize if device.type == "cuda" else nothing
+    return Engine(step, {"torch": torch.__version__}, total, wait)
 
 
-def onnxruntime_engine(job: dict[str, Any], x: Any, labels: Any) -> tuple[Step, dict[str, Any]]:
+def onnxruntime_engine(job: dict[str, Any], x: Any, labels: Any) -> Engine:
     """The ONNX runtime on its CPU provider."""
     import onnxruntime
 
@@ -96,34 +102,21 @@ def onnxruntime_engine(job: dict[str, Any], x: Any, labels: Any) -> tuple[Step, 
     options.intra_op_num_threads = job["threads"]
     session = onnxruntime.InferenceSession(job["network"] + ".onnx", options, providers=["CPUExecutionProvider"])
     inputs = {session.get_inputs()[0].name: x.transpose(0, 3, 1, 2).copy()}
-
-    def run(n: int) -> float:
-        start = time.perf_counter()
-        for _ in range(n):
-            session.run(None, inputs)
-        return time.perf_counter() - start
-
-    return run, {"sum": float(session.run(None, inputs)[0].sum()), "versions": {"onnxruntime": onnxruntime.__version__}}
+    step = partial(session.run, None, inputs)
+    return Engine(step, {"onnxruntime": onnxruntime.__version__}, float(step()[0].sum()))
 
 
-def blas_engine(job: dict[str, Any], x: Any, labels: Any) -> tuple[Step, dict[str, Any]]:
+def blas_engine(job: dict[str, Any], x: Any, labels: Any) -> Engine:
     """One large matrix product: the rate that arithmetic could have."""
     import numpy as np
 
     size = job["blas_size"]
     a, b = (np.random.default_rng(seed).standard_normal((size, size), dtype=np.float32) for seed in range(2))
     out = np.empty((size, size), np.float32)
-
-    def run(n: int) -> float:
-        start = time.perf_counter()
-        for _ in range(n):
-            np.matmul(a, b, out=out)
-        return time.perf_counter() - start
-
-    return run, {"versions": {"numpy": np.__version__}}
+    return Engine(partial(np.matmul, a, b, out=out), {"numpy": np.__version__})
 
 
-def engine_of(name: str) -> Callable[[dict[str, Any], Any, Any], tuple[Step, dict[str, Any]]]:
+def engine_of(name: str) -> Callable[[dict[str, Any], Any, Any], Engine]:
     """Return the function that sets an engine up."""
     kinds = {"gpucnn": gpucnn_engine, "torch": torch_engine, "onnxruntime": onnxruntime_engine, "blas": blas_engine}
     return kinds[name.split()[0]]
@@ -137,12 +130,12 @@ def main() -> None:
     rng = np.random.default_rng(0)
     x = rng.standard_normal((job["batch_size"], *job["image_shape"]), dtype=np.float32)
     labels = rng.integers(0, 10, job["batch_size"]).astype(np.int32)
-    run, about = engine_of(job["engine"])(job, x, labels)
-    run(1)
+    engine = engine_of(job["engine"])(job, x, labels)
+    engine.seconds(1)
+    about = {"versions": engine.versions} | ({} if engine.sum is None else {"sum": engine.sum})
     print(json.dumps({**about, "first_step_seconds": time.perf_counter() - START}), flush=True)
     for line in sys.stdin:
-        n = int(line)
-        seconds = run(n) / n
+        seconds = engine.seconds(int(line))
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
         print(json.dumps({"seconds": seconds, "peak_bytes": peak}), flush=True)
 

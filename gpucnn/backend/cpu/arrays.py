@@ -24,7 +24,7 @@ class CpuArrays(Backend):
     def __init__(self, float_dtype: Any = "float32"):
         super().__init__(float_dtype)
         self._ones: dict[np.dtype, Array] = {}
-        self._ramp = np.arange(BLOCK, dtype=np.uint64)
+        self._ramp = np.arange(0, dtype=np.uint64)
 
     def _count_to(self, count: int) -> Array:
         """Return 0, 1, .., count - 1 as uint64."""

@@ -14,12 +14,16 @@ class CpuDense(CpuArrays):
 
     def dense(self, x: Array, w: Array, b: Array | None, *, out: Array = None) -> Array:
         """As the reference, in place."""
-        out = np.matmul(x, w, out=out)
+        out = self._product(x, w, out)
         return out if b is None else np.add(out, b, out=out)
 
     def dense_dx(self, dy: Array, w: Array, *, out: Array = None) -> Array:
         """As the reference, in place."""
-        return np.matmul(dy, w.T, out=out)
+        return self._product(dy, w.T, out)
+
+    def _product(self, rows: Array, matrix: Array, out: Array | None) -> Array:
+        """Matrix product of a few rows and a large matrix."""
+        return np.matmul(rows, matrix, out=out)
 
     def dense_dw_db(self, x: Array, dy: Array, *, dw: Array, db: Array | None) -> None:
         """As the reference, in place."""

@@ -26,6 +26,11 @@ class Lowering:
         rows, columns = window.interior(H, W)
         self.interior = self.padded[:, rows, columns]
 
+    def pad(self, x: Array) -> int:
+        """Copy at most `images` images into the padded copy; return how many."""
+        np.copyto(self.interior[: len(x)], x)
+        return len(x)
+
     def view(self, *axes: tuple[int, str, int]) -> Array:
         """Return a view of the padded copy; each axis has a length, the axis n, h, w or c that it walks, and a step."""
         strides = dict(zip("nhwc", self.padded.strides, strict=True))
@@ -45,16 +50,15 @@ class Columns(Lowering):
         axes = (self.images, "n", 1), (OH, "h", SH), (OW, "w", SW), (groups, "c", C), (KH, "h", DH), (KW, "w", DW)
         self.taps = self.view(*axes, (C, "c", 1))
         self.columns = np.empty(self.taps.shape, dtype)
-        self.groups, self.pixels = groups, OH * OW
+        self.groups = groups
 
     def rows(self, n: int) -> Array:
         """Return the buffer for n images, (n*OH*OW, groups*KH*KW*C/groups)."""
-        return self.columns[:n].reshape(n * self.pixels, -1)
+        return self.columns[:n].reshape(n * self.OH * self.OW, -1)
 
     def lower(self, x: Array) -> Array:
         """Return the columns of at most `images` images."""
-        n = len(x)
-        np.copyto(self.interior[:n], x)
+        n = self.pad(x)
         np.copyto(self.columns[:n], self.taps[:n])
         return by_group(self.rows(n), self.groups)
 
@@ -83,8 +87,7 @@ class Bands(Lowering):
 
     def lower(self, x: Array) -> Array:
         """Return the windows of at most `images` images."""
-        n = len(x)
-        np.copyto(self.interior[:n], x)
+        n = self.pad(x)
         np.copyto(self.bands[:n], self.taps[:n])
         return self.windows[:n]
 
@@ -101,8 +104,7 @@ class Planes(Lowering):
 
     def transposed(self, x: Array) -> Array:
         """Return the planes of at most `images` images: the left factor of a gradient."""
-        n = len(x)
-        np.copyto(self.interior[:n], x)
+        n = self.pad(x)
         taps = self.taps[:, :, :n]
         planes = self.planes[: taps.size].reshape(taps.shape)
         np.copyto(planes, taps)

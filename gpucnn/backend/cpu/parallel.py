@@ -22,15 +22,19 @@ __all__ = ["CpuBackend"]
 # it, in which one thread computes this much of a convolution, a pooling, and a single pass.
 CONVOLUTION, POOLING, PASS = 1 << 17, 1 << 19, 1 << 22
 
+KEYWORD = inspect.Parameter.KEYWORD_ONLY
+
 
 def shared(name: str, *rows: str, least: int = PASS) -> Callable:
     """Return an operation of which each thread computes some rows: samples of a batch, or elements of an arena.
 
-    `rows` are the arguments that have these rows, results among them; a row of a result must depend on those alone.
-    The first of them has at least `least` bytes, else the thread that calls computes all.
+    `rows` are the arguments that have these rows, results (which are keywords) among them; a row of a result must
+    depend on those alone. The first of them has at least `least` bytes, else the thread that calls computes all.
     """
     operation = getattr(SerialCpuBackend, name)
-    order = list(inspect.signature(operation).parameters)[1:]
+    _, *parameters = inspect.signature(operation).parameters.values()
+    order = [parameter.name for parameter in parameters]
+    results = [parameter.name for parameter in parameters if parameter.kind == KEYWORD and parameter.name in rows]
 
     @functools.wraps(operation)
     def share(self: CpuBackend, *arguments: Any, **keywords: Any) -> Any:
@@ -45,7 +49,8 @@ def shared(name: str, *rows: str, least: int = PASS) -> Callable:
             return functools.partial(operation, worker, **own)
 
         self.run(list(map(job, self.workers, self.parts(len(given[rows[0]])))))
-        return (given["out"], given["winners"]) if name == "max_pool2d" else given.get("out")
+        returned = tuple(given[result] for result in results)
+        return returned if len(returned) > 1 else next(iter(returned), None)
 
     return share
 
@@ -133,25 +138,14 @@ class CpuBackend(SerialCpuBackend):
 
         return [(dw, db), *((like(f"dw{number}", dw), like(f"db{number}", db)) for number in range(1, count))]
 
-    def dense(self, x: Array, w: Array, b: Array | None, *, out: Array = None) -> Array:
-        """As one thread, each for some of the outputs: so each reads its own part of w alone."""
-        out = self._result(out, (len(x), w.shape[1]), x.dtype)
-        self._multiply(x, w, out)
-        return out if b is None else np.add(out, b, out=out)
-
-    def dense_dx(self, dy: Array, w: Array, *, out: Array = None) -> Array:
-        """As one thread, each for some of the inputs."""
-        out = self._result(out, (len(dy), len(w)), dy.dtype)
-        self._multiply(dy, w.T, out)
+    def _product(self, rows: Array, matrix: Array, out: Array | None) -> Array:
+        """As one thread, each for some of the columns: so each reads its own part of the matrix alone."""
+        if not self._is_worth_sharing(matrix, POOLING):
+            return super()._product(rows, matrix, out)
+        out = self._result(out, (len(rows), matrix.shape[1]), rows.dtype)
+        columns = self.parts(matrix.shape[1])
+        self.run([functools.partial(np.matmul, rows, matrix[:, part], out=out[:, part]) for part in columns])
         return out
-
-    def _multiply(self, a: Array, b: Array, out: Array) -> None:
-        """Write the matrix product of a few rows and a large matrix, each thread some of its columns."""
-        if not self._is_worth_sharing(b, POOLING):
-            np.matmul(a, b, out=out)
-            return
-        columns = self.parts(b.shape[1])
-        self.run([functools.partial(np.matmul, a, b[:, part], out=out[:, part]) for part in columns])
 
     def dense_dw_db(self, x: Array, dy: Array, *, dw: Array, db: Array | None) -> None:
         """As one thread, each for some rows of dw."""

@@ -80,7 +80,7 @@ class Arrays:
     # ---- sums and products ----------------------------------------------------------------------------------------
 
     def matmul(self, a: Array, b: Array, *, out: Array = None) -> Array:
-        """Matrix product `a @ b` of two 2-D arrays; a transposed view is welcome as an operand."""
+        """Matrix product `a @ b` of two matrices or stacks of them; a transposed view is welcome as an operand."""
         return self._store(self.xp.matmul(a, b), out)
 
     def add(self, a: Array, b: Array, *, out: Array = None) -> Array:
