@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import functools
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from contextvars import copy_context
-from typing import Any
 
 from threadpoolctl import ThreadpoolController
 
-__all__ = ["Crew", "blas_libraries", "core_count"]
+__all__ = ["Crew", "core_count"]
 
 Job = Callable[[], object]
 
@@ -20,12 +18,6 @@ Job = Callable[[], object]
 def core_count() -> int:
     """Return how many cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-@functools.cache
-def blas_libraries() -> list[Any]:
-    """Find the BLAS libraries of this process, NumPy's among them: once, as it takes more than a millisecond."""
-    return ThreadpoolController().select(user_api="blas").lib_controllers
 
 
 class Crew:
@@ -37,7 +29,7 @@ class Crew:
 
     def __init__(self, threads: int):
         self._threads = threads
-        self._blas = blas_libraries()
+        self._blas = ThreadpoolController().select(user_api="blas").lib_controllers
         self._holds_blas = False
         self._hire()
 
