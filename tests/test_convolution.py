@@ -1,4 +1,4 @@
-"""Convolution with groups: each group is a convolution of its own, in what it computes and in how it is drawn."""
+"""Convolution with groups and with fewer multiplications, beyond the cases that all backends share."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import pytest
 from device.fixtures import requires_compiler
 
 from gpucnn import Conv2D, Conv2DTranspose, InputError, Layer, get_backend
+from gpucnn.backend.cpu.winograd import TAPS, filtering
 
 KINDS = {"convolution": Conv2D, "transpose": Conv2DTranspose}
 
@@ -74,3 +75,14 @@ def test_what_32_bit_indices_cannot_reach_is_refused(
         layer.forward(backend.zeros((most + 1, 5, 5, 2)))
     message = f"a batch of {most + 1} images of 5x5x2 is too large for one kernel; use a smaller batch"
     assert str(error.value) == message
+
+
+@pytest.mark.parametrize("taps", TAPS)
+def test_minimal_filtering_is_correlation(taps: int) -> None:
+    """With P = 4 + taps - 1 products, exactly but for rounding; and the values at 1, where biases go, count once."""
+    random = np.random.default_rng(0)
+    row, kernel = random.standard_normal(3 + taps), random.standard_normal(taps)
+    A, G, B = filtering(taps, np.dtype("float64"))
+    assert A.shape == (4, len(row)) and G.shape == (len(row), taps) and B.shape == (len(row), len(row))
+    np.testing.assert_allclose(A @ ((G @ kernel) * (B @ row)), np.correlate(row, kernel), atol=1e-14)
+    np.testing.assert_array_equal(A[:, 1], 1)

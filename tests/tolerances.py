@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["DIFFERENCE_STEP", "GRADIENT", "KEEP_RATE_SIGMAS", "assert_close", "tolerance"]
+__all__ = ["DIFFERENCE_STEP", "FILTERED", "GRADIENT", "KEEP_RATE_SIGMAS", "assert_close", "tolerance"]
 
 # Elementary functions are right to 4 units in the last place on the CPU and to 8 in CUDA; a formula strings a
 # few together, and e^x turns the rounding of an x of 10 into 10 units.
@@ -15,6 +15,10 @@ FUNCTION_UNITS = 32
 # Rounding errors of a sum of n terms of either sign and size about 1, added in any order, stay below n units
 # of the last place of 1; to these come the few of the terms themselves.
 TERM_UNITS = 8
+
+# Winograd's minimal filtering adds and subtracts values several times as large as the result: its rounding errors were
+# six to eight times those of the plain sum, which `TERM_UNITS` bounds generously.
+FILTERED = 8.0
 
 # Central differences in float64: truncation h^2 and cancellation eps/h are equal at h = eps^(1/3) = 6e-6, and
 # leave about h^2 = 4e-11 times the third derivative, which for the operations here stays below 1000.

@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 from case import LAYOUTS, Case, Draw, Output, cases_of, fields
 
+from tolerances import FILTERED
+
 from gpucnn.geometry import Window
 from gpucnn.layers.window import fit_window
 
@@ -48,6 +50,21 @@ WINDOWS = {
     "ceil mode": ((6, 4), fit_window("", (6, 4), (3, 2), 2, ((1, 0), (0, 1)), ceil_mode=True)),
 }
 LEAST_CHANNELS = {"one": (1, 1, 1), "one channel": (3, 1, 2), "one map": (2, 3, 1), "one image": (1, 5, 2)}
+# Kernels and images of the widths, and channels as many, that a CPU convolves with fewer multiplications.
+FILTERED_SHAPES = {
+    "3x3": ((2, 5, 4, 10), 12, Window((3, 3), padding=border(1, 1, 1, 1))),
+    "no padding": ((2, 4, 6, 12), 10, Window((3, 3))),
+    "1 pixel more than tiles": ((3, 3, 5, 10), 10, Window((3, 3), padding=border(1, 1, 1, 1))),
+    "2 pixels more than tiles": ((1, 4, 10, 10), 11, Window((2, 3), padding=border(1, 0, 1, 1))),
+    "3 pixels more than tiles": ((2, 3, 7, 10), 10, Window((1, 3), padding=border(0, 0, 0, 2))),
+    "4 wide": ((2, 6, 8, 7), 8, Window((3, 4), padding=border(2, 0, 3, 1))),
+    "5 wide": ((2, 6, 9, 6), 7, Window((5, 5), padding=border(2, 2, 2, 2))),
+    "padding over kernel": ((1, 3, 3, 6), 6, Window((2, 5), padding=border(3, 2, 5, 6))),
+}
+LARGE_FILTERED = {
+    "many images": ((61, 14, 13, 16), 16, Window((5, 5), padding=border(2, 2, 2, 2))),
+    "many channels": ((3, 4, 5, 160), 96, Window((3, 3), padding=border(1, 1, 1, 1))),
+}
 SHAPE_WINDOW = "dilation, stride and padding"
 
 
@@ -65,6 +82,12 @@ def convolutions() -> Iterator[tuple[str, tuple[int, ...], int, Window, dict[str
     for N in (1, 2, 17, 33):  # implementations that work in chunks meet partial ones
         yield f"batch of {N}", (N, 5, 4, 2), 3, window, {}
         yield f"large batch of {N}", (N, 28, 27, 8), 16, Window((5, 3), padding=border(2, 2, 1, 1)), large
+    for label, (x_shape, OC, window) in FILTERED_SHAPES.items():
+        yield f"filtered, {label}", x_shape, OC, window, {"scale": FILTERED}
+    for layout in LAYOUTS:
+        yield f"filtered, {layout}", x_shape, OC, window, {"scale": FILTERED, "layouts": layout}
+    for label, (x_shape, OC, window) in LARGE_FILTERED.items():
+        yield f"filtered, {label}", x_shape, OC, window, {"scale": FILTERED, **large}
     yield "large stride 2", (17, 29, 28, 8), 16, Window((3, 3), (2, 2), border(0, 1, 0, 1)), large
     yield "large 1x1", (33, 28, 28, 16), 8, Window((1, 1)), large
 

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Iterator
 
 import numpy as np
 
 from gpucnn.backend.cpu.arrays import Array
-from gpucnn.backend.cpu.depthwise import CpuDepthwise
 from gpucnn.backend.cpu.lowering import Bands, Columns, Planes, by_group
 from gpucnn.backend.cpu.windows import chunks
+from gpucnn.backend.cpu.winograd import CpuWinograd
 from gpucnn.geometry import Window
 
 __all__ = ["CpuConvolution"]
@@ -18,37 +17,29 @@ __all__ = ["CpuConvolution"]
 LEAST_ROW = 10  # pixels of an output row from which on a matrix product for each row is faster than columns
 
 
-class CpuConvolution(CpuDepthwise):
+class CpuConvolution(CpuWinograd):
     """Part of `CpuBackend`."""
 
-    def __init__(self, float_dtype: Any = "float32"):
-        super().__init__(float_dtype)
-        self._lowerings: dict[tuple, Any] = {}
-
-    def _lowering(self, kind: Callable, x: Array, *arguments: Any) -> Any:
-        """Return the lowering of a kind for images of x's size, made once."""
-        key = (kind, x.shape[1:], x.dtype, *arguments)
-        if key not in self._lowerings:
-            self._lowerings[key] = kind(x.shape[1:], *arguments, x.dtype)
-        return self._lowerings[key]
-
     def conv2d(self, x: Array, w: Array, b: Array | None, window: Window, *, out: Array = None) -> Array:
-        """As the reference, in bands (see `Bands`) where rows are long enough, else in columns.
+        """As the reference, by the cheapest of four ways.
 
-        The matrix products then take all but a tenth of the time.
+        Kernels with a group for each channel are no matrix product (`CpuDepthwise`); those of usual widths on many
+        channels need fewer multiplications (`CpuWinograd`); others read the pixels in bands where rows are long
+        enough (see `Bands`), else in columns. The matrix products then take all but a tenth of the time.
         """
         OC, groups = w.shape[-1], x.shape[-1] // w.shape[2]
         out = self._result(out, (len(x), *window.output_size(*x.shape[1:3]), OC), x.dtype)
         if 1 < groups == OC == x.shape[-1]:
             return self._depthwise(x, w, b, window, out)
-        for y in self._convolve(x, w, window, groups, out):
+        if groups == 1 and self._is_filtered(x, out, window):
+            return self._filter(x, w, b, window, out)
+        for y in self._multiply(x, w.reshape(-1, OC), window, groups, out):
             if b is not None:
                 self._add_bias(y, b)
         return out
 
-    def _convolve(self, x: Array, w: Array, window: Window, groups: int, out: Array) -> Iterator[Array]:
+    def _multiply(self, x: Array, kernels: Array, window: Window, groups: int, out: Array) -> Iterator[Array]:
         """Multiply a few images at a time; yield the part of `out` that they fill while it is in the cache."""
-        kernels = w.reshape(-1, w.shape[-1])
         if groups == 1 and window.dilation[0] == 1 and out.shape[2] >= LEAST_ROW:
             bands = self._lowering(Bands, x, window)
             for images in chunks(len(x), bands.images):
@@ -95,9 +86,7 @@ class CpuConvolution(CpuDepthwise):
         (EH, EW), ((top, bottom), (left, right)) = window.extent, window.border
         padding = (EH - 1 - top, EH - 1 - bottom), (EW - 1 - left, EW - 1 - right)
         window = Window((KH, KW), (1, 1), padding, window.dilation)
-        for _ in self._convolve(dy, rotated, window, groups, out):
-            pass
-        return out
+        return CpuConvolution.conv2d(self, dy, rotated, None, window, out=out)
 
     def conv2d_dw_db(self, x: Array, dy: Array, window: Window, *, dw: Array, db: Array | None) -> None:
         """As the reference, a few images at a time; the parts are added in their order, so the result repeats."""
@@ -106,6 +95,9 @@ class CpuConvolution(CpuDepthwise):
             self.sum_rows(dy.reshape(-1, OC), out=db)
         if 1 < groups == OC == x.shape[-1]:
             self._depthwise_dw(x, dy, window, dw)
+            return
+        if groups == 1 and self._is_filtered(x, dy, window):
+            self._filter_dw(x, dy, window, dw)
             return
         total = dw.reshape(-1, OC)
         part = self.scratch("dw", total.shape, dw.dtype)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -31,6 +31,14 @@ class CpuWindows(CpuArrays):
     def __init__(self, float_dtype: Any = "float32"):
         super().__init__(float_dtype)
         self._padded: dict[tuple, Array] = {}
+        self._lowerings: dict[tuple, Any] = {}
+
+    def _lowering(self, kind: Callable, x: Array, *arguments: Any) -> Any:
+        """Return the lowering of a kind for images of x's size, made once."""
+        key = (kind, x.shape[1:], x.dtype, *arguments)
+        if key not in self._lowerings:
+            self._lowerings[key] = kind(x.shape[1:], *arguments, x.dtype)
+        return self._lowerings[key]
 
     def taps(self, x: Array, window: Window, value: float) -> list[Array]:
         """As the reference: views of x itself where there is no padding, else of a padded copy kept for its shape."""
