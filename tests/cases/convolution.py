@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 from case import LAYOUTS, Case, Draw, Output, cases_of, fields
-
 from tolerances import FILTERED
 
 from gpucnn.geometry import Window

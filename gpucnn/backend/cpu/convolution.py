@@ -8,7 +8,7 @@ import numpy as np
 
 from gpucnn.backend.cpu.arrays import Array
 from gpucnn.backend.cpu.lowering import Bands, Columns, Planes, by_group
-from gpucnn.backend.cpu.windows import chunks
+from gpucnn.backend.cpu.windows import SMALL_PRODUCT, chunks
 from gpucnn.backend.cpu.winograd import CpuWinograd
 from gpucnn.geometry import Window
 
@@ -99,17 +99,24 @@ class CpuConvolution(CpuWinograd):
         if groups == 1 and self._is_filtered(x, dy, window):
             self._filter_dw(x, dy, window, dw)
             return
-        total = dw.reshape(-1, OC)
-        part = self.scratch("dw", total.shape, dw.dtype)
-        for number, (columns, rows) in enumerate(self._columns_and_rows(x, dy, window, groups)):
-            np.matmul(columns, rows, out=by_group(part if number else total, groups))
-            if number:
-                np.add(total, part, out=total)
-
-    def _columns_and_rows(self, x: Array, dy: Array, window: Window, groups: int) -> Iterator[tuple[Array, Array]]:
-        """Yield the factors of dw of a few images: (groups, KH*KW*C/groups, M) and (groups, M, OC/groups)."""
         kind, arguments = (Planes, ()) if x.shape[-1] == 1 else (Columns, (groups,))
         lowering = self._lowering(kind, x, window, *arguments)
+        total = by_group(dw.reshape(-1, OC), groups)
+        part = by_group(self.scratch("dw", (dw.size // OC, OC), dw.dtype), groups)
         for images in chunks(len(x), lowering.images):
-            rows = dy[images].reshape(-1, dy.shape[-1])
-            yield lowering.transposed(x[images]), by_group(rows, groups)
+            rows = by_group(dy[images].reshape(-1, OC), groups)
+            self._sum_products(lowering.transposed(x[images]), rows, dy[images], part if images.start else total)
+            if images.start:
+                np.add(total, part, out=total)
+
+    def _sum_products(self, columns: Array, rows: Array, dy: Array, out: Array) -> None:
+        """Multiply (groups, K, M) and (groups, M, OC/groups) of the images dy, image by image where that is faster."""
+        groups, K, M = columns.shape
+        pixels = dy.shape[1] * dy.shape[2]
+        if K * pixels * rows.shape[-1] > SMALL_PRODUCT:
+            np.matmul(columns, rows, out=out)
+            return
+        columns = columns.reshape(groups, K, -1, pixels).transpose(2, 0, 1, 3)
+        rows = rows.reshape(groups, -1, pixels, rows.shape[-1]).swapaxes(0, 1)
+        parts = self.scratch("parts", (len(dy), *out.shape), out.dtype)
+        np.sum(np.matmul(columns, rows, out=parts), axis=0, out=out)

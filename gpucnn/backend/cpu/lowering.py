@@ -6,11 +6,12 @@ import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
 from gpucnn.backend.cpu.arrays import Array
+from gpucnn.backend.cpu.windows import copy_runs, runs
 from gpucnn.geometry import Window
 
 __all__ = ["Bands", "Columns", "Planes", "by_group"]
 
-CACHE_BYTES = 1 << 18  # of lowered images at a time: a quarter of a common second-level cache
+CACHE_BYTES = 1 << 19  # of lowered images at a time: half of a common second-level cache
 LEAST_PIXELS = 256  # of outputs at a time: matrix products of fewer rows are slow
 
 
@@ -28,7 +29,7 @@ class Lowering:
 
     def pad(self, x: Array) -> int:
         """Copy at most `images` images into the padded copy; return how many."""
-        np.copyto(self.interior[: len(x)], x)
+        copy_runs(self.interior[: len(x)], x)
         return len(x)
 
     def view(self, *axes: tuple[int, str, int]) -> Array:
@@ -50,6 +51,7 @@ class Columns(Lowering):
         axes = (self.images, "n", 1), (OH, "h", SH), (OW, "w", SW), (groups, "c", C), (KH, "h", DH), (KW, "w", DW)
         self.taps = self.view(*axes, (C, "c", 1))
         self.columns = np.empty(self.taps.shape, dtype)
+        self.runs = runs(self.columns, self.taps)
         self.groups = groups
 
     def rows(self, n: int) -> Array:
@@ -59,7 +61,8 @@ class Columns(Lowering):
     def lower(self, x: Array) -> Array:
         """Return the columns of at most `images` images."""
         n = self.pad(x)
-        np.copyto(self.columns[:n], self.taps[:n])
+        columns, taps = self.runs
+        np.copyto(columns[:n], taps[:n])
         return by_group(self.rows(n), self.groups)
 
     def transposed(self, x: Array) -> Array:
@@ -82,18 +85,20 @@ class Bands(Lowering):
         super().__init__(image_shape, window, dtype, OW * height * KW * C)
         self.taps = self.view((self.images, "n", 1), (OW, "w", SW), (height, "h", 1), (KW, "w", DW), (C, "c", 1))
         self.bands = np.empty(self.taps.shape, dtype)
+        self.runs = runs(self.bands, self.taps)
         n, w, h, *_ = self.bands.strides
         self.windows = as_strided(self.bands, (self.images, OH, OW, KH * KW * C), (n, SH * h, w, dtype.itemsize))
 
     def lower(self, x: Array) -> Array:
         """Return the windows of at most `images` images."""
         n = self.pad(x)
-        np.copyto(self.bands[:n], self.taps[:n])
+        bands, taps = self.runs
+        np.copyto(bands[:n], taps[:n])
         return self.windows[:n]
 
 
 class Planes(Lowering):
-    """For images of one channel, a plane for each tap: (KH*KW, n*OH*OW), copied row by row instead of KW by KW."""
+    """For images of one channel, a plane for each tap: (1, KH*KW, n*OH*OW), copied row by row instead of KW by KW."""
 
     def __init__(self, image_shape: tuple[int, ...], window: Window, dtype: np.dtype):
         OH, OW = window.output_size(*image_shape[:2])
@@ -103,12 +108,12 @@ class Planes(Lowering):
         self.planes = np.empty(self.taps.size, dtype)
 
     def transposed(self, x: Array) -> Array:
-        """Return the planes of at most `images` images: the left factor of a gradient."""
+        """Return the planes of at most `images` images as the left factor of a gradient, (1, KH*KW, n*OH*OW)."""
         n = self.pad(x)
         taps = self.taps[:, :, :n]
         planes = self.planes[: taps.size].reshape(taps.shape)
-        np.copyto(planes, taps)
-        return planes.reshape(self.window.taps, -1)
+        copy_runs(planes, taps)
+        return planes.reshape(1, self.window.taps, -1)
 
 
 def by_group(rows: Array, groups: int) -> Array:

@@ -9,6 +9,7 @@ import numpy as np
 
 from gpucnn.backend.cpu.arrays import Array
 from gpucnn.backend.cpu.convolution import CpuConvolution
+from gpucnn.backend.cpu.windows import chunks, images_at_a_time
 from gpucnn.geometry import Window
 
 __all__ = ["CpuPooling"]
@@ -22,10 +23,17 @@ class CpuPooling(CpuConvolution):
         self._counts: dict[tuple, Array] = {}
 
     def max_pool2d(self, x: Array, window: Window, *, out: Array = None, winners: Array = None) -> tuple[Array, Array]:
-        """As the reference, in place. NaN is found once at the end and left to the reference."""
-        first, *others = self.taps(x, window, -np.inf)
-        out = self._result(out, first.shape, x.dtype)
-        winners = self._result(winners, first.shape, self.winner_dtype(window))
+        """As the reference, a few images at a time, from a copy in which each tap is one run."""
+        shape = (len(x), *window.output_size(*x.shape[1:3]), x.shape[-1])
+        out = self._result(out, shape, x.dtype)
+        winners = self._result(winners, shape, self.winner_dtype(window))
+        for images in chunks(len(x), images_at_a_time(window.taps * out[0].nbytes)):
+            self._max_pool(x[images], window, out[images], winners[images])
+        return out, winners
+
+    def _max_pool(self, x: Array, window: Window, out: Array, winners: Array) -> None:
+        """NaN is found once at the end and left to the reference."""
+        first, *others = self._gather(x, window, -np.inf)
         better = self.scratch("mask", first.shape, np.bool_)
         number = self.scratch("number", first.shape, winners.dtype)
         np.copyto(out, first)
@@ -36,22 +44,28 @@ class CpuPooling(CpuConvolution):
             np.multiply(better, winners.dtype.type(tap), out=number)
             np.maximum(winners, number, out=winners)  # a later winner has the larger number
         if np.isnan(np.max(out)):
-            return super().max_pool2d(x, window, out=out, winners=winners)
-        return out, winners
+            super().max_pool2d(x, window, out=out, winners=winners)
 
     def max_pool2d_dx(
         self, dy: Array, winners: Array, x_shape: tuple[int, ...], window: Window, *, out: Array = None
     ) -> Array:
-        """As the reference, one tap at a time through one buffer."""
-        mask = self.scratch("mask", dy.shape, np.bool_)
-        won = self.scratch("won", dy.shape, dy.dtype)
+        """As the reference, a few images and all taps at a time; windows that do not overlap add nothing up."""
+        out = self._result(out, x_shape, dy.dtype)
+        for images in chunks(len(dy), images_at_a_time(window.taps * dy[0].nbytes)):
+            self._scatter(self._won(dy[images], winners[images], window.taps), window, out[images])
+        return out
 
-        def taps() -> Iterator[Array]:
-            for tap in range(window.taps):
-                np.equal(winners, tap, out=mask)
-                yield self._keep(dy, mask, won)
-
-        return self._sum_taps(taps(), window, self._result(out, x_shape, dy.dtype))
+    def _won(self, dy: Array, winners: Array, taps: int) -> Array:
+        """Return the share of each tap, (taps, N, OH, OW, C): dy where it won, else 0; by bits, as in `_keep`."""
+        integer = np.int32 if dy.dtype == np.float32 else np.int64
+        mask = self.scratch("mask", (taps, *dy.shape), np.bool_)
+        bits = self.scratch("bits", mask.shape, integer)
+        for tap in range(taps):
+            np.equal(winners, tap, out=mask[tap])
+        mask = mask.view(np.int8)
+        np.copyto(bits, np.negative(mask, out=mask))
+        np.bitwise_and(bits, np.ascontiguousarray(dy).view(integer), out=bits)
+        return bits.view(dy.dtype)
 
     def _pool_counts(self, x_shape: tuple[int, ...], window: Window, count_include_pad: bool, dtype: Any) -> Array:
         """As the reference, computed once for each shape."""
@@ -79,10 +93,9 @@ class CpuPooling(CpuConvolution):
         out: Array = None,
     ) -> Array:
         """As the reference, from one buffer of shares."""
-        share = self.scratch("share", dy.shape, dy.dtype)
-        np.divide(dy, self._pool_counts(x_shape, window, count_include_pad, dy.dtype), out=share)
-        taps = (share for _ in range(window.taps))
-        return self._sum_taps(taps, window, self._result(out, x_shape, dy.dtype))
+        share = self.scratch("share", (1, *dy.shape), dy.dtype)
+        np.divide(dy, self._pool_counts(x_shape, window, count_include_pad, dy.dtype), out=share[0])
+        return self._scatter(share, window, self._result(out, x_shape, dy.dtype))
 
     def lp_pool2d(self, x: Array, p: float, window: Window, *, out: Array = None) -> Array:
         """As the reference, summed in place; squares and a square root for p = 2."""

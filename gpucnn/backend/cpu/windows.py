@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import functools
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -10,9 +11,11 @@ import numpy as np
 from gpucnn.backend.cpu.arrays import Array, CpuArrays
 from gpucnn.geometry import Window
 
-__all__ = ["CpuWindows", "chunks", "images_at_a_time"]
+__all__ = ["SMALL_PRODUCT", "CpuWindows", "chunks", "copy_runs", "images_at_a_time", "runs", "strided"]
 
-CACHE_BYTES = 1 << 19  # of images at a time: half of a common second-level cache
+CACHE_BYTES = 1 << 20  # of images at a time: what a common second-level cache holds
+
+SMALL_PRODUCT = 10**6  # multiplications of a matrix product up to which OpenBLAS reads its factors in place
 
 
 def images_at_a_time(image_bytes: int) -> int:
@@ -23,6 +26,44 @@ def images_at_a_time(image_bytes: int) -> int:
 def chunks(N: int, count: int) -> Iterator[slice]:
     """Split a batch into slices of at most `count` images."""
     return (slice(start, min(start + count, N)) for start in range(0, N, count))
+
+
+def strided(array: Array, shape: tuple[int, ...], strides: tuple[int, ...]) -> Array:
+    """Return a view of a contiguous array: `as_strided` at a seventh of its cost, which counts with small images."""
+    return np.ndarray(shape, array.dtype, array, 0, strides)
+
+
+def runs(out: Array, x: Array) -> tuple[Array, Array]:
+    """Return views of two arrays of one shape, in which each run that both have in memory is one item.
+
+    To copy them is to copy the arrays: NumPy copies items of any size, and takes twice as long for as many short rows.
+    """
+    size, axes = x.itemsize, x.ndim
+    while axes and out.strides[axes - 1] == x.strides[axes - 1] == size:
+        axes -= 1
+        size *= x.shape[axes]
+    if axes == x.ndim or size == 0:
+        return out, x
+    shape = (*x.shape[:axes], -1)
+    return out.reshape(shape).view(_item(size)), x.reshape(shape).view(_item(size))
+
+
+def copy_runs(out: Array, x: Array) -> None:
+    """Copy x to out, run by run (see `runs`)."""
+    np.copyto(*runs(out, x))
+
+
+@functools.cache
+def _item(size: int) -> np.dtype:
+    return np.dtype((np.void, size))
+
+
+def windows_of(padded: Array, window: Window, OH: int, OW: int) -> Array:
+    """Return the pixels of padded images that each tap meets as the window slides, a view (KH, KW, N, OH, OW, C)."""
+    (KH, KW), (SH, SW), (DH, DW) = window.kernel, window.stride, window.dilation
+    n, h, w, c = padded.strides
+    shape = KH, KW, len(padded), OH, OW, padded.shape[-1]
+    return strided(padded, shape, (DH * h, DW * w, n, SH * h, SW * w, c))
 
 
 class CpuWindows(CpuArrays):
@@ -40,20 +81,46 @@ class CpuWindows(CpuArrays):
             self._lowerings[key] = kind(x.shape[1:], *arguments, x.dtype)
         return self._lowerings[key]
 
-    def taps(self, x: Array, window: Window, value: float) -> list[Array]:
-        """As the reference: views of x itself where there is no padding, else of a padded copy kept for its shape."""
+    def _pad(self, x: Array, window: Window, value: float) -> Array:
+        """Return x itself where there is no padding, else a padded copy kept for its shape; contiguous."""
+        if not window.is_padded:
+            return np.ascontiguousarray(x)
         N, H, W, C = x.shape
-        if window.is_padded:
-            key = (x.shape[1:], window, x.dtype, value)
-            padded = self._padded.get(key)
-            if padded is None or len(padded) < N:
-                padded = self._padded[key] = np.full((N, *window.padded_size(H, W), C), value, x.dtype)
-            rows, columns = window.interior(H, W)
-            padded[:N, rows, columns] = x
-            x = padded[:N]
-        return [x[:, rows, columns] for rows, columns in window.tap_slices(H, W)]
+        key = (x.shape[1:], window, x.dtype, value)
+        padded = self._padded.get(key)
+        if padded is None or len(padded) < N:
+            padded = self._padded[key] = np.full((N, *window.padded_size(H, W), C), value, x.dtype)
+        rows, columns = window.interior(H, W)
+        copy_runs(padded[:N, rows, columns], x)
+        return padded[:N]
 
-    def _sum_taps(self, taps: Iterator[Array], window: Window, out: Array) -> Array:
+    def taps(self, x: Array, window: Window, value: float) -> list[Array]:
+        """As the reference, as views."""
+        pixels = windows_of(self._pad(x, window, value), window, *window.output_size(*x.shape[1:3]))
+        return [tap for row in pixels for tap in row]
+
+    def _gather(self, x: Array, window: Window, value: float) -> Array:
+        """Return the taps, one behind another in memory: (KH*KW, N, OH, OW, C)."""
+        pixels = windows_of(self._pad(x, window, value), window, *window.output_size(*x.shape[1:3]))
+        gathered = self.scratch("gathered", pixels.shape, x.dtype)
+        copy_runs(gathered, pixels)
+        return gathered.reshape(-1, *pixels.shape[2:])
+
+    def _scatter(self, taps: Array, window: Window, out: Array) -> Array:
+        """As `sum_taps` into `out`: from taps one behind another, or from one for all, (1, N, OH, OW, C)."""
+        N, OH, OW, C = taps.shape[1:]
+        apart = all(extent <= stride for extent, stride in zip(window.extent, window.stride, strict=True))
+        if window.is_padded or not apart:
+            taps = np.broadcast_to(taps, (window.taps, *taps.shape[1:]))
+            return self._sum_taps(taps, window, out)
+        if window.taps * OH * OW < out.shape[1] * out.shape[2]:
+            out.fill(0)  # there are pixels in no window
+        pixels = windows_of(out, window, OH, OW)
+        whole = window.kernel if len(taps) > 1 else (1, 1)
+        copy_runs(pixels, np.broadcast_to(taps.reshape(*whole, N, OH, OW, C), pixels.shape))
+        return out
+
+    def _sum_taps(self, taps: Iterable[Array], window: Window, out: Array) -> Array:
         """As `sum_taps`, into `out` (N, H, W, ..), from taps that may share one buffer."""
         N, H, W, *C = out.shape
         padded = out
