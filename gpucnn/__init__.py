@@ -43,6 +43,7 @@ from gpucnn.layers import (
     Tanh,
     ZeroPad2D,
 )
+from gpucnn.layers.plan import MemoryPlan
 from gpucnn.losses import (
     AbsoluteError,
     BinaryCrossEntropy,
@@ -106,6 +107,7 @@ __all__ = [
     "MeanAbsolutePercentageError",
     "MeanSquaredError",
     "MeanSquaredLogError",
+    "MemoryPlan",
     "Metrics",
     "PReLU",
     "Parallel",

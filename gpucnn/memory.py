@@ -6,7 +6,7 @@ Nothing here knows a device: a backend is handed in, and asked for `empty`, `zer
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -70,10 +70,15 @@ class Workspace:
 
     def __init__(self, backend: Any):
         self._backend = backend
-        self._buffers: dict[str, Array] = {}
+        self._buffers: dict[Hashable, Array] = {}
         self._views: dict[tuple, Array] = {}
 
-    def take(self, name: str, shape: tuple[int, ...], dtype: Any) -> Array:
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all buffers."""
+        return sum(buffer.nbytes for buffer in self._buffers.values())
+
+    def take(self, name: Hashable, shape: tuple[int, ...], dtype: Any) -> Array:
         """Return the buffer `name` as a contiguous array of this shape; its contents are whatever was left in it."""
         key = (name, shape, dtype)
         view = self._views.get(key)
@@ -83,7 +88,7 @@ class Workspace:
             self._views[key] = view
         return view
 
-    def _grow(self, name: str, size: int, dtype: Any) -> Array:
+    def _grow(self, name: Hashable, size: int, dtype: Any) -> Array:
         buffer = self._buffers.get(name)
         if buffer is None or buffer.size < size or buffer.dtype != dtype:
             self._views = {key: view for key, view in self._views.items() if key[0] != name}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from itertools import pairwise
 from typing import Any
 
@@ -12,9 +13,12 @@ from gpucnn.backend import Backend
 from gpucnn.checks import integer
 from gpucnn.errors import InputError
 from gpucnn.layers import BatchNorm2D, Conv2D, MaxPool2D, ReLU
-from gpucnn.layers.base import Context, Shape
+from gpucnn.layers.base import Context, Layer, Shape
 from gpucnn.layers.container import Container
+from gpucnn.layers.lifetimes import Slots, Value, Walk, assign, lifetimes
+from gpucnn.layers.plan import MemoryPlan, held_bytes, in_units, kept_bytes, table
 from gpucnn.layers.shards import Shards
+from gpucnn.optimizers import Optimizer
 
 __all__ = ["Sequential"]
 
@@ -33,7 +37,12 @@ class Sequential(Container):
     A layer without a name gets one from its kind and its place: conv2d1, relu1, conv2d2, ...
     """
 
-    _shards: Shards | None = None  # of a network that is part of no other, where threads share the batch
+    keeps = ()
+
+    # Of a network that is part of no other: where buffers share memory, in inference and in training; and its copies,
+    # where threads share the batch.
+    slots: dict[bool, Slots] | None = None
+    _shards: Shards | None = None
 
     # ---- building -------------------------------------------------------------------------------------------------
 
@@ -65,6 +74,7 @@ class Sequential(Container):
         for place, (layer, following) in enumerate(pairwise(self.layers)):
             if type(layer) is ReLU and type(following) is MaxPool2D:  # they commute, and pooled images are smaller
                 self._order[place : place + 2] = following, layer
+                layer.computed_shape = following.output_shape
         self._normalized = {
             layer
             for layer, following in pairwise(self.layers)
@@ -72,16 +82,25 @@ class Sequential(Container):
         }
         return input_shape
 
+    def bind(self, context: Context) -> None:
+        self.slots = self._shards = None
+        super().bind(context)
+
     def _assemble(self, context: Context) -> None:
-        self._shards = None
         super()._assemble(context)
+        self.slots = self._share()
         self._shards = Shards.of(self)
+
+    def _share(self) -> dict[bool, Slots]:
+        return {train: assign(lifetimes(self, train=train)) for train in (False, True)}
 
     # ---- running --------------------------------------------------------------------------------------------------
 
     def _forward(self, x: Array, train: bool) -> Array:
         if self._shards:
             return self._shards.forward(x, train)
+        if self.slots:
+            self.context.slots = self.slots[train]
         layers = iter(self._order)
         for layer in layers:
             if not train and layer in self._normalized:
@@ -93,9 +112,25 @@ class Sequential(Container):
     def _backward(self, dy: Array, need_dx: bool) -> Array | None:
         if self._shards:
             return self._shards.backward(dy, need_dx)
+        if self.slots:
+            self.context.slots = self.slots[True]
         for layer in reversed(self._order[1:]):
             dy = layer._backward(dy, need_dx=True)
         return self._order[0]._backward(dy, need_dx)
+
+    def _walk_forward(self, walk: Walk, x: Value) -> Value:
+        layers = iter(self._order)
+        for layer in layers:
+            if not walk.train and layer in self._normalized:
+                x = walk.fold(layer, next(layers), x)
+            else:
+                x = walk.forward(layer, x)
+        return x
+
+    def _walk_backward(self, walk: Walk, dy: Value, need_dx: bool) -> Value:
+        for layer in reversed(self._order[1:]):
+            dy = walk.backward(layer, dy)
+        return walk.backward(self._order[0], dy, need_dx)
 
     def predict(self, x: Array) -> Array:
         """Return the outputs of a batch, without keeping anything for a backward pass.
@@ -148,20 +183,44 @@ class Sequential(Container):
             digest.update(np.ascontiguousarray(value, value.dtype.newbyteorder("<")).tobytes())
         return digest.hexdigest()
 
+    def plan(self, batch: int, *, train: bool = True, optimizer: Optimizer | None = None) -> MemoryPlan:
+        """Return what memory a training step with so many samples takes, or an inference, without running it.
+
+        With an optimizer, what it keeps for each parameter counts too.
+        """
+        integer(batch, f"{self.label}: batch", least=1)
+        if self.owner is not None:
+            raise InputError(f"{self.label}: is a part of {self.owner.label}; plan that instead")
+        self._require_shapes("buffers")
+        threads = self.backend.threads if self._shards else 1
+        return MemoryPlan.of(self, batch, train=train, threads=threads, slots=optimizer.slots if optimizer else 0)
+
     def summary(self) -> str:
-        """Return a table of the layers: name, kind, shape of the output, number of parameters."""
+        """Return a table of the layers: name, kind, output, parameters, and what they keep for each sample."""
         self._require_shapes("shapes")
-        rows = [("layer", "kind", "output", "parameters"), ("input", "", _shape_text(self.input_shape), "")]
+        slots, precision = self.slots or self._share(), self.backend.precision
+        held = {}
+        for train in (False, True):
+            buffers = [buffer for buffer in lifetimes(self, train=train, need_dx=False) if buffer.spec.per_sample]
+            held[train], kept = held_bytes(buffers, slots[train], 1, precision), kept_bytes(buffers, 1, precision)
+        rows = [("layer", "kind", "output", "parameters", "kept per sample")]
+        rows.append(("input", "", _shape_text(self.input_shape), "", ""))
         for layer in self.layers:
-            count = sum(parameter.size for parameter in layer.parameters())
-            shape = _shape_text(layer.output_shape)
-            rows.append((layer.name, type(layer).__name__, shape, f"{count:,}" if count else "-"))
-        total = sum(parameter.size for parameter in self.parameters())
-        rows.append(("total", "", "", f"{total:,}"))
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        lines = ["  ".join([*map(str.ljust, row[:3], widths), row[3].rjust(widths[3])]) for row in rows]
-        rule = "-" * len(lines[0])
-        return "\n".join([lines[0], rule, *lines[1:-1], rule, lines[-1]])
+            described = layer.name, type(layer).__name__, _shape_text(layer.output_shape)
+            rows.append((*described, *_counts(layer, kept)))
+        rows.append(("total", "", "", *_counts(self, kept)))
+        return (
+            f"{table(rows, left=3, totals=1)}\n"
+            f"buffers per sample: {in_units(held[True])} in training, {in_units(held[True] - kept.total())} of them "
+            f"shared; {in_units(held[False])} in inference"
+        )
+
+
+def _counts(layer: Layer, kept: Counter[Layer]) -> tuple[str, str]:
+    """Return the last columns of `summary`."""
+    count = sum(parameter.size for parameter in layer.parameters())
+    size = sum(kept[part] for part in layer.parts())
+    return f"{count:,}" if count else "-", in_units(size) if size else "-"
 
 
 def _shape_text(shape: Shape) -> str:

@@ -25,6 +25,7 @@ class Optimizer(Attached):
     before each step, on the device: `g = g min(1, clip_norm/(||g|| + 1e-6))`.
     """
 
+    slots = 0  # arrays as large as the arena that it keeps from step to step
     clip_norm = HyperParameter(optional=True, not_zero="else nothing is learned; None clips nothing")
     shares: np.ndarray | None = None  # of the learning rate, one for each step, where it follows a schedule
 
@@ -90,6 +91,7 @@ class SGD(Optimizer):
     `g + momentum v` instead. Source: Sutskever et al., ICML 2013, in PyTorch's form.
     """
 
+    slots = 1
     hyper_parameters = ("learning_rate", "momentum", "weight_decay")
     learning_rate = HyperParameter()
     momentum = HyperParameter(below=1.0)
@@ -113,6 +115,7 @@ class Adam(Optimizer):
     `g = dL/dw + weight_decay w`. Source: Kingma and Ba, ICLR 2015, algorithm 1.
     """
 
+    slots = 2
     hyper_parameters = ("learning_rate", "beta1", "beta2", "eps", "weight_decay")
     learning_rate = HyperParameter()
     beta1 = HyperParameter(below=1.0)
@@ -156,6 +159,7 @@ class RMSprop(Optimizer):
     Source: Tieleman and Hinton, Coursera 2012, in PyTorch's form.
     """
 
+    slots = 2
     hyper_parameters = ("learning_rate", "smoothing", "eps", "momentum", "weight_decay")
     learning_rate = HyperParameter()
     smoothing = HyperParameter(below=1.0)
@@ -183,6 +187,7 @@ class Adagrad(Optimizer):
     Source: Duchi, Hazan and Singer, JMLR 12 (2011).
     """
 
+    slots = 1
     hyper_parameters = ("learning_rate", "eps", "weight_decay")
     learning_rate = HyperParameter()
     eps = HyperParameter(not_zero=NOT_ZERO)

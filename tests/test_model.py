@@ -116,18 +116,20 @@ def test_a_model_in_a_model() -> None:
 
 
 def test_summary() -> None:
+    """Of each sample last ReLU's output, which is pooled, winners and a mask of a byte each, and two outputs."""
     assert small().summary().splitlines() == [
-        "layer       kind       output     parameters",
-        "--------------------------------------------",
-        "input                  6 x 6 x 1            ",
-        "first       Conv2D     4 x 4 x 2          20",
-        "relu1       ReLU       4 x 4 x 2           -",
-        "maxpool2d1  MaxPool2D  2 x 2 x 2           -",
-        "flatten1    Flatten    8                   -",
-        "dropout1    Dropout    8                   -",
-        "dense1      Dense      3                  27",
-        "--------------------------------------------",
-        "total                                     47",
+        "layer       kind       output     parameters  kept per sample",
+        "-------------------------------------------------------------",
+        "input                  6 x 6 x 1                             ",
+        "first       Conv2D     4 x 4 x 2          20                -",
+        "relu1       ReLU       4 x 4 x 2           -             32 B",
+        "maxpool2d1  MaxPool2D  2 x 2 x 2           -              8 B",
+        "flatten1    Flatten    8                   -                -",
+        "dropout1    Dropout    8                   -             40 B",
+        "dense1      Dense      3                  27             12 B",
+        "-------------------------------------------------------------",
+        "total                                     47             92 B",
+        "buffers per sample: 252 B in training, 160 B of them shared; 180 B in inference",
     ]
 
 
@@ -175,7 +177,8 @@ def test_parameter_counts(name: str) -> None:
     model = zoo.get_recipe(name).model(10)
     assert model.build((size, size, channels)) == (10,)
     assert sum(parameter.size for parameter in model.parameters()) == count
-    assert model.summary().split()[-1] == f"{count:,}"
+    total = next(line for line in model.summary().splitlines() if line.startswith("total"))
+    assert total.split()[1] == f"{count:,}"
     assert model.name == name
 
 

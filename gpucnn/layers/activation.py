@@ -7,6 +7,7 @@ import numpy as np
 from gpucnn.checks import number
 from gpucnn.errors import InputError
 from gpucnn.layers.base import Array, Layer, Shape
+from gpucnn.layers.lifetimes import Spec
 from gpucnn.memory import Parameter
 
 __all__ = [
@@ -33,10 +34,18 @@ class Activation(Layer):
     """An operation of the backend and its derivative, for samples of any shape."""
 
     operation: str
-    derivative_of = "y"  # what the derivative is a function of beside dy: the output, or "x", the input
+    keeps = ("y",)  # what the derivative is a function of beside dy: the output, or the input
+    in_place = ("y", "dx")
 
     def infer(self, input_shape: Shape) -> Shape:
+        self.computed_shape = input_shape  # smaller where a `Sequential` pools first
         return input_shape
+
+    def forward_buffers(self, train: bool) -> dict[str, Spec]:
+        return {"y": Spec(self.computed_shape)}
+
+    def backward_buffers(self, need_dx: bool) -> dict[str, Spec]:
+        return {"dx": Spec(self.computed_shape)} if need_dx else {}
 
     def _settings(self) -> tuple:
         """Further arguments of the operation and of its derivative."""
@@ -50,7 +59,7 @@ class Activation(Layer):
         if not need_dx:
             return None
         derivative = getattr(self.backend, f"{self.operation}_dx")
-        known = self.y if self.derivative_of == "y" else self.x
+        known = self.y if "y" in self.keeps else self.x
         return derivative(dy, known, *self._settings(), out=self.buffer("dx", dy.shape))
 
 
@@ -79,13 +88,14 @@ class Softmax(Activation):
     """
 
     operation = "softmax"
+    in_place = ()
 
 
 class LeakyReLU(Activation):
     """`x` where x > 0, else `slope x`; its derivative is 1 or `slope`."""
 
     operation = "leaky_relu"
-    derivative_of = "x"
+    keeps = ("x",)
 
     def __init__(self, slope: float = 0.01, *, name: str | None = None):
         super().__init__(name)
@@ -102,7 +112,7 @@ class PReLU(Activation):
     """
 
     operation = "leaky_relu"
-    derivative_of = "x"
+    keeps = ("x",)
 
     def __init__(self, *, name: str | None = None):
         super().__init__(name)
@@ -110,7 +120,7 @@ class PReLU(Activation):
 
     def infer(self, input_shape: Shape) -> Shape:
         self.slope = Parameter("slope", (self._channels(input_shape),), lambda rng, shape: np.full(shape, 0.25))
-        return input_shape
+        return super().infer(input_shape)
 
     def parameters(self) -> list[Parameter]:
         return [] if self.slope is None else [self.slope]
@@ -127,6 +137,7 @@ class ELU(Activation):
     """`x` where x > 0, else `alpha (e^x - 1)`; its derivative is 1 or `y + alpha`."""
 
     operation = "elu"
+    keeps = ("y",)
 
     def __init__(self, alpha: float = 1.0, *, name: str | None = None):
         super().__init__(name)
@@ -140,21 +151,21 @@ class Softplus(Activation):
     """`log(1 + e^x)`; its derivative is the sigmoid of x."""
 
     operation = "softplus"
-    derivative_of = "x"
+    keeps = ("x",)
 
 
 class Arctan(Activation):
     """`tan^-1(x)`; its derivative is `1/(1 + x^2)`."""
 
     operation = "arctan"
-    derivative_of = "x"
+    keeps = ("x",)
 
 
 class BinaryStep(Activation):
     """1 where x >= 0, else 0. Its derivative is 0: no layer in front of it learns anything."""
 
     operation = "binary_step"
-    derivative_of = "x"
+    keeps = ("x",)
 
 
 class SELU(Activation):
@@ -167,7 +178,7 @@ class Swish(Activation):
     """`x s(x)`, s the sigmoid (also called SiLU); its derivative is `s(x) (1 + x (1 - s(x)))`."""
 
     operation = "swish"
-    derivative_of = "x"
+    keeps = ("x",)
 
 
 class GELU(Activation):
@@ -178,7 +189,7 @@ class GELU(Activation):
     """
 
     operation = "gelu"
-    derivative_of = "x"
+    keeps = ("x",)
 
     def __init__(self, approximate: bool = False, *, name: str | None = None):
         super().__init__(name)
@@ -194,6 +205,7 @@ class HardSigmoid(Activation):
     """`slope x + offset`, held between 0 and 1. By default with PyTorch's slope of 1/6 (ONNX' default is 0.2)."""
 
     operation = "hard_sigmoid"
+    keeps = ("y",)
 
     def __init__(self, slope: float = 1 / 6, offset: float = 0.5, *, name: str | None = None):
         super().__init__(name)
@@ -212,6 +224,14 @@ class LogSoftmax(Activation):
 
 class Identity(Layer):
     """`x` itself, and dy itself: a place that an activation may take."""
+
+    keeps = ()
+
+    def forward_buffers(self, train: bool) -> dict[str, Spec]:
+        return {}
+
+    def backward_buffers(self, need_dx: bool) -> dict[str, Spec]:
+        return {}
 
     def infer(self, input_shape: Shape) -> Shape:
         return input_shape

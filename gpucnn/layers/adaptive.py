@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from gpucnn.checks import pair
 from gpucnn.layers.base import Array, Layer, Shape
+from gpucnn.layers.lifetimes import Spec
 
 __all__ = ["AdaptiveAveragePool2D", "AdaptiveMaxPool2D"]
 
@@ -31,6 +32,8 @@ class AdaptivePool2D(Layer):
 class AdaptiveAveragePool2D(AdaptivePool2D):
     """Mean of the pixels that each pixel of the output takes."""
 
+    keeps = ()
+
     def _forward(self, x: Array, train: bool) -> Array:
         y = self.buffer("y", (x.shape[0], *self.output_shape))
         return self.backend.adaptive_average_pool2d(x, self.output_size, out=y)
@@ -44,6 +47,11 @@ class AdaptiveAveragePool2D(AdaptivePool2D):
 
 class AdaptiveMaxPool2D(AdaptivePool2D):
     """Largest of the pixels that each pixel of the output takes. On a tie the error goes to the first, row by row."""
+
+    keeps = ("winners",)
+
+    def forward_buffers(self, train: bool) -> dict[str, Spec]:
+        return super().forward_buffers(train) | {"winners": Spec(self.output_shape, self.backend.xp.int32)}
 
     def _forward(self, x: Array, train: bool) -> Array:
         y = self.buffer("y", (x.shape[0], *self.output_shape))

@@ -10,6 +10,7 @@ import numpy as np
 from gpucnn.backend import Backend, backend_of, get_backend
 from gpucnn.checks import integer
 from gpucnn.errors import DeviceError, InputError, describe
+from gpucnn.layers.lifetimes import Slots, Spec, Value, Walk
 from gpucnn.memory import Arena, Parameter, Workspace
 
 __all__ = ["Context", "Layer", "initialize"]
@@ -24,6 +25,7 @@ class Context:
     def __init__(self, backend: Backend, seed: int = 0):
         self.backend = backend
         self.workspace = Workspace(backend)
+        self.slots: Slots = {}  # of the network that computes: which buffers share memory, and where
         self.seed = seed
         self._layers = 0
 
@@ -57,9 +59,19 @@ class Layer:
         dx = conv.backward(dy)       # the gradients are then in conv.w.gradient and conv.b.gradient
 
     The arrays returned belong to the layer and are overwritten by its next call. (`Flatten`, `Reshape`, `Identity`, and
-    `Dropout` outside of training return their input or a view of it.) Weights and dropout masks come from the seed
-    given to `build`, so two layers alone start alike unless their seeds differ.
+    `Dropout` outside of training return their input or a view of it.) Inside a network they are overwritten earlier, by
+    other layers: look at them through a shorter `Sequential`, or a layer alone. Weights and dropout masks come from the
+    seed given to `build`, so two layers alone start alike unless their seeds differ.
+
+    Attributes
+    ----------
+    keeps : what `_backward` reads of `_forward`: "x", "y", or buffers that `forward_buffers` declares. None, as in a
+        class that says nothing, lets a network share nothing that the layer receives or returns
+    in_place : which of "y" and "dx" may be written over x and dy
     """
+
+    keeps: tuple[str, ...] | None = None
+    in_place: tuple[str, ...] = ()
 
     def __init__(self, name: str | None = None):
         self.name = name
@@ -82,6 +94,31 @@ class Layer:
 
     def _backward(self, dy: Array, need_dx: bool) -> Array | None:
         raise NotImplementedError
+
+    def forward_buffers(self, train: bool) -> dict[str, Spec]:
+        """Return the buffers that `_forward` takes, if `keeps` is declared; without a "y" it returns its input."""
+        return {"y": Spec(self.output_shape)}
+
+    def backward_buffers(self, need_dx: bool) -> dict[str, Spec]:
+        """Return the buffers that `_backward` takes, if `keeps` is declared; without a "dx" it returns dy."""
+        return {"dx": Spec(self.input_shape)} if need_dx else {}
+
+    def workspace_bytes(self, batch: int, *, train: bool = True) -> int:
+        """Return what the operations of this layer hold beside their arguments; its parts speak for themselves."""
+        return 0
+
+    def _walk_forward(self, walk: Walk, x: Value) -> Value:
+        over = x if "y" in self.in_place else ()
+        made = walk.call(self, x, self.forward_buffers(walk.train), over)
+        known = {"x": x, "y": x} | made
+        for name in self.keeps if walk.train else ():
+            walk.keep(known.get(name, ()))
+        return known["y"]
+
+    def _walk_backward(self, walk: Walk, dy: Value, need_dx: bool) -> Value:
+        over = dy if "dx" in self.in_place else ()
+        made = walk.call(self, dy, self.backward_buffers(need_dx), over)
+        return made.get("dx", dy) if need_dx else ()
 
     def parts(self) -> Iterator[Layer]:
         """Yield this layer and all that it consists of."""
@@ -115,8 +152,14 @@ class Layer:
         return self.context.backend
 
     def buffer(self, name: str, shape: Shape, dtype: Any = None) -> Array:
-        """Return this layer's own buffer `name`, allocated by the first call and kept."""
-        return self.context.workspace.take(f"{self.number}.{name}", shape, dtype or self.backend.float_dtype)
+        """Return this layer's buffer `name`, allocated by the first call; in a network it may share its memory."""
+        key = self.buffer_key(name)
+        slot = self.context.slots.get(key, key)
+        return self.context.workspace.take(slot, shape, dtype or self.backend.float_dtype)
+
+    def buffer_key(self, name: str) -> str:
+        """Return the name of a buffer among those of all layers."""
+        return f"{self.number}.{name}"
 
     # ---- building -------------------------------------------------------------------------------------------------
 
@@ -184,6 +227,7 @@ class Layer:
     def forward(self, x: Array, *, train: bool = True) -> Array:
         """Compute the output of a batch (N, *input_shape); with `train`, keep what `backward` will need of it."""
         N = self._accept(x)
+        self._leave_plan()
         self.backend.activate()
         self._batch = N if train else None
         with self.backend.at_work():
@@ -197,11 +241,16 @@ class Layer:
         if self._batch is None:
             raise InputError(f"{self.label}: backward needs a forward with train=True before it")
         self._check(dy, "dy", (self._batch, *self.output_shape))
+        self._leave_plan()
         self.backend.activate()
         with self.backend.at_work():
             return self._backward(dy, need_dx)
 
     __call__ = forward
+
+    def _leave_plan(self) -> None:
+        """Share no memory when called alone: only a whole network calls its parts in the order that was planned."""
+        self.context.slots = {}
 
     def _accept(self, x: Array) -> int:
         """Build or move a layer used alone to where x is, then check x; return the number of samples."""

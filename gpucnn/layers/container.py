@@ -9,6 +9,7 @@ from gpucnn.errors import InputError
 from gpucnn.layers.activation import Identity
 from gpucnn.layers.base import Array, Context, Layer, Shape
 from gpucnn.layers.join import Add, Concat, Join, add_all
+from gpucnn.layers.lifetimes import Value, Walk
 from gpucnn.memory import Parameter
 
 __all__ = ["Container", "Parallel", "Residual"]
@@ -98,6 +99,8 @@ class Parallel(Container):
         Parallel([Conv2D(16, 1), Conv2D(16, 3, padding=1), MaxPool2D(3, 1, padding=1)])
     """
 
+    keeps = ()
+
     def __init__(self, branches: Iterable[Layer], join: Join | None = None, *, name: str | None = None):
         branches = self._listed(branches)
         if len(branches) < 2:
@@ -118,6 +121,14 @@ class Parallel(Container):
         dys = self.join._backward(dy, True)
         dxs = [branch._backward(dy, need_dx) for branch, dy in zip(self.branches, dys, strict=True)]
         return add_all(self.backend, dxs, self.buffer("dx", (dy.shape[0], *self.input_shape))) if need_dx else None
+
+    def _walk_forward(self, walk: Walk, x: Value) -> Value:
+        return walk.forward(self.join, [walk.forward(branch, x) for branch in self.branches])
+
+    def _walk_backward(self, walk: Walk, dy: Value, need_dx: bool) -> Value:
+        dys = walk.split(self.join, dy)
+        dxs = [walk.backward(branch, dy, need_dx) for branch, dy in zip(self.branches, dys, strict=True)]
+        return walk.add(self, "dx", self.input_shape, dxs) if need_dx else ()
 
 
 class Residual(Parallel):

@@ -88,6 +88,8 @@ class Conv2D(Convolution):
     w, b : Parameter, (KH, KW, C/groups, OC) and (OC,); b is None without a bias
     """
 
+    keeps = ("x",)
+
     def infer(self, input_shape: Shape) -> Shape:
         H, W, C = self._image_shape(input_shape)
         channels = self._per_group(C, "channels")
@@ -101,9 +103,16 @@ class Conv2D(Convolution):
 
     def _forward_normalized(self, x: Array, norm: BatchNorm2D) -> Array:
         """Inference of this layer and of `norm` behind it, which scales the kernels or the output: what is smaller."""
-        if self.w.size > x.shape[0] * math.prod(self.output_shape):
-            return norm._forward(self._forward(x, train=False), train=False)
-        return self._convolve(x, *norm.fold(*self._weights()))
+        if self.is_folded(x.shape[0]):
+            return self._convolve(x, *norm.fold(*self._weights()))
+        return norm.apply(self._forward(x, train=False))
+
+    def is_folded(self, batch: float) -> bool:
+        """Whether the kernels are no larger than the output."""
+        return self.w.size <= batch * math.prod(self.output_shape)
+
+    def workspace_bytes(self, batch: int, *, train: bool = True) -> int:
+        return self.backend.conv2d_workspace((batch, *self.input_shape), self.w.shape, self.window, train=train)
 
     def _weights(self) -> tuple[Array, Array | None]:
         return self.w.value, self.b.value if self.bias else None

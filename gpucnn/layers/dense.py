@@ -27,6 +27,8 @@ class Dense(Layer):
     w, b : Parameter, (I, units) and (units,); b is None without a bias
     """
 
+    keeps = ("x",)
+
     def __init__(self, units: int, bias: bool = True, *, initializer="he_normal", name: str | None = None):
         super().__init__(name)
         self.units = integer(units, f"{self.label}: units", least=1)

@@ -10,6 +10,7 @@ import numpy as np
 from gpucnn.backend import Backend
 from gpucnn.errors import InputError, describe
 from gpucnn.layers.base import Array, Layer, Shape
+from gpucnn.layers.lifetimes import Spec, Value, Walk, join_values
 
 __all__ = ["Add", "Concat", "Join", "add_all"]
 
@@ -49,6 +50,13 @@ class Join(Layer):
         self._check_samples(N)
         return N
 
+    def _walk_forward(self, walk: Walk, xs: list[Value]) -> Value:
+        return super()._walk_forward(walk, join_values(xs))
+
+    def _walk_split(self, walk: Walk, dy: Value) -> list[Value]:
+        """Do as `_backward`, with buffers in place of arrays."""
+        raise NotImplementedError
+
     def _refuse(self, action: str, shapes: Sequence[Shape], cure: str) -> InputError:
         listed = " and ".join(map(str, shapes))
         return InputError(f"{(self.owner or self).label}: cannot {action} samples of shapes {listed}; {cure}")
@@ -56,6 +64,8 @@ class Join(Layer):
 
 class Add(Join):
     """Sum of inputs of one shape: `y = a + b + ...`."""
+
+    keeps = ()
 
     def infer(self, input_shapes: Sequence[Shape]) -> Shape:
         if len(set(input_shapes)) > 1:
@@ -65,12 +75,20 @@ class Add(Join):
     def _forward(self, xs: Sequence[Array], train: bool) -> Array:
         return add_all(self.backend, xs, self.buffer("y", (xs[0].shape[0], *self.output_shape)))
 
+    def _walk_forward(self, walk: Walk, xs: list[Value]) -> Value:
+        return walk.add(self, "y", self.output_shape, xs)
+
+    def _walk_split(self, walk: Walk, dy: Value) -> list[Value]:
+        return [dy] * len(self.input_shape)
+
     def _backward(self, dy: Array, need_dx: bool) -> list[Array] | None:
         return [dy] * len(self.input_shape) if need_dx else None
 
 
 class Concat(Join):
     """Feature maps side by side: (N, H, W, C1), (N, H, W, C2), ... -> (N, H, W, C1 + C2 + ...)."""
+
+    keeps = ()
 
     def infer(self, input_shapes: Sequence[Shape]) -> Shape:
         ends = [0, *accumulate(map(self._channels, input_shapes))]
@@ -85,6 +103,10 @@ class Concat(Join):
             y[..., channels] = x
         return y
 
+    def _walk_split(self, walk: Walk, dy: Value) -> list[Value]:
+        specs = {f"dx{number}": Spec(shape) for number, shape in enumerate(self.input_shape)}
+        return list(walk.call(self, dy, specs).values())
+
     def _backward(self, dy: Array, need_dx: bool) -> list[Array] | None:
         if not need_dx:
             return None
@@ -97,7 +119,7 @@ class Concat(Join):
 
 
 def add_all(backend: Backend, arrays: Sequence[Array], out: Array) -> Array:
-    """Write the sum of arrays of one shape."""
+    """Write the sum of arrays of one shape; `out` may be either of the first two, if it is none of the others."""
     backend.add(arrays[0], arrays[1], out=out)
     for array in arrays[2:]:
         backend.add(out, array, out=out)

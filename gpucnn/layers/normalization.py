@@ -8,6 +8,7 @@ from gpucnn.checks import integer, number
 from gpucnn.errors import InputError
 from gpucnn.initializers import zeros
 from gpucnn.layers.base import Array, Context, Layer, Shape
+from gpucnn.layers.lifetimes import Spec
 from gpucnn.memory import Parameter
 
 __all__ = ["BatchNorm2D", "GroupNorm"]
@@ -31,6 +32,9 @@ class Normalization(Layer):
     def parameters(self) -> list[Parameter]:
         return [parameter for parameter in (self.gamma, self.beta) if parameter is not None]
 
+    def backward_buffers(self, need_dx: bool) -> dict[str, Spec]:
+        return super().backward_buffers(True)  # on the way to dgamma
+
     def _gradients(self) -> dict[str, Array]:
         return {"dgamma": self.gamma.gradient, "dbeta": self.beta.gradient}
 
@@ -47,6 +51,8 @@ class BatchNorm2D(Normalization):
     gamma, beta : Parameter, (C,), at first 1 and 0
     running : (2, C), running mean and variance, at first 0 and 1
     """
+
+    keeps = ("x", "moments")
 
     def __init__(self, *, momentum: float = 0.1, eps: float = 1e-5, name: str | None = None):
         super().__init__(eps, name)
@@ -72,6 +78,15 @@ class BatchNorm2D(Normalization):
         scale = self.gamma.value, self.beta.value, self.running
         self.backend.fold_batch_norm(w, b, *scale, self.eps, folded_w=folded[0], folded_b=folded[1])
         return folded
+
+    def apply(self, x: Array) -> Array:
+        """Normalize by the running moments, in place."""
+        scale = self.gamma.value, self.beta.value, self.running
+        return self.backend.batch_norm_inference(x, *scale, self.eps, out=x)
+
+    def forward_buffers(self, train: bool) -> dict[str, Spec]:
+        moments = {"moments": Spec((2, self.input_shape[-1]), per_sample=False)}
+        return super().forward_buffers(train) | (moments if train else {})
 
     def _forward(self, x: Array, train: bool) -> Array:
         y = self.buffer("y", x.shape)
@@ -100,6 +115,8 @@ class GroupNorm(Normalization):
     gamma, beta : Parameter, (C,), at first 1 and 0
     """
 
+    keeps = ("x", "moments")
+
     def __init__(self, groups: int, *, eps: float = 1e-5, name: str | None = None):
         super().__init__(eps, name)
         self.groups = integer(groups, f"{self.label}: groups", least=1)
@@ -110,6 +127,9 @@ class GroupNorm(Normalization):
             cure = f"use a number of groups that divides {C}"
             raise InputError(f"{self.label}: {C} channels cannot be divided into {self.groups} equal groups; {cure}")
         return super().infer(input_shape)
+
+    def forward_buffers(self, train: bool) -> dict[str, Spec]:
+        return super().forward_buffers(train) | {"moments": Spec((2, self.groups))}
 
     def _forward(self, x: Array, train: bool) -> Array:
         self.x, self.moments = x, self.buffer("moments", (2, x.shape[0], self.groups))

@@ -6,6 +6,7 @@ from gpucnn.checks import number
 from gpucnn.errors import InputError
 from gpucnn.geometry import Window
 from gpucnn.layers.base import Array, Layer, Shape
+from gpucnn.layers.lifetimes import Spec
 from gpucnn.layers.window import Padding, fit_window
 
 __all__ = ["AveragePool2D", "GlobalAveragePool2D", "GlobalMaxPool2D", "LpPool2D", "MaxPool2D"]
@@ -64,6 +65,12 @@ class MaxPool2D(Pool2D):
     Backward, the whole error goes to the winning unit: on a tie to the first, row by row.
     """
 
+    keeps = ("winners",)
+
+    def forward_buffers(self, train: bool) -> dict[str, Spec]:
+        winners = Spec(self.output_shape, self.backend.winner_dtype(self.window))
+        return super().forward_buffers(train) | {"winners": winners}
+
     def _forward(self, x: Array, train: bool) -> Array:
         y = self._output_buffer(x)
         self.winners = self.buffer("winners", y.shape, self.backend.winner_dtype(self.window))
@@ -83,6 +90,8 @@ class AveragePool2D(Pool2D):
     Padding is left out of the mean (ONNX's and Keras' rule) unless `count_include_pad`, which counts it as zeros
     (PyTorch's default).
     """
+
+    keeps = ()
 
     def __init__(
         self,
@@ -113,6 +122,8 @@ class AveragePool2D(Pool2D):
 
 class LpPool2D(Pool2D):
     """Lp norm of the pixels under each window, `(sum |x|^p)^(1/p)`; p = 2 is the paper's L2 pooling (section 2.3)."""
+
+    keeps = ("x", "y")
 
     def __init__(
         self, kernel_size, stride=None, padding: Padding = 0, dilation=1, *, p: float = 2.0, ceil_mode=False, name=None
@@ -163,6 +174,8 @@ class GlobalPool2D(Layer):
 class GlobalAveragePool2D(GlobalPool2D):
     """Mean of each feature map: (N, H, W, C) -> (N, C)."""
 
+    keeps = ()
+
     def _pool(self, x: Array, y: Array) -> None:
         self.backend.average_pool2d(x, self.window, out=y)
 
@@ -172,6 +185,12 @@ class GlobalAveragePool2D(GlobalPool2D):
 
 class GlobalMaxPool2D(GlobalPool2D):
     """Largest pixel of each feature map: (N, H, W, C) -> (N, C). On a tie the error goes to the first, row by row."""
+
+    keeps = ("winners",)
+
+    def forward_buffers(self, train: bool) -> dict[str, Spec]:
+        winners = Spec(self.output_shape, self.backend.winner_dtype(self.window))
+        return super().forward_buffers(train) | {"winners": winners}
 
     def _pool(self, x: Array, y: Array) -> None:
         self.winners = self.buffer("winners", y.shape, self.backend.winner_dtype(self.window))

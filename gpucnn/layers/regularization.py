@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from gpucnn.checks import number
 from gpucnn.layers.base import Array, Context, Layer, Shape
+from gpucnn.layers.lifetimes import Spec
 
 __all__ = ["Dropout"]
 
@@ -13,6 +14,9 @@ class Dropout(Layer):
 
     The mask comes from a counter, not from a generator with hidden state: a seed gives the same masks on every device.
     """
+
+    keeps = ("mask",)
+    in_place = ("y", "dx")
 
     def __init__(self, rate: float, *, name: str | None = None):
         super().__init__(name)
@@ -33,6 +37,14 @@ class Dropout(Layer):
 
     def state(self) -> dict[str, Array]:
         return {} if self.counter is None else {"counter": self.counter}
+
+    def forward_buffers(self, train: bool) -> dict[str, Spec]:
+        if not train or self.rate == 0:
+            return {}
+        return super().forward_buffers(train) | {"mask": Spec(self.output_shape, self.backend.xp.uint8)}
+
+    def backward_buffers(self, need_dx: bool) -> dict[str, Spec]:
+        return super().backward_buffers(need_dx and self.rate != 0)
 
     def _forward(self, x: Array, train: bool) -> Array:
         if not train or self.rate == 0:

@@ -6,6 +6,7 @@ import math
 
 from gpucnn.errors import InputError
 from gpucnn.layers.base import Array, Layer, Shape
+from gpucnn.layers.lifetimes import Spec
 from gpucnn.layers.window import Padding, fit_window
 
 __all__ = ["Flatten", "Reshape", "ZeroPad2D"]
@@ -13,6 +14,14 @@ __all__ = ["Flatten", "Reshape", "ZeroPad2D"]
 
 class Reshape(Layer):
     """Give each sample another shape with as many elements: (N, ...) -> (N, *shape)."""
+
+    keeps = ()
+
+    def forward_buffers(self, train: bool) -> dict[str, Spec]:
+        return {}
+
+    def backward_buffers(self, need_dx: bool) -> dict[str, Spec]:
+        return {}
 
     def __init__(self, shape: int | Shape, *, name: str | None = None):
         super().__init__(name)
@@ -36,6 +45,8 @@ class Reshape(Layer):
 class Flatten(Reshape):
     """Concatenate the feature maps of a sample into one long vector: (N, ...) -> (N, product) (paper, section 2.4)."""
 
+    keeps = ()
+
     def __init__(self, *, name: str | None = None):
         super().__init__((), name=name)
 
@@ -45,6 +56,8 @@ class Flatten(Reshape):
 
 class ZeroPad2D(Layer):
     """Add zeros around each image; `padding` is an int, a pair or a pair of pairs, as in `Conv2D`."""
+
+    keeps = ()
 
     def __init__(self, padding: Padding, *, name: str | None = None):
         super().__init__(name)

@@ -31,6 +31,8 @@ class Conv2DTranspose(Convolution):
     w, b : Parameter, (KH, KW, filters/groups, C) and (filters,); b is None without a bias
     """
 
+    keeps = ("x",)
+
     def __init__(
         self,
         filters: int,
@@ -66,6 +68,10 @@ class Conv2DTranspose(Convolution):
         self.window = window
         self._declare(self._per_group(self.filters, "filters"), C)
         return OH, OW, self.filters
+
+    def workspace_bytes(self, batch: int, *, train: bool = True) -> int:
+        y_shape = batch, *self.output_shape
+        return self.backend.conv2d_workspace(y_shape, self.w.shape, self.window, train=train)
 
     def _draw_group(self, rng: np.random.Generator, shape: Shape) -> np.ndarray:
         """Draw as for a convolution from C to `filters` channels, whose fans these are."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -55,6 +56,17 @@ class GpuConvolution(GpuArrays):
         for start in range(0, N, images):
             stop = min(start + images, N)
             yield slice(start, stop), self.scratch("columns", ((stop - start) * rows, width), dtype)
+
+    def conv2d_workspace(
+        self, x_shape: tuple[int, ...], w_shape: tuple[int, ...], window: Window, *, train: bool
+    ) -> int:
+        """Return the bytes of one buffer of columns, and in training of partial gradients."""
+        (N, H, W, C), itemsize = x_shape, np.dtype(self.precision).itemsize
+        if w_shape[2] < C:
+            return math.prod(w_shape) * self._parts(N, math.prod(w_shape)) * itemsize if train else 0
+        image = math.prod(window.output_size(H, W)) * window.taps * C * itemsize
+        images = min(N, max(1, COLUMN_BYTES // image))
+        return images * image + (math.prod(w_shape) * itemsize if train and images < N else 0)
 
     def conv2d(self, x: Array, w: Array, b: Array | None, window: Window, *, out: Array = None) -> Array:
         """As the reference, with the columns in one buffer and the bias added in place."""
@@ -121,10 +133,14 @@ class GpuConvolution(GpuArrays):
         self._run(kernels.GROUPED_CONV2D_DX, self._contiguous(dy), self._contiguous(w), *scalars, out)
         return out
 
+    def _parts(self, N: int, size: int) -> int:
+        """Return how many partial gradients of a size N images are summed up in."""
+        return max(1, min(N, DW_THREADS // size))
+
     def _grouped_conv2d_dw(self, x: Array, dy: Array, window: Window, dw: Array) -> None:
         """Sum over the images in as many parts as keep the device busy, then over the parts."""
         N, scalars = len(x), self._group_arguments(x.shape, dw.shape, window)
-        count = max(1, min(N, DW_THREADS // dw.size))
+        count = self._parts(N, dw.size)
         parts = self.scratch("dw", (count, dw.size), dw.dtype)
         arrays = self._contiguous(x), self._contiguous(dy)
         self._run(kernels.GROUPED_CONV2D_DW, *arrays, *scalars, N, count, parts)

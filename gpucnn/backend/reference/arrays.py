@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
 
+from gpucnn.geometry import Window
 from gpucnn.memory import Workspace
 
 __all__ = ["Array", "Arrays"]
@@ -66,6 +69,25 @@ class Arrays:
     def scratch(self, name: str, shape: tuple[int, ...], dtype: Any) -> Array:
         """Return an intermediate array, for overrides that allocate nothing; it lasts until the next operation."""
         return self.workspace.take(name, shape, dtype)
+
+    def conv2d_workspace(
+        self, x_shape: tuple[int, ...], w_shape: tuple[int, ...], window: Window, *, train: bool
+    ) -> int:
+        """Return the bytes that `conv2d`, and in training its gradients, hold at their peak beside their arguments.
+
+        The reference has columns (N*OH*OW, KH*KW*C), and beside them the padded images that they are copied from or
+        added to, a second set where groups are separated, or the products (N*OH*OW, OC) without and with bias.
+        """
+        (N, H, W, C), OC, rows = x_shape, w_shape[-1], x_shape[0] * math.prod(window.output_size(*x_shape[1:3]))
+        columns = rows * window.taps * C
+        padded = N * math.prod(window.padded_size(H, W)) * C
+        separated = columns if w_shape[2] < C else 0
+        beside = max(padded, separated, 2 * rows * OC, math.prod(w_shape) if train else 0)
+        return (columns + beside) * np.dtype(self.precision).itemsize
+
+    def together(self, operations: Iterable[int]) -> int:
+        """Return what operations one after another hold of such bytes: the most, as each leaves its own to the next."""
+        return max(operations, default=0)
 
     def _store(self, result: Array, out: Array) -> Array:
         if out is None:
