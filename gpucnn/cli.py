@@ -1,4 +1,4 @@
-"""The command line: `gpucnn train`, which `scripts/train.py` calls too."""
+"""The command line: `gpucnn train`, which `scripts/train.py` calls too, and `gpucnn doctor`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 import numpy as np
 
 import gpucnn
-from gpucnn import data, zoo
+from gpucnn import data, doctor, zoo
 from gpucnn.averaging import WeightAverage
 from gpucnn.backend import PRECISIONS, Backend, get_backend
 from gpucnn.backend.gpu import missing_gpu_reason
@@ -70,6 +70,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="gpucnn", description=gpucnn.__doc__)
     parser.add_argument("--version", action="version", version=f"gpucnn {gpucnn.__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    commands.add_parser("doctor", help="say what this machine offers, and what slows it").set_defaults(run=_doctor)
     train = commands.add_parser("train", help="train a network on images", allow_abbrev=False)
     train.set_defaults(run=_train)
 
@@ -116,6 +117,20 @@ def _number(text: str) -> float:
         if 0 <= float(text) < math.inf:
             return float(text)
     raise argparse.ArgumentTypeError(f"expected a finite number of at least 0, received {text!r}")
+
+
+# ---- doctor -------------------------------------------------------------------------------------------------------
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    print(", ".join(f"{name} {version}" for name, version in _versions().items()))
+    for line in doctor.examine():
+        print(line, flush=True)
+    return DONE
+
+
+def _versions() -> dict[str, str]:
+    return {"gpucnn": gpucnn.__version__, "python": platform.python_version(), "numpy": np.__version__}
 
 
 # ---- train --------------------------------------------------------------------------------------------------------
@@ -233,7 +248,6 @@ def _shown(epoch: int, epochs: int, samples: int, quiet: bool) -> Iterator[tuple
 
 def _settings(options: argparse.Namespace, trainer: Trainer) -> dict[str, Any]:
     """What was run, for the summary."""
-    versions = {"gpucnn": gpucnn.__version__, "python": platform.python_version(), "numpy": np.__version__}
     return {
         "device": trainer.backend.name,
         "threads": trainer.backend.threads,
@@ -246,7 +260,7 @@ def _settings(options: argparse.Namespace, trainer: Trainer) -> dict[str, Any]:
         "optimizer": options.optimizer or zoo.get_recipe(options.model).optimizer,
         **{name: getattr(trainer.optimizer, name) for name in trainer.optimizer.hyper_parameters},
         **{name: getattr(options, name) for name in ("schedule", "warm_up", "clip_norm", "average")},
-        "versions": versions | trainer.backend.versions(),
+        "versions": _versions() | trainer.backend.versions(),
     }
 
 
@@ -271,7 +285,3 @@ class _Summary:
         temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}")
         temporary.write_text(json.dumps(fields, indent=2, allow_nan=False) + "\n")
         os.replace(temporary, self.path)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

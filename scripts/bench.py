@@ -3,10 +3,12 @@
     python scripts/bench.py step --peer torch --threads 2
     python scripts/bench.py predict --peer torch --peer onnxruntime
     python scripts/bench.py ops
+    python scripts/bench.py scaling --threads 2
+    python scripts/bench.py profile --models vgg
 
 Every engine has a process of its own, and the engines take turns: a shared machine drifts by half within minutes, so
 only the ratio within one round means anything. Shown are medians over the rounds; a ratio above 1 says that gpucnn is
-faster.
+faster. All run with the BLAS kernels that `gpucnn train` has; the header and the JSON files name them.
 """
 
 from __future__ import annotations
@@ -17,15 +19,23 @@ import math
 import os
 import platform
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE.parent))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import numpy as np
+from bench_engine import Engine, image_shape, make_job, take_turns
+from bench_ops import run_operations
+from bench_profile import leaves, run_profiles
+from bench_scaling import run_scaling
+
+from gpucnn import blas, zoo
+from gpucnn.doctor import processor
 
 PEERS = {
     "torch": ("torch", "torch channels-last"),
@@ -33,66 +43,14 @@ PEERS = {
     "onnxruntime": ("onnxruntime",),
 }
 BLAS_SIZE = 2048
-SECONDS_PER_TURN = 0.3
-THREAD_VARIABLES = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
-
-
-class Engine:
-    """A worker process that takes steps when told to."""
-
-    def __init__(self, name: str, job: dict[str, Any]):
-        self.name = name
-        environment = os.environ | dict.fromkeys(THREAD_VARIABLES, str(job["threads"]))
-        command = [sys.executable, str(HERE / "bench_worker.py")]
-        start = time.perf_counter()
-        self.process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
-        )
-        self.about = self._ask(json.dumps(job | {"engine": name}))
-        self.first_step_seconds = time.perf_counter() - start
-        self.steps = max(1, math.ceil(SECONDS_PER_TURN / self.turn(2)))
-        self.seconds: list[float] = []
-        self.peak_bytes = 0
-
-    def _ask(self, line: str) -> dict[str, Any]:
-        self.process.stdin.write(line + "\n")
-        self.process.stdin.flush()
-        answer = self.process.stdout.readline()
-        if not answer:
-            raise SystemExit(f"bench.py: {self.name} stopped without an answer (is it installed?); see above")
-        return json.loads(answer)
-
-    def turn(self, steps: int | None = None) -> float:
-        """Take some steps; return the mean time of one in seconds, which a turn of the usual length also records."""
-        answer = self._ask(str(steps or self.steps))
-        if steps is None:
-            self.seconds.append(answer["seconds"])
-            self.peak_bytes = answer["peak_bytes"]
-        return answer["seconds"]
-
-    def close(self) -> None:
-        """End the process."""
-        self.process.stdin.close()
-        self.process.wait()
 
 
 def measure(options: argparse.Namespace, model_name: str, batch_size: int, folder: str) -> dict[str, Any]:
     """Time one network at one batch size on all engines in turns."""
-    from gpucnn import zoo
-
     model = zoo.get_recipe(model_name).model()
-    image_shape = (28, 28, 1) if model_name in ("paper", "lenet5", "mnist") else (32, 32, 3)
-    model.build(image_shape, "cpu", seed=0)
-    job = {
-        "mode": options.command,
-        "model": model_name,
-        "network": f"{folder}/{model_name}",
-        "image_shape": image_shape,
-        "batch_size": batch_size,
-        "device": options.device,
-        "threads": options.threads,
-        "blas_size": BLAS_SIZE,
-    }
+    model.build(image_shape(model_name), "cpu", seed=0)
+    job = make_job(options, options.command, model_name, batch_size, options.threads)
+    job |= {"network": f"{folder}/{model_name}", "blas_size": BLAS_SIZE}
     if options.peer:
         from torch_nets import save_network
 
@@ -100,15 +58,11 @@ def measure(options: argparse.Namespace, model_name: str, batch_size: int, folde
     if "onnxruntime" in options.peer:
         from onnx_nets import save_onnx
 
-        save_onnx(job["network"], image_shape)
+        save_onnx(job["network"], job["image_shape"])
     names = ["gpucnn", "blas", *(engine for peer in options.peer for engine in PEERS[peer])]
     engines = [Engine(name, job) for name in names]
     check_alike(engines)
-    for _ in range(options.rounds):
-        for engine in engines:
-            engine.turn()
-    for engine in engines:
-        engine.close()
+    take_turns(engines, options.rounds)
     flops = batch_size * arithmetic(model, training=options.command == "step")
     return result(model_name, batch_size, flops, engines)
 
@@ -123,18 +77,13 @@ def check_alike(engines: list[Engine]) -> None:
 def arithmetic(model: Any, *, training: bool) -> int:
     """Multiplications and additions of the matrix products for one sample, forward or forward and backward."""
     total, first = 0, True
-    for layer in leaves(model):
+    for _, layer in leaves(model):
         if layer.parameters() and hasattr(layer, "w"):
             positions = math.prod(layer.output_shape[:-1])
             passes = 1 if not training else 2 if first else 3  # the first layer needs no gradient of its input
             total += 2 * passes * positions * layer.w.size
             first = False
     return total
-
-
-def leaves(layer: Any) -> list[Any]:
-    """Return the layers that contain no others."""
-    return [leaf for part in getattr(layer, "layers", []) for leaf in leaves(part)] or [layer]
 
 
 def result(model: str, batch_size: int, flops: int, engines: list[Engine]) -> dict[str, Any]:
@@ -193,9 +142,7 @@ def show(found: dict[str, Any]) -> None:
 
 def machine(threads: int) -> dict[str, Any]:
     """Describe what the figures were measured on."""
-    import numpy as np
-
-    about = {
+    return {
         "processor": processor(),
         "cores": os.cpu_count(),
         "threads": threads,
@@ -203,32 +150,12 @@ def machine(threads: int) -> dict[str, Any]:
         "python": platform.python_version(),
         "numpy": np.__version__,
         "date": time.strftime("%Y-%m-%d"),
+        "blas": blas.describe(),
     }
-    try:
-        from threadpoolctl import threadpool_info
-    except ImportError:
-        return about | {"blas": "unknown: pip install threadpoolctl"}
-    blas = next((pool for pool in threadpool_info() if pool["user_api"] == "blas"), {})
-    names = (str(blas.get(name, "")) for name in ("internal_api", "version", "architecture"))
-    return about | {"blas": " ".join(names)}
-
-
-def processor() -> str:
-    """Return the processor's name, with family and model where the system tells them."""
-    fields: dict[str, str] = {}
-    cpuinfo = Path("/proc/cpuinfo")
-    for line in cpuinfo.read_text().splitlines() if cpuinfo.exists() else []:
-        name, _, value = line.partition(":")
-        fields.setdefault(name.strip(), value.strip())
-    if "model name" not in fields:
-        return platform.processor()
-    return f"{fields['model name']} (family {fields.get('cpu family', '?')}, model {fields.get('model', '?')})"
 
 
 def run_networks(options: argparse.Namespace) -> dict[str, Any]:
     """Time every network at every batch size."""
-    about = machine(options.threads)
-    print(", ".join(f"{name} {value}" for name, value in about.items()), end="\n\n", flush=True)
     results = []
     with tempfile.TemporaryDirectory() as folder:
         for model in options.models:
@@ -239,25 +166,44 @@ def run_networks(options: argparse.Namespace) -> dict[str, Any]:
         ratios = [found["peers"][number]["ratio"] for found in results]
         name = results[0]["peers"][number]["peer"]
         print(f"\n{name}: geometric mean {statistics.geometric_mean(ratios):.2f}, lowest {min(ratios):.2f}")
-    return {"machine": about, "command": options.command, "rounds": options.rounds, "results": results}
+    return {"command": options.command, "rounds": options.rounds, "results": results}
+
+
+def shared(rounds: int = 9, threads: int | None = os.cpu_count()) -> argparse.ArgumentParser:
+    """Return the options of all commands, with these defaults."""
+    found = argparse.ArgumentParser(add_help=False)
+    found.add_argument("--json", type=Path, metavar="FILE", help="write the results there")
+    found.add_argument("--rounds", type=int, default=rounds, metavar="N", help="turns of each (default: %(default)s)")
+    found.add_argument("--device", default="cpu", help="of gpucnn and of PyTorch (default: %(default)s)")
+    found.add_argument("--threads", type=int, default=threads, metavar="N", help="default: %(default)s")
+    return found
+
+
+def networks(*batch_sizes: int) -> argparse.ArgumentParser:
+    """Return the options of the commands that run networks, with these batch sizes unless others are given."""
+    found = argparse.ArgumentParser(add_help=False)
+    found.add_argument("--models", type=lambda text: text.split(","), default=["lenet5", "mnist", "vgg"])
+    found.add_argument("--batch-sizes", type=lambda text: [*map(int, text.split(","))], default=[*batch_sizes])
+    return found
 
 
 def parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
     found = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = found.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    shared = argparse.ArgumentParser(add_help=False)
-    shared.add_argument("--json", type=Path, metavar="FILE", help="write the results there")
-    shared.add_argument("--rounds", type=int, default=9, metavar="N", help="turns of each (default: %(default)s)")
-    shared.add_argument("--device", default="cpu", help="of gpucnn and of PyTorch (default: %(default)s)")
-    shared.add_argument("--threads", type=int, default=os.cpu_count(), metavar="N", help="default: all cores")
-    networks = argparse.ArgumentParser(add_help=False)
-    networks.add_argument("--models", type=lambda text: text.split(","), default=["lenet5", "mnist", "vgg"])
-    networks.add_argument("--batch-sizes", type=lambda text: [*map(int, text.split(","))], default=[64, 256])
-    networks.add_argument("--peer", action="append", choices=PEERS, default=[], help="may be given several times")
-    commands.add_parser("step", parents=[shared, networks], help="training steps")
-    commands.add_parser("predict", parents=[shared, networks], help="inference")
-    commands.add_parser("ops", parents=[shared], help="each operation of a backend beside the reference")
+    peers = argparse.ArgumentParser(add_help=False)
+    peers.add_argument("--peer", action="append", choices=PEERS, default=[], help="may be given several times")
+
+    def add(name: str, run: Callable, about: str, *options: argparse.ArgumentParser) -> None:
+        commands.add_parser(name, parents=options, help=about, description=about).set_defaults(run=run)
+
+    add("step", run_networks, "training steps", shared(), networks(64, 256), peers)
+    add("predict", run_networks, "inference", shared(), networks(64, 256), peers)
+    add("ops", run_operations, "each operation of a backend beside the reference", shared())
+    about = "training steps of growing batches, on one thread and on --threads"
+    add("scaling", run_scaling, about, shared(), networks(64, 128, 256, 512, 1024))
+    about = "where the time of a training step goes, by operation and by layer; threads share the operations"
+    add("profile", run_profiles, about, shared(rounds=30, threads=1), networks(64))
     return found
 
 
@@ -266,15 +212,13 @@ def main() -> None:
     options = parser().parse_args()
     if options.command == "step" and "onnxruntime" in options.peer:
         raise SystemExit("bench.py: ONNX Runtime does not train; compare with it by the command predict")
-    if options.command == "ops":
-        from bench_ops import run_operations
-
-        found = {"machine": machine(options.threads), **run_operations(options)}
-    else:
-        found = run_networks(options)
+    about = machine(options.threads)
+    print(", ".join(f"{name} {value}" for name, value in about.items()), end="\n\n", flush=True)
+    found = {"machine": about, **options.run(options)}
     if options.json:
         options.json.write_text(json.dumps(found, indent=2) + "\n")
 
 
 if __name__ == "__main__":
+    blas.restart_with_fast_kernels()  # its workers inherit the choice
     main()

@@ -7,6 +7,7 @@ import inspect
 import statistics
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -38,14 +39,21 @@ BATCH_SIZE = 64
 Call = tuple[str, tuple, dict[str, Any]]  # an operation, its arguments, its keywords
 
 
-NO_OPERATIONS = {"from_host", "to_host", "owns", "describe", "versions", "activate", "at_work", "taps"}
+NO_OPERATIONS = {
+    *("from_host", "to_host", "owns", "describe", "versions", "activate", "at_work", "taps"),
+    *("empty", "zeros", "scratch", "winner_dtype"),
+}
+
+
+def operations() -> list[str]:
+    """Names of the operations that every backend has."""
+    names = [name for name, _ in inspect.getmembers(Backend, inspect.isfunction)]
+    return [name for name in names if not name.startswith("_") and name not in NO_OPERATIONS]
 
 
 def overridden(backend: Backend) -> list[str]:
     """Names of the operations that a backend computes in its own way."""
-    names = [name for name, _ in inspect.getmembers(Backend, inspect.isfunction) if not name.startswith("_")]
-    own = [name for name in names if getattr(type(backend), name) is not getattr(Backend, name)]
-    return [name for name in own if name not in NO_OPERATIONS]
+    return [name for name in operations() if getattr(type(backend), name) is not getattr(Backend, name)]
 
 
 def record(backend: Backend, run: Callable[[], None]) -> dict[tuple, Call]:
@@ -62,13 +70,20 @@ def record(backend: Backend, run: Callable[[], None]) -> dict[tuple, Call]:
 
         return call
 
-    names = overridden(backend)
-    for name in names:
-        setattr(backend, name, recorded(name))
-    run()
-    for name in names:
-        delattr(backend, name)
+    with replaced(backend, {name: recorded(name) for name in overridden(backend)}):
+        run()
     return calls
+
+
+@contextmanager
+def replaced(owner: object, methods: dict[str, Callable]) -> Iterator[None]:
+    """Give one object other methods for a while."""
+    try:
+        vars(owner).update(methods)
+        yield
+    finally:
+        for name in methods:
+            delattr(owner, name)
 
 
 def signature(value: Any) -> Any:

@@ -46,20 +46,34 @@ def gpucnn_engine(job: dict[str, Any], x: Any, labels: Any) -> Engine:
     """gpucnn itself, on any of its devices."""
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
     import gpucnn
-    from gpucnn import SGD, SoftmaxCrossEntropy, Trainer, zoo
+    from gpucnn import blas, zoo
 
     backend = gpucnn.get_backend(job["device"], threads=job["threads"] if job["device"] == "cpu" else None)
     model = zoo.get_recipe(job["model"]).model()
-    model.build(x.shape[1:], backend, max_batch=len(x) if job["mode"] == "step" else 0, seed=0)
+    trains = job["mode"] == "step"
+    model.build(x.shape[1:], backend, max_batch=len(x) if trains else 0, seed=0)
     x, labels = backend.from_host(x), backend.from_host(labels)
-    if job["mode"] == "step":
-        trainer = Trainer(model, SoftmaxCrossEntropy(), SGD(LEARNING_RATE, MOMENTUM), batch_size=len(x))
-        step = partial(trainer.step, x, labels)
-    else:
-        step = partial(model.predict, x)
+    step = partial(make_trainer(model, len(x)).step, x, labels) if trains else partial(model.predict, x)
     probe = backend.zeros((1,))
     first = float(backend.to_host(model.predict(x)).sum())
-    return Engine(step, {"gpucnn": gpucnn.__version__}, first, wait=lambda: backend.to_host(probe))
+    versions = {"gpucnn": gpucnn.__version__, "blas": blas.describe()}
+    return Engine(step, versions, first, wait=lambda: backend.to_host(probe))
+
+
+def make_trainer(model: Any, batch_size: int) -> Any:
+    """Return what takes the training steps of gpucnn that are timed."""
+    from gpucnn import SGD, SoftmaxCrossEntropy, Trainer
+
+    return Trainer(model, SoftmaxCrossEntropy(), SGD(LEARNING_RATE, MOMENTUM), batch_size=batch_size)
+
+
+def make_batch(batch_size: int, image_shape: tuple[int, ...]) -> tuple[Any, Any]:
+    """Return images and labels drawn at random, the same in every process."""
+    import numpy as np
+
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((batch_size, *image_shape), dtype=np.float32)
+    return x, rng.integers(0, 10, batch_size).astype(np.int32)
 
 
 def torch_engine(job: dict[str, Any], x: Any, labels: Any) -> Engine:
@@ -125,12 +139,7 @@ def engine_of(name: str) -> Callable[[dict[str, Any], Any, Any], Engine]:
 def main() -> None:
     """Answer lines until the input ends."""
     job = json.loads(sys.stdin.readline())
-    import numpy as np
-
-    rng = np.random.default_rng(0)
-    x = rng.standard_normal((job["batch_size"], *job["image_shape"]), dtype=np.float32)
-    labels = rng.integers(0, 10, job["batch_size"]).astype(np.int32)
-    engine = engine_of(job["engine"])(job, x, labels)
+    engine = engine_of(job["engine"])(job, *make_batch(job["batch_size"], job["image_shape"]))
     engine.seconds(1)
     about = {"versions": engine.versions} | ({} if engine.sum is None else {"sum": engine.sum})
     print(json.dumps({**about, "first_step_seconds": time.perf_counter() - START}), flush=True)

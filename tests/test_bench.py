@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
+import platform
 import subprocess
 import sys
 from pathlib import Path
 
 import bench
 import bench_ops
+import bench_profile
+import bench_scaling
 import numpy as np
 import pytest
 from bench_table import table
 
-from gpucnn import Conv2D, Dense, Flatten, Residual, Sequential, get_backend, zoo
+from gpucnn import Conv2D, Dense, Flatten, Residual, Sequential, blas, get_backend, zoo
 
 SCRIPT = Path(bench.__file__)
 
@@ -44,17 +47,116 @@ def test_operations_are_recorded_once_for_each_shape() -> None:
     assert "relu" not in vars(backend)
 
 
+def run_bench(command: str, file: Path, **options: str) -> tuple[str, dict]:
+    """Run a command on lenet5 at batch size 2, one round, one thread; return what it prints and what it writes."""
+    options = {"models": "lenet5", "batch-sizes": "2", "rounds": "1", "threads": "1", "json": str(file)} | options
+    words = [word for name, value in options.items() for word in (f"--{name}", value)]
+    done = subprocess.run([sys.executable, str(SCRIPT), command, *words], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout, json.loads(file.read_text())
+
+
 @pytest.mark.parametrize("command", ["step", "predict"])
 def test_it_runs_and_writes_what_it_found(command: str, tmp_path: Path) -> None:
-    file = tmp_path / "found.json"
-    options = ["--models", "lenet5", "--batch-sizes", "2", "--rounds", "1", "--threads", "1", "--json", str(file)]
-    done = subprocess.run([sys.executable, str(SCRIPT), command, *options], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    found = json.loads(file.read_text())
+    _, found = run_bench(command, tmp_path / "found.json")
     (result,) = found["results"]
     assert (result["model"], result["batch_size"], found["machine"]["threads"]) == ("lenet5", 2, 1)
     assert result["seconds"] > 0
     assert result["peak_bytes"] > 2**20
+    assert result["versions"]["blas"] == found["machine"]["blas"], "the workers have other kernels"
+
+
+def test_the_kernels_are_those_of_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not any(library["internal_api"] == "openblas" for library in blas.libraries()):
+        pytest.skip("needs OpenBLAS under NumPy")
+    monkeypatch.setenv("OPENBLAS_CORETYPE", "Sandybridge")
+    out, found = run_bench("step", tmp_path / "found.json")
+    described = found["machine"]["blas"]
+    assert found["results"][0]["versions"]["blas"] == described
+    assert described in out
+    if platform.machine() == "x86_64":
+        assert described.split()[-1] != "SkylakeX"
+
+
+# ---- scaling ------------------------------------------------------------------------------------------------------
+
+
+class TimedEngine:
+    """An engine that has taken its turns."""
+
+    def __init__(self, *seconds: float):
+        self.seconds, self.peak_bytes, self.about = [*seconds], 0, {"versions": {}}
+
+
+def test_scaling_compares_within_a_round() -> None:
+    engines = {
+        (64, 1): TimedEngine(1.0, 2.0, 9.0),
+        (128, 1): TimedEngine(3.0, 6.0, 9.0),
+        (64, 2): TimedEngine(0.5, 1.0, 3.0),
+        (128, 2): TimedEngine(1.5, 2.0, 3.0),
+    }
+    found = {key: bench_scaling.result("vgg", engines, *key) for key in engines}
+    assert [found[key]["seconds_per_image"] for key in engines] == [2 / 64, 6 / 128, 1 / 64, 2 / 128]
+    assert [found[key]["relative_to_smallest"] for key in engines] == [1, 1.5, 1, 1]
+    assert [found[key]["speedup"] for key in engines] == [1, 1, 2, 3]
+
+
+def test_scaling_runs(tmp_path: Path) -> None:
+    options = {"batch-sizes": "1,2", "threads": "2", "models": "lenet5,paper"}
+    out, found = run_bench("scaling", tmp_path / "found.json", **options)
+    rows = [(result["model"], result["threads"], result["batch_size"]) for result in found["results"]]
+    assert rows == [(model, threads, size) for model in ("lenet5", "paper") for threads in (1, 2) for size in (1, 2)]
+    for result in found["results"]:
+        assert min(result[name] for name in ("seconds", "speedup", "relative_to_smallest")) > 0
+    assert len([line for line in out.splitlines() if line.lstrip().startswith(("lenet5 ", "paper "))]) == 8
+
+
+# ---- profile ------------------------------------------------------------------------------------------------------
+
+
+def test_a_stopwatch_counts_inner_calls_once() -> None:
+    stopwatch = bench_profile.Stopwatch()
+    inner = stopwatch.timed("inner", lambda: 1)
+    outer = stopwatch.timed("outer", lambda: inner() + 1)
+    failing = stopwatch.timed("failing", lambda: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        failing()
+    assert (outer(), outer(), inner()) == (2, 2, 1)
+    assert {key: len(calls) for key, calls in stopwatch.take().items()} == {"failing": 1, "outer": 2, "inner": 1}
+    assert stopwatch.take() == {}
+
+
+def test_the_rows_of_a_profile() -> None:
+    times = [{("conv", "forward"): [1.0, 1.0], ("conv", "backward"): [2.0]}, {("conv", "forward"): [4.0]}]
+    conv, other = bench_profile.layer_rows([5.0, 6.0], times)
+    assert (conv["forward"], conv["backward"], conv["seconds"], other["seconds"]) == (3, 1, 4, 1.5)
+    assert (conv["share"], other["share"]) == (4 / 5.5, 1.5 / 5.5)
+    rows = bench_profile.operation_rows([6.0], [{"relu": [1.0], "conv2d": [2.0, 2.0]}])
+    assert [(row["operation"], row.get("calls")) for row in rows] == [("conv2d", 2), ("relu", 1), ("all else", None)]
+
+
+@pytest.mark.parametrize("threads", ["1", "2"])
+def test_profile_times_every_layer_and_operation(threads: str, tmp_path: Path) -> None:
+    out, found = run_bench("profile", tmp_path / "found.json", rounds="2", threads=threads)
+    (result,) = found["results"]
+    assert (result["model"], result["batch_size"], result["threads"]) == ("lenet5", 2, int(threads))
+    model = zoo.lenet5()
+    layers = {row["layer"]: row for row in result["layers"]}
+    assert set(layers) == {*(layer.name for layer in model.layers), "loss", "optimizer", "all else"}
+    assert all(layers[layer.name][column] > 0 for layer in model.layers for column in ("forward", "backward"))
+    calls = {row["operation"]: row.get("calls") for row in result["operations"]}
+    assert (calls["conv2d"], calls["conv2d_dw_db"], calls["conv2d_dx"], calls["sgd_step"]) == (2, 2, 1, 1)
+    for rows in (result["operations"], result["layers"]):
+        assert sum(row["share"] for row in rows) == pytest.approx(1)
+    assert "\n| operation | calls | ms | share |\n|---|---|---|---|\n| conv2d" in out
+    assert "\n| layer | forward, ms | backward, ms | both, ms | share |\n|---|---|---|---|---|\n| conv2d1 | " in out
+
+
+def test_layers_inside_others_have_a_path() -> None:
+    model = Sequential([Conv2D(4, 3), Residual(Sequential([Conv2D(4, 1)]))])
+    assert [name for name, _ in bench_profile.leaves(model)] == [
+        *("conv2d1", "residual1.sequential1.conv2d1", "residual1.identity1", "residual1.add1")
+    ]
 
 
 def test_the_committed_results_are_in_the_document() -> None:

@@ -22,7 +22,7 @@ MOST_LINES_OF_A_PATH = 350
 # From the ground up. A module may import from the rows before its own, and from modules of its own name; within a row
 # only where `ALSO` says so. A package stands for all its modules.
 ROWS = [
-    ["errors"],
+    ["errors", "blas"],
     ["checks"],
     ["geometry"],
     ["memory"],
@@ -30,9 +30,10 @@ ROWS = [
     ["initializers", "hyper", "schedules"],
     ["layers", "losses", "optimizers", "averaging"],
     ["model"],
-    ["zoo", "data", "trainer", "gradcheck"],
+    ["zoo", "data", "trainer", "gradcheck", "doctor"],
     ["onnx"],
     ["cli"],
+    ["__main__"],
 ]
 LEVEL = {name: level for level, row in enumerate(ROWS) for name in row}
 ALSO = {("trainer", "data")}
