@@ -60,6 +60,12 @@ FILTERED_SHAPES = {
     "5 wide": ((2, 6, 9, 6), 7, Window((5, 5), padding=border(2, 2, 2, 2))),
     "padding over kernel": ((1, 3, 3, 6), 6, Window((2, 5), padding=border(3, 2, 5, 6))),
 }
+# Images whose rows are long and even, and few maps: a CPU computes two pixels at once.
+PAIRED_SHAPES = {
+    "3x3": ((2, 4, 20, 2), 3, Window((3, 3), padding=border(1, 1, 1, 1))),
+    "stride 2": ((1, 5, 45, 2), 4, Window((2, 4), (1, 2), border(1, 0, 0, 1))),
+    "stride over kernel": ((1, 4, 67, 1), 2, Window((2, 2), (2, 3))),
+}
 LARGE_FILTERED = {
     "many images": ((61, 14, 13, 16), 16, Window((5, 5), padding=border(2, 2, 2, 2))),
     "many channels": ((3, 4, 5, 160), 96, Window((3, 3), padding=border(1, 1, 1, 1))),
@@ -85,6 +91,8 @@ def convolutions() -> Iterator[tuple[str, tuple[int, ...], int, Window, dict[str
         yield f"filtered, {label}", x_shape, OC, window, {"scale": FILTERED}
     for layout in LAYOUTS:
         yield f"filtered, {layout}", x_shape, OC, window, {"scale": FILTERED, "layouts": layout}
+    for label, (x_shape, OC, window) in PAIRED_SHAPES.items():
+        yield f"pairs, {label}", x_shape, OC, window, {}
     for label, (x_shape, OC, window) in LARGE_FILTERED.items():
         yield f"filtered, {label}", x_shape, OC, window, {"scale": FILTERED, **large}
     yield "large stride 2", (17, 29, 28, 8), 16, Window((3, 3), (2, 2), border(0, 1, 0, 1)), large

@@ -3,29 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
+from itertools import product
 
 import numpy as np
 
 from gpucnn.backend.cpu.arrays import Array
 from gpucnn.backend.cpu.lowering import Bands, Columns, Planes, by_group
-from gpucnn.backend.cpu.windows import SMALL_PRODUCT, chunks
+from gpucnn.backend.cpu.phases import phases
+from gpucnn.backend.cpu.windows import SMALL_PRODUCT, chunks, copy_runs, images_at_a_time
 from gpucnn.backend.cpu.winograd import CpuWinograd
 from gpucnn.geometry import Window
 
 __all__ = ["CpuConvolution"]
 
 LEAST_ROW = 10  # pixels of an output row from which on a matrix product for each row is faster than columns
+FEW_MAPS = 8  # half of what the longest vectors of a processor hold
 
 
 class CpuConvolution(CpuWinograd):
     """Part of `CpuBackend`."""
 
     def conv2d(self, x: Array, w: Array, b: Array | None, window: Window, *, out: Array = None) -> Array:
-        """As the reference, by the cheapest of four ways.
+        """As the reference, by the cheapest of five ways.
 
         Kernels with a group for each channel are no matrix product (`CpuDepthwise`); those of usual widths on many
-        channels need fewer multiplications (`CpuWinograd`); others read the pixels in bands where rows are long
-        enough (see `Bands`), else in columns. The matrix products then take all but a tenth of the time.
+        channels need fewer multiplications (`CpuWinograd`); few maps are computed for two pixels at once; others read
+        the pixels in bands where rows are long enough (see `Bands`), else in columns. The matrix products then take all
+        but a tenth of the time.
         """
         OC, groups = w.shape[-1], x.shape[-1] // w.shape[2]
         out = self._result(out, (len(x), *window.output_size(*x.shape[1:3]), OC), x.dtype)
@@ -33,9 +38,28 @@ class CpuConvolution(CpuWinograd):
             return self._depthwise(x, w, b, window, out)
         if groups == 1 and self._is_filtered(x, out, window):
             return self._filter(x, w, b, window, out)
+        OW = out.shape[2]
+        if groups == 1 and window.dilation == (1, 1) and OC <= FEW_MAPS and OW % 2 == 0 and OW >= 2 * LEAST_ROW:
+            return self._convolve_pairs(x, w, b, window, out)
         for y in self._multiply(x, w.reshape(-1, OC), window, groups, out):
             if b is not None:
                 self._add_bias(y, b)
+        return out
+
+    def _convolve_pairs(self, x: Array, w: Array, b: Array | None, window: Window, out: Array) -> Array:
+        """Take two pixels of a row as one with twice the maps: BLAS computes them in the time of one.
+
+        Its vectors are longer than a few maps. The second pixel has the kernels of the first, a stride further.
+        """
+        KH, KW, C, OC = w.shape
+        SH, SW = window.stride
+        kernels = self.scratch("pairs", (KH, KW + SW, C, 2, OC), w.dtype)
+        kernels.fill(0)
+        kernels[:, :KW, :, 0] = kernels[:, SW:, :, 1] = w
+        window = replace(window, kernel=(KH, KW + SW), stride=(SH, 2 * SW))
+        for y in self._multiply(x, kernels.reshape(-1, 2 * OC), window, 1, out.reshape(*out.shape[:2], -1, 2 * OC)):
+            if b is not None:
+                self._add_bias(y.reshape(*y.shape[:2], -1, OC), b)
         return out
 
     def _multiply(self, x: Array, kernels: Array, window: Window, groups: int, out: Array) -> Iterator[Array]:
@@ -59,14 +83,13 @@ class CpuConvolution(CpuWinograd):
         np.add(y, image.reshape(-1), out=y)
 
     def conv2d_dx(self, dy: Array, w: Array, x_shape: tuple[int, ...], window: Window, *, out: Array = None) -> Array:
-        """As the reference; at stride 1 as a forward convolution of dy with rotated kernels, which scatters nothing."""
+        """As the reference; where it can be by forward convolutions of dy with rotated kernels, without a scatter."""
         out = self._result(out, x_shape, dy.dtype)
         OC, groups = w.shape[-1], x_shape[-1] // w.shape[2]
         if 1 < groups == OC == x_shape[-1]:
             return self._depthwise_dx(dy, w, window, out)
-        inside = all(max(border) < extent for border, extent in zip(window.border, window.extent, strict=True))
-        if window.stride == (1, 1) and inside and w.shape[2] > 1:  # matrices of one column would be slower
-            return self._conv2d_dx_rotated(dy, w, groups, window, out)
+        if (window.stride == (1, 1) or window.dilation == (1, 1)) and w.shape[2] > 1:  # not for matrices of one column
+            return self._conv2d_dx_by_phase(dy, w, groups, window, out)
         columns = self._lowering(Columns, out, window, groups)
         kernels = by_group(w.reshape(-1, OC), groups).swapaxes(1, 2)  # (groups, OC/groups, KH*KW*C/groups)
         for images in chunks(len(dy), columns.images):
@@ -78,15 +101,26 @@ class CpuConvolution(CpuWinograd):
             self._sum_taps((taps[..., tap, :] for tap in range(window.taps)), window, dx)
         return out
 
-    def _conv2d_dx_rotated(self, dy: Array, w: Array, groups: int, window: Window, out: Array) -> Array:
-        KH, KW, C, OC = w.shape
-        rotated = self.scratch("rotated", (KH, KW, OC // groups, groups, C), w.dtype)
-        np.copyto(rotated, w.reshape(KH, KW, C, groups, -1)[::-1, ::-1].swapaxes(2, 4))
-        rotated = rotated.reshape(KH, KW, OC // groups, groups * C)
-        (EH, EW), ((top, bottom), (left, right)) = window.extent, window.border
-        padding = (EH - 1 - top, EH - 1 - bottom), (EW - 1 - left, EW - 1 - right)
-        window = Window((KH, KW), (1, 1), padding, window.dilation)
-        return CpuConvolution.conv2d(self, dy, rotated, None, window, out=out)
+    def _conv2d_dx_by_phase(self, dy: Array, w: Array, groups: int, window: Window, out: Array) -> Array:
+        """At stride 1 this is one convolution; else those pixels are one that meet the same taps (see `phases`)."""
+        across, down = (list(phases(window, axis, out.shape[1 + axis], dy.shape[1 + axis])) for axis in (1, 0))
+        for rows, columns in product(down, across):
+            pixels, taps = out[:, rows.pixels, columns.pixels], w[rows.taps, columns.taps]
+            seen = dy[:, rows.outputs, columns.outputs]
+            if 0 in taps.shape or 0 in seen.shape:
+                pixels[...] = 0
+                continue
+            KH, KW, C, OC = taps.shape
+            rotated = self.scratch("rotated", (KH, KW, OC // groups, groups, C), w.dtype)
+            np.copyto(rotated, taps.reshape(KH, KW, C, groups, -1)[::-1, ::-1].swapaxes(2, 4))
+            rotated = rotated.reshape(KH, KW, OC // groups, groups * C)
+            narrow = Window((KH, KW), (1, 1), (rows.padding, columns.padding), window.dilation)
+            if window.stride == (1, 1):
+                return CpuConvolution.conv2d(self, seen, rotated, None, narrow, out=out)
+            for images in chunks(len(dy), images_at_a_time(out[0].nbytes)):
+                phase = self.scratch("phase", pixels[images].shape, out.dtype)
+                copy_runs(pixels[images], CpuConvolution.conv2d(self, seen[images], rotated, None, narrow, out=phase))
+        return out
 
     def conv2d_dw_db(self, x: Array, dy: Array, window: Window, *, dw: Array, db: Array | None) -> None:
         """As the reference, a few images at a time; the parts are added in their order, so the result repeats."""

@@ -11,7 +11,7 @@ from gpucnn.geometry import Window
 
 __all__ = ["Bands", "Columns", "Planes", "by_group"]
 
-CACHE_BYTES = 1 << 19  # of lowered images at a time: half of a common second-level cache
+CACHE_BYTES = 1 << 21  # of lowered images at a time: they stay in a third-level cache, and few calls take them all
 LEAST_PIXELS = 256  # of outputs at a time: matrix products of fewer rows are slow
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,6 +14,12 @@ from gpucnn.backend.cpu.windows import chunks, images_at_a_time
 from gpucnn.geometry import Window
 
 __all__ = ["CpuPooling"]
+
+
+@functools.cache
+def _numbers(taps: int, dtype: np.dtype) -> Array:
+    """Return the numbers of the taps, (taps, 1, 1, 1, 1)."""
+    return np.arange(taps, dtype=dtype).reshape(-1, 1, 1, 1, 1)
 
 
 class CpuPooling(CpuConvolution):
@@ -32,19 +39,17 @@ class CpuPooling(CpuConvolution):
         return out, winners
 
     def _max_pool(self, x: Array, window: Window, out: Array, winners: Array) -> None:
-        """NaN is found once at the end and left to the reference."""
-        first, *others = self._gather(x, window, -np.inf)
-        better = self.scratch("mask", first.shape, np.bool_)
-        number = self.scratch("number", first.shape, winners.dtype)
-        np.copyto(out, first)
-        winners.fill(0)
-        for tap, pixels in enumerate(others, start=1):
-            np.greater(pixels, out, out=better)
-            np.maximum(pixels, out, out=out)
-            np.multiply(better, winners.dtype.type(tap), out=number)
-            np.maximum(winners, number, out=winners)  # a later winner has the larger number
-        if np.isnan(np.max(out)):
+        """Of the taps that equal the maximum the first has the highest rank. NaN is left to the reference."""
+        taps = self._gather(x, window, -np.inf)
+        np.maximum.reduce(taps, axis=0, out=out)
+        if np.isnan(np.maximum.reduce(out, axis=None)):
             super().max_pool2d(x, window, out=out, winners=winners)
+            return
+        wins = np.equal(taps, out, out=self.scratch("mask", taps.shape, np.bool_))
+        ranks = _numbers(window.taps, winners.dtype)[::-1]
+        ranks = np.multiply(wins, ranks, out=self.scratch("ranks", taps.shape, winners.dtype))
+        np.maximum.reduce(ranks, axis=0, out=winners)
+        np.subtract(window.taps - 1, winners, out=winners)
 
     def max_pool2d_dx(
         self, dy: Array, winners: Array, x_shape: tuple[int, ...], window: Window, *, out: Array = None
@@ -60,9 +65,7 @@ class CpuPooling(CpuConvolution):
         integer = np.int32 if dy.dtype == np.float32 else np.int64
         mask = self.scratch("mask", (taps, *dy.shape), np.bool_)
         bits = self.scratch("bits", mask.shape, integer)
-        for tap in range(taps):
-            np.equal(winners, tap, out=mask[tap])
-        mask = mask.view(np.int8)
+        mask = np.equal(winners, _numbers(taps, winners.dtype), out=mask).view(np.int8)
         np.copyto(bits, np.negative(mask, out=mask))
         np.bitwise_and(bits, np.ascontiguousarray(dy).view(integer), out=bits)
         return bits.view(dy.dtype)

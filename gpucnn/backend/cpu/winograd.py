@@ -77,28 +77,28 @@ class Tiles:
         return [(full.reshape(*y.shape[:2], whole, OUTPUTS, -1), slice(0, whole)), (last, slice(whole, None))]
 
 
-class TilesByImage(Tiles):
+class TilesByColumn(Tiles):
     """For the convolution: KH rows of a tile lie one behind another, and all tiles of the images one below another."""
 
-    order = "nwhc"
+    order = "wnhc"
 
     def transformed(self, x: Array, B: Array, scratch: Callable) -> Array:
-        """Return the transformed tiles under the rows of the kernels, (P, OH, n*T, KH*C)."""
+        """Return the transformed tiles under the rows of the kernels, (P, OH, T*n, KH*C)."""
         copy_runs(self.interior, x)
         size, width = x.itemsize, self.H * self.C
-        image, step, *_ = self.padded.strides
-        pixels = strided(self.padded, (self.images, self.T, self.P, width), (image, OUTPUTS * step, step, size))
-        tiles = scratch("tiles", (self.P, self.images, self.T, width), x.dtype)
-        np.matmul(B, pixels, out=tiles.transpose(1, 2, 0, 3))
-        strides = tiles.strides[0], self.C * size, width * size, size
-        return strided(tiles, (self.P, self.OH, self.images * self.T, self.KH * self.C), strides)
+        step = self.images * width * size  # from one column to the next
+        pixels = strided(self.padded, (self.T, self.P, self.images * width), (OUTPUTS * step, step, size))
+        tiles = scratch("tiles", (self.P, self.T, self.images * width), x.dtype)
+        np.matmul(B, pixels, out=tiles.swapaxes(0, 1))
+        strides = self.T * step, self.C * size, width * size, size
+        return strided(tiles, (self.P, self.OH, self.T * self.images, self.KH * self.C), strides)
 
     def restore(self, products: Array, A: Array, scratch: Callable, y: Array) -> None:
-        """Write the pixels y (n, OH, OW, OC) that the products (P, OH, n*T, OC) make."""
-        four = scratch("four", (OUTPUTS, self.OH, self.images, self.T, y.shape[-1]), y.dtype)
+        """Write the pixels y (n, OH, OW, OC) that the products (P, OH, T*n, OC) make."""
+        four = scratch("four", (OUTPUTS, self.OH, self.T, self.images, y.shape[-1]), y.dtype)
         np.matmul(A, products.reshape(self.P, -1), out=four.reshape(OUTPUTS, -1))
         for pixels, tile in self.by_tile(y):
-            copy_runs(pixels, four[: pixels.shape[3], :, :, tile].transpose(2, 1, 3, 0, 4))
+            copy_runs(pixels, four[: pixels.shape[3], :, tile].transpose(3, 1, 2, 0, 4))
 
 
 class TilesByRow(Tiles):
@@ -159,7 +159,7 @@ class CpuWinograd(CpuDepthwise):
         np.matmul(G, w.reshape(KH, KW, -1), out=kernels.reshape(P, KH, -1).swapaxes(0, 1))
         for images in chunks(len(x), images_at_once(out[0].nbytes * P // OUTPUTS, T, KH * C * OC)):
             y = out[images]
-            tiles = self._lowering(TilesByImage, x, window, len(y))
+            tiles = self._lowering(TilesByColumn, x, window, len(y))
             products = self.scratch("products", (P, OH, len(y) * T, OC), x.dtype)
             np.matmul(tiles.transformed(x[images], B, self.scratch), kernels, out=products)
             if b is not None:
