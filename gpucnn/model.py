@@ -70,16 +70,12 @@ class Sequential(Container):
     def infer(self, input_shape: Shape) -> Shape:
         for layer in self.layers:
             input_shape = layer._set_shapes(input_shape)
-        self._order = list(self.layers)
-        for place, (layer, following) in enumerate(pairwise(self.layers)):
-            if type(layer) is ReLU and type(following) is MaxPool2D:  # they commute, and pooled images are smaller
-                self._order[place : place + 2] = following, layer
-                layer.computed_shape = following.output_shape
-        self._normalized = {
-            layer
-            for layer, following in pairwise(self.layers)
-            if type(layer) is Conv2D and type(following) is BatchNorm2D  # a subclass may compute something else
-        }
+        # Pairs that compute together; a subclass may compute something else.
+        kinds = {layer: (type(layer), type(following)) for layer, following in pairwise(self.layers)}
+        self._normalized = {layer for layer, pair in kinds.items() if pair == (Conv2D, BatchNorm2D)}
+        pooled = {layer: following for layer, following in pairwise(self.layers) if kinds[layer] == (ReLU, MaxPool2D)}
+        self._rectified = set(pooled.values())
+        self._order = [layer for layer in self.layers if layer not in pooled]
         return input_shape
 
     def bind(self, context: Context) -> None:
@@ -105,6 +101,8 @@ class Sequential(Container):
         for layer in layers:
             if not train and layer in self._normalized:
                 x = layer._forward_normalized(x, next(layers))
+            elif layer in self._rectified:
+                x = layer._forward_rectified(x)
             else:
                 x = layer._forward(x, train)
         return x

@@ -57,7 +57,9 @@ def leaves(layer: Any, name: str = "") -> list[tuple[str, Any]]:
 def spans(trainer: Trainer) -> Iterator[tuple[Any, str, tuple[str, str]]]:
     """Yield what a step consists of: an object, its method, and the row and column of the table that it counts for."""
     for name, layer in leaves(trainer.model):
-        yield layer, "_forward", (name, "forward")
+        for method in ("_forward", "_forward_rectified"):  # the second is that of a pooling and the ReLU before it
+            if hasattr(layer, method):
+                yield layer, method, (name, "forward")
         yield layer, "_backward", (name, "backward")
     yield trainer.loss, "forward", ("loss", "forward")
     yield trainer.loss, "backward", ("loss", "backward")

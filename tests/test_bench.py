@@ -7,16 +7,18 @@ import platform
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import bench
 import bench_ops
 import bench_profile
 import bench_scaling
+import bench_worker
 import numpy as np
 import pytest
 from bench_table import table
 
-from gpucnn import Conv2D, Dense, Flatten, Residual, Sequential, blas, get_backend, zoo
+from gpucnn import Backend, Conv2D, Dense, Flatten, Residual, Sequential, blas, get_backend, zoo
 
 SCRIPT = Path(bench.__file__)
 
@@ -45,6 +47,64 @@ def test_operations_are_recorded_once_for_each_shape() -> None:
     calls = bench_ops.record(backend, lambda: [backend.relu(x), backend.relu(x), backend.relu(x[:1])])
     assert [name for name, _, _ in calls.values()] == ["relu", "relu"]
     assert "relu" not in vars(backend)
+
+
+def test_a_recorded_call_finds_its_arguments_again() -> None:
+    backend = get_backend("cpu", threads=1)
+    x = np.full((2, 3), 1e-30, np.float32)
+    calls = bench_ops.record(backend, lambda: backend.sigmoid_dx(x, np.full_like(x, 0.5), out=x))
+    ((_, (dy, y), keywords),) = calls.values()
+    assert np.all(dy == np.float32(1e-30)), "a later operation changed it"
+    assert not np.may_share_memory(dy, keywords["out"]), "the next call would have its result"
+
+
+def test_every_override_is_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bench_ops, "BATCH_SIZE", 2)
+    backend = get_backend("cpu", threads=1)
+    calls = bench_ops.record_all(backend)
+    assert {name for name, _, _ in calls} == set(bench_ops.overridden(backend))
+    for call in calls:
+        if call[0] == "gather_batch":  # of eight samples
+            for owner in (backend, Backend()):
+                run = bench_ops.repeatable(call, owner)
+                for _ in range(5):
+                    run()
+
+
+def test_operations_are_summed_up() -> None:
+    def timed(operation: str, override: float, reference: float) -> dict:
+        return {"operation": operation, "seconds": {"override": override, "reference": reference}}
+
+    results = [timed("add", 2.0, 1.9), timed("relu", 3.0, 1.0), timed("relu", 1.0, 5.0), timed("tanh", 1.0, 1.02)]
+    rows = bench_ops.totals(results)
+    assert [(row["operation"], row["calls"], row["ratio"]) for row in rows] == [
+        *(("add", 1, 0.95), ("relu", 2, 1.5), ("tanh", 1, 1.02))
+    ]
+    assert bench_ops.verdict(rows).splitlines() == [
+        *("behind the reference: add 0.95",),
+        *("level with it (what they save is memory: they allocate nothing): tanh 1.02",),
+    ]
+    assert bench_ops.verdict(rows[1:2]).count("none") == 2
+
+
+@pytest.mark.skipif(not bench_worker.STATUS.exists(), reason="needs Linux")
+def test_the_peak_of_a_worker_is_its_own() -> None:
+    ours = b"x" * 2**28  # what `getrusage` would count as the worker's
+    code = "import bench_worker; x = b'x' * 2**26; del x; print(bench_worker.peak_bytes())"
+    done = subprocess.run([sys.executable, "-c", code], cwd=SCRIPT.parent, capture_output=True, text=True, check=True)
+    assert 2**26 < int(done.stdout) < len(ours)
+
+
+@pytest.mark.parametrize(("platform", "unit"), [("linux", 1024), ("darwin", 1)])
+def test_the_peak_of_a_worker_elsewhere(
+    platform: str, unit: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "without").write_text("Name:\tpython\n")
+    monkeypatch.setattr(bench_worker.resource, "getrusage", lambda _: SimpleNamespace(ru_maxrss=5000))
+    monkeypatch.setattr(bench_worker.sys, "platform", platform)
+    for status in ("missing", "without"):
+        monkeypatch.setattr(bench_worker, "STATUS", tmp_path / status)
+        assert bench_worker.peak_bytes() == 5000 * unit
 
 
 def run_bench(command: str, file: Path, **options: str) -> tuple[str, dict]:
@@ -142,13 +202,15 @@ def test_profile_times_every_layer_and_operation(threads: str, tmp_path: Path) -
     assert (result["model"], result["batch_size"], result["threads"]) == ("lenet5", 2, int(threads))
     model = zoo.lenet5()
     layers = {row["layer"]: row for row in result["layers"]}
-    assert set(layers) == {*(layer.name for layer in model.layers), "loss", "optimizer", "all else"}
-    assert all(layers[layer.name][column] > 0 for layer in model.layers for column in ("forward", "backward"))
+    names = {layer.name for layer in model.layers} - {"relu1", "relu2"}  # which are parts of the poolings
+    assert set(layers) == {*names, "loss", "optimizer", "all else"}
+    assert all(layers[name][column] > 0 for name in names for column in ("forward", "backward"))
     calls = {row["operation"]: row.get("calls") for row in result["operations"]}
     assert (calls["conv2d"], calls["conv2d_dw_db"], calls["conv2d_dx"], calls["sgd_step"]) == (2, 2, 1, 1)
     for rows in (result["operations"], result["layers"]):
         assert sum(row["share"] for row in rows) == pytest.approx(1)
-    assert "\n| operation | calls | ms | share |\n|---|---|---|---|\n| conv2d" in out
+    longest = result["operations"][0]["operation"]
+    assert f"\n| operation | calls | ms | share |\n|---|---|---|---|\n| {longest} | " in out
     assert "\n| layer | forward, ms | backward, ms | both, ms | share |\n|---|---|---|---|---|\n| conv2d1 | " in out
 
 

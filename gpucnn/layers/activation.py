@@ -38,14 +38,7 @@ class Activation(Layer):
     in_place = ("y", "dx")
 
     def infer(self, input_shape: Shape) -> Shape:
-        self.computed_shape = input_shape  # smaller where a `Sequential` pools first
         return input_shape
-
-    def forward_buffers(self, train: bool) -> dict[str, Spec]:
-        return {"y": Spec(self.computed_shape)}
-
-    def backward_buffers(self, need_dx: bool) -> dict[str, Spec]:
-        return {"dx": Spec(self.computed_shape)} if need_dx else {}
 
     def _settings(self) -> tuple:
         """Further arguments of the operation and of its derivative."""

@@ -38,7 +38,8 @@ def activations(dtype: str) -> Iterator[Case]:
             x[0, 0] = x[2, 3] = np.nan
             yield Case(operation, "NaN", dtype, {"x": x}, {"out": Output(x.shape, dtype)}, smooth=False)
     x = np.array([[np.inf, -np.inf, np.nan, 1.0, -1.0, 0.0, -0.0]], dtype)
-    yield Case("relu", "infinities", dtype, {"x": x}, {"out": Output(x.shape, dtype)}, smooth=False)
+    for operation in ("relu", "sigmoid"):
+        yield Case(operation, "infinities", dtype, {"x": x}, {"out": Output(x.shape, dtype)}, smooth=False)
 
 
 @cases_of

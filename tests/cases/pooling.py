@@ -21,6 +21,7 @@ def pools() -> Iterator[tuple[str, tuple[int, ...], Window, dict[str, Any]]]:
         yield label, (N, *size, C), window, {}
     for layout in LAYOUTS:
         yield layout, (2, *size, 3), window, {"layouts": layout}
+    yield "255 taps", (1, 15, 18, 1), Window((15, 17)), {}
     yield "256 taps", (1, 16, 17, 1), Window((16, 16)), {}
     yield "289 taps", (1, 18, 17, 1), Window((17, 17)), {}
     yield "batch of 33", (33, 5, 4, 2), Window((2, 2), (2, 2), border(1, 0, 0, 1)), {}
@@ -55,18 +56,21 @@ def meets_pixels(x_shape: tuple[int, ...], window: Window) -> bool:
     return bool(loops.pool_counts(window, x_shape[1], x_shape[2], count_include_pad=False).all())
 
 
-def max_pool_case(label: str, x: np.ndarray, window: Window, further: dict[str, Any]) -> Iterator[Case]:
+def max_pool_case(
+    label: str, x: np.ndarray, window: Window, further: dict[str, Any], rectify: bool = False
+) -> Iterator[Case]:
     dtype = x.dtype.name
-    shape, winner = output_shape(x.shape, window), "uint8" if window.taps <= 256 else "int32"
+    shape, winner = output_shape(x.shape, window), "uint8" if window.taps <= 255 else "int32"
     if not meets_pixels(x.shape, window):
         further = {**further, "smooth": False}
     outputs = {"out": Output(shape, dtype), "winners": Output(shape, winner)}
-    yield Case("max_pool2d", label, dtype, {"x": x, "window": window}, outputs, **fields(further, "x"))
+    arguments = {"x": x, "window": window, "rectify": rectify}
+    yield Case("max_pool2d", label, dtype, arguments, outputs, **fields(further, "x"))
     draw = Draw(f"max_pool2d_dx {label}", dtype)
     if further.get("large"):
         winners = draw.random.integers(0, window.taps, shape).astype(winner)
     else:
-        winners = loops.max_pool2d(x, window)[1].astype(winner)
+        winners = loops.max_pool2d(x, window, rectify)[1].astype(winner)
     arguments = {"dy": draw.normal(*shape), "winners": winners, "x_shape": x.shape, "window": window}
     outputs, further = {"out": Output(x.shape, dtype)}, fields(further, "dy", "winners")
     yield Case("max_pool2d_dx", label, dtype, arguments, outputs, terms=window.taps, **further)
@@ -77,10 +81,15 @@ def max_pool2d(dtype: str) -> Iterator[Case]:
     for label, x_shape, window, further in pools():
         x = Draw(f"max_pool2d {label}", dtype).normal(*x_shape)
         yield from max_pool_case(label, x, window, further)
+    for label in ("stride 2", "padding 1", "255 taps", "256 taps"):
+        x_shape, window = next((x_shape, window) for name, x_shape, window, _ in pools() if name == label)
+        x = Draw(f"max_pool2d {label}", dtype).normal(*x_shape) - 1
+        yield from max_pool_case(f"{label}, rectified", x, window, {"smooth": False}, rectify=True)
     for label, x in special_pixels(Draw("max_pool2d", dtype)):
         for window in (Window((3, 2), (2, 1), border(1, 1, 0, 1)), Window((2, 2), (2, 2))):
             KH, KW = window.kernel
             yield from max_pool_case(f"{KH}x{KW}, {label}", x, window, {"smooth": False})
+            yield from max_pool_case(f"{KH}x{KW}, {label}, rectified", x, window, {"smooth": False}, rectify=True)
 
 
 @cases_of

@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from loops.numbers import Array, each, zeros
+from loops.numbers import Array, each, indices, zeros
 from loops.windows import inside, meetings, output_size
 
 
-def max_pool2d(x: Array, window: Any) -> tuple[Array, Array]:
+def max_pool2d(x: Array, window: Any, rectify: bool = False) -> tuple[Array, Array]:
     N, H, W, C = x.shape
     y = np.full((N, *output_size(window, H, W), C), -math.inf)
     winners = np.zeros(y.shape, np.int64)
@@ -22,6 +22,11 @@ def max_pool2d(x: Array, window: Any) -> tuple[Array, Array]:
             if pixel > y[n, m, q, c] or math.isnan(pixel):
                 y[n, m, q, c] = pixel
                 winners[n, m, q, c] = u * window.kernel[1] + v
+    if rectify:
+        for index in indices(y):
+            if not y[index] > 0:
+                y[index] = y[index] if math.isnan(y[index]) else 0.0
+                winners[index] = window.kernel[0] * window.kernel[1]
     return y, winners
 
 

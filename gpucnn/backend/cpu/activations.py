@@ -22,13 +22,11 @@ class CpuActivations(CpuArrays):
         return self._keep(dy, np.greater(y, 0, out=mask), self._result(out, dy.shape, dy.dtype))
 
     def sigmoid(self, x: Array, *, out: Array = None) -> Array:
-        """As the reference, in place."""
-        e = self.scratch("e", x.shape, x.dtype)
-        np.exp(np.negative(np.abs(x, out=e), out=e), out=e)
+        """`1/(1 + e^-x)` as it stands, in place: where e^-x overflows, the result is 1/inf = 0, and not subnormal."""
         out = self._result(out, x.shape, x.dtype)
-        np.heaviside(x, 1, out=out)  # 1 where x >= 0, else 0
-        np.maximum(out, e, out=out)  # the numerator: 1, or e where x < 0
-        return np.divide(out, np.add(e, 1, out=e), out=out)
+        with np.errstate(over="ignore"):
+            np.exp(np.negative(x, out=out), out=out)
+        return np.divide(1, np.add(out, 1, out=out), out=out)
 
     def sigmoid_dx(self, dy: Array, y: Array, *, out: Array = None) -> Array:
         """As the reference, in place."""

@@ -29,27 +29,34 @@ class CpuPooling(CpuConvolution):
         super().__init__(float_dtype)
         self._counts: dict[tuple, Array] = {}
 
-    def max_pool2d(self, x: Array, window: Window, *, out: Array = None, winners: Array = None) -> tuple[Array, Array]:
+    def max_pool2d(
+        self, x: Array, window: Window, *, rectify: bool = False, out: Array = None, winners: Array = None
+    ) -> tuple[Array, Array]:
         """As the reference, a few images at a time, from a copy in which each tap is one run."""
         shape = (len(x), *window.output_size(*x.shape[1:3]), x.shape[-1])
         out = self._result(out, shape, x.dtype)
         winners = self._result(winners, shape, self.winner_dtype(window))
         for images in chunks(len(x), images_at_a_time(window.taps * out[0].nbytes)):
-            self._max_pool(x[images], window, out[images], winners[images])
+            self._max_pool(x[images], window, rectify, out[images], winners[images])
         return out, winners
 
-    def _max_pool(self, x: Array, window: Window, out: Array, winners: Array) -> None:
+    def _max_pool(self, x: Array, window: Window, rectify: bool, out: Array, winners: Array) -> None:
         """Of the taps that equal the maximum the first has the highest rank. NaN is left to the reference."""
         taps = self._gather(x, window, -np.inf)
         np.maximum.reduce(taps, axis=0, out=out)
         if np.isnan(np.maximum.reduce(out, axis=None)):
-            super().max_pool2d(x, window, out=out, winners=winners)
+            super().max_pool2d(x, window, rectify=rectify, out=out, winners=winners)
             return
-        wins = np.equal(taps, out, out=self.scratch("mask", taps.shape, np.bool_))
-        ranks = _numbers(window.taps, winners.dtype)[::-1]
-        ranks = np.multiply(wins, ranks, out=self.scratch("ranks", taps.shape, winners.dtype))
+        largest = out
+        if rectify:
+            least = np.finfo(x.dtype).smallest_subnormal  # so that a pixel equals `largest` only if it is above 0
+            largest = np.maximum(out, least, out=self.scratch("largest", out.shape, x.dtype))
+            np.maximum(out, 0, out=out)
+        wins = np.equal(taps, largest, out=self.scratch("mask", taps.shape, np.bool_))
+        ranks = self.scratch("ranks", taps.shape, winners.dtype)
+        np.multiply(wins, _numbers(window.taps, winners.dtype)[::-1] + 1, out=ranks)
         np.maximum.reduce(ranks, axis=0, out=winners)
-        np.subtract(window.taps - 1, winners, out=winners)
+        np.subtract(window.taps, winners, out=winners)
 
     def max_pool2d_dx(
         self, dy: Array, winners: Array, x_shape: tuple[int, ...], window: Window, *, out: Array = None

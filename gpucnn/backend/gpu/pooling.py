@@ -19,11 +19,14 @@ class GpuPooling(GpuConvolution):
         super().__init__(float_dtype, device=device)
         self._counts: dict[tuple, Array] = {}
 
-    def max_pool2d(self, x: Array, window: Window, *, out: Array = None, winners: Array = None) -> tuple[Array, Array]:
+    def max_pool2d(
+        self, x: Array, window: Window, *, rectify: bool = False, out: Array = None, winners: Array = None
+    ) -> tuple[Array, Array]:
         """As the reference, in one kernel."""
         out = self._pooled(out, x, window)
         winners = self._result(winners, out.shape, self.winner_dtype(window))
-        self._run(kernels.MAX_POOL2D, self._contiguous(x), *self._window_arguments(x.shape, window), out, winners)
+        arguments = *self._window_arguments(x.shape, window), rectify
+        self._run(kernels.MAX_POOL2D, self._contiguous(x), *arguments, out, winners)
         return out, winners
 
     def max_pool2d_dx(

@@ -24,7 +24,7 @@ __all__ = [
 
 MAX_POOL2D = Elementwise(
     "max_pool2d",
-    f"raw T x, {WINDOW}",
+    f"raw T x, {WINDOW}, bool rectify",
     "T y, U winner",
     f"""{OUTPUT_PIXEL}
     T best = 0;
@@ -36,8 +36,9 @@ MAX_POOL2D = Elementwise(
                 which = u * KW + v;
             }}
         }}
-    y = best;
-    winner = which;
+    const bool wins = !rectify || best > 0;
+    y = wins || best != best ? best : T(0);
+    winner = wins ? which : KH * KW;
     """,
 )
 MAX_POOL2D_DX = Elementwise(

@@ -15,11 +15,16 @@ __all__ = ["Pooling"]
 class Pooling(Windows):
     """Part of `Backend`."""
 
-    def max_pool2d(self, x: Array, window: Window, *, out: Array = None, winners: Array = None) -> tuple[Array, Array]:
+    def max_pool2d(
+        self, x: Array, window: Window, *, rectify: bool = False, out: Array = None, winners: Array = None
+    ) -> tuple[Array, Array]:
         """Largest pixel under each window, `P = max`, and which tap it was: the winning unit, the first on a tie.
 
         Paper: section 3.1, pooling. Padding is -inf; NaN wins over numbers, the last one if there are several.
         x (N, H, W, C) -> out (N, OH, OW, C), winners (N, OH, OW, C) of dtype `winner_dtype(window)`.
+
+        With `rectify` of `max(P, 0)`: ReLU and pooling in either order. Where P is not above 0 no unit wins, which the
+        number KH*KW says.
         """
         first, *others = self.taps(x, window, -float("inf"))
         best, winner = first, self.xp.zeros(first.shape, dtype=self.winner_dtype(window))
@@ -27,6 +32,9 @@ class Pooling(Windows):
             better = (tap > best) | (tap != tap)
             best = self.xp.where(better, tap, best)
             winner = self.xp.where(better, self.xp.asarray(number, dtype=winner.dtype), winner)
+        if rectify:
+            winner = self.xp.where(best > 0, winner, self.xp.asarray(window.taps, dtype=winner.dtype))
+            best = self.relu(best)
         return self._store(best, out), self._store(winner, winners)
 
     def max_pool2d_dx(
@@ -41,8 +49,8 @@ class Pooling(Windows):
         return self._store(self.sum_taps(taps, x_shape, window), out)
 
     def winner_dtype(self, window: Window) -> Any:
-        """Smallest dtype that holds a tap number of the window."""
-        return self.xp.uint8 if window.taps <= 256 else self.xp.int32
+        """Smallest dtype that holds a tap number of the window, and the number of taps."""
+        return self.xp.uint8 if window.taps < 256 else self.xp.int32
 
     def average_pool2d(self, x: Array, window: Window, *, count_include_pad: bool = False, out: Array = None) -> Array:
         """Mean of the pixels under each window; padding counts as zeros if `count_include_pad`, else not at all.
