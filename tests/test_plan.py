@@ -106,16 +106,18 @@ def test_parameters_gradients_and_optimizers() -> None:
 
 
 @pytest.mark.parametrize("N", [64, 256])
-@pytest.mark.parametrize("name", ["lenet5", "paper", "resnet20"])
-def test_the_peak_is_what_a_step_takes(name: str, N: int) -> None:
-    """On the reference: the CPU backend has scratch memory of its own kind."""
+@pytest.mark.parametrize("name", ["lenet5", "mnist", "paper", "resnet20"])
+@pytest.mark.parametrize("backend", ["reference", "cpu, 1", "cpu, 3"])
+def test_the_peak_is_what_a_step_takes(backend: str, name: str, N: int) -> None:
+    device, _, threads = backend.partition(", ")
+    backend = get_backend(device, threads=int(threads) if threads else None)
     model, optimizer = zoo.get_recipe(name).model(10), SGD(0.01, 0.9)
     shape = (28, 28, 1) if name != "resnet20" else (16, 16, 3)
-    x, dy = np.ones((N, *shape), np.float32), np.ones((N, 10), np.float32)
+    x, dy = np.ones((N, *shape), np.float32), np.full((N, 10), 1e-6, np.float32)
 
     def step() -> None:
         if model.arena is None:
-            model.build(shape, "reference")
+            model.build(shape, backend)
             optimizer.attach(model.arena, model.backend)
         model.forward(x)
         model.backward(dy, need_dx=False)

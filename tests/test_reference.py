@@ -22,7 +22,17 @@ SMOOTH = [case for case in SMALL if case.smooth and case.dtype == "float64"]
 
 # Public methods that are no operations: memory, transfers, words for people, and parts of operations.
 NO_OPERATIONS = {"empty", "zeros", "from_host", "to_host", "cast", "owns", "activate", "describe", "versions"}
-NO_OPERATIONS |= {"at_work", "scratch", "pad", "taps", "sum_taps", "winner_dtype", "conv2d_workspace", "together"}
+NO_OPERATIONS |= {
+    "at_work",
+    "scratch",
+    "pad",
+    "taps",
+    "sum_taps",
+    "winner_dtype",
+    "conv2d_workspace",
+    "together",
+    "rehearsal",
+}
 
 
 def expected(case: Case) -> dict[str, np.ndarray]:

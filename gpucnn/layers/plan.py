@@ -11,11 +11,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gpucnn.layers.lifetimes import Buffer, Slots, lifetimes
+from gpucnn.layers.shards import copy_onto
 
 if TYPE_CHECKING:
     from gpucnn.layers.base import Layer
 
 __all__ = ["MemoryPlan", "held_bytes", "in_units", "kept_bytes", "table"]
+
+REHEARSED = 256  # samples at most: operations that take more take them in parts
 
 
 @dataclass(frozen=True)
@@ -56,15 +59,17 @@ class MemoryPlan:
         Each of the threads takes an equal part of the batch through all layers, with buffers and gradients of its own;
         the outputs are joined. `slots` is how many arrays as large as all parameters an optimizer keeps.
         """
-        backend, precision, arena = network.backend, network.backend.precision, network.arena
+        precision, arena = network.backend.precision, network.arena
         itemsize = np.dtype(precision).itemsize
         own_gradients = sum(parameter.size for parameter in network.parameters())
         held, workspace, kept = 0, 0, Counter()
-        for N in filter(None, [(batch + thread) // threads for thread in range(threads)]):
+        parts = Counter(filter(None, [(batch + thread) // threads for thread in range(threads)]))
+        for N, count in parts.items():
             buffers = lifetimes(network, train=train, need_dx=False, batch=N)
-            held += held_bytes(buffers, network.slots[train], N, precision)
-            kept += kept_bytes(buffers, N, precision)
-            workspace += backend.together(part.workspace_bytes(N, train=train) for part in network.parts())
+            held += count * held_bytes(buffers, network.slots[train], N, precision)
+            workspace += count * workspace_bytes(network, N, train=train)
+            for layer, size in kept_bytes(buffers, N, precision).items():
+                kept[layer] += count * size
         outputs = math.prod(network.output_shape) * batch if threads > 1 else 0
         return cls(
             batch=batch,
@@ -84,6 +89,20 @@ class MemoryPlan:
         totals = [(name, "", in_units(getattr(self, name))) for name in names]
         title = f"{'training step' if self.train else 'inference'}, batch of {self.batch}"
         return f"{title}\n{table([*rows, *totals], left=1, totals=len(totals))}"
+
+
+def workspace_bytes(network: Any, batch: int, *, train: bool) -> int:
+    """Return what the backend's operations hold beside their arguments; some show it in a run of a few samples."""
+    rehearsal = network.backend.rehearsal()
+    if rehearsal is None:
+        return network.backend.together(part.workspace_bytes(batch, train=train) for part in network.parts())
+    workers = 1 if network._shards else network.backend.threads  # these share each operation
+    copy = copy_onto(rehearsal, network, own_gradients=True)
+    samples = min(-(-batch // workers), REHEARSED)
+    copy._forward(rehearsal.zeros((samples, *network.input_shape)), train)
+    if train:
+        copy._backward(rehearsal.zeros((samples, *network.output_shape)), need_dx=False)
+    return workers * rehearsal.held_bytes()
 
 
 def _row(layer: Layer, kept: Counter[Layer], itemsize: int) -> tuple[str, int, int]:

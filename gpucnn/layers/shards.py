@@ -17,7 +17,7 @@ from gpucnn.layers.normalization import GroupNorm
 from gpucnn.layers.pooling import GlobalPool2D, Pool2D
 from gpucnn.layers.shape import Reshape, ZeroPad2D
 
-__all__ = ["Shards"]
+__all__ = ["Shards", "copy_onto"]
 
 # Layers that treat each sample by itself: not batch normalization, nor dropout, whose mask depends on a sample's place.
 BY_SAMPLE = (
@@ -35,7 +35,9 @@ class Shards:
 
     def __init__(self, network: Layer):
         self.network, self.backend = network, network.backend
-        self.copies = [self._copy(worker, first=not number) for number, worker in enumerate(self.backend.workers)]
+        self.copies = [
+            copy_onto(worker, network, own_gradients=number > 0) for number, worker in enumerate(self.backend.workers)
+        ]
         self._parts: list[slice] = []
 
     @classmethod
@@ -47,16 +49,6 @@ class Shards:
         kinds = {type(part) for part in network.parts()}
         known = all(issubclass(kind, BY_SAMPLE) and kind.__module__.startswith("gpucnn.") for kind in kinds)
         return cls(network) if known and network.backend.threads > 1 else None
-
-    def _copy(self, worker: Any, *, first: bool) -> Layer:
-        """Copy the layers; what they share counts as copied already. The first has the network's own gradients."""
-        network = self.network
-        memo: dict[int, Any] = {id(network.arena): None, id(network.context): Context(worker, network.context.seed)}
-        for parameter in network.parameters():
-            memo[id(parameter.value)] = parameter.value
-            if first:
-                memo[id(parameter.gradient)] = parameter.gradient
-        return copy.deepcopy(network, memo)
 
     def forward(self, x: Array, train: bool) -> Array:
         """Return the outputs of a batch."""
@@ -84,3 +76,16 @@ class Shards:
             for total, part in zip(totals, more, strict=True):
                 self.backend.add(total.gradient, part.gradient, out=total.gradient)
         return dx
+
+
+def copy_onto(backend: Any, network: Layer, *, own_gradients: bool) -> Layer:
+    """Return a copy of a network that computes on another backend with the same weights, perhaps gradients too."""
+    memo: dict[int, Any] = {  # what is shared counts as copied already
+        id(network.context): Context(backend, network.context.seed),
+        **{id(part): None for part in (network.arena, network._shards)},
+    }
+    for parameter in network.parameters():
+        memo[id(parameter.value)] = parameter.value
+        if not own_gradients:
+            memo[id(parameter.gradient)] = parameter.gradient
+    return copy.deepcopy(network, memo)

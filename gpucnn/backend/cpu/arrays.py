@@ -38,9 +38,6 @@ class CpuArrays(Backend):
     def owns(self, array: object) -> bool:
         return isinstance(array, np.ndarray)
 
-    def matmul(self, a: Array, b: Array, *, out: Array = None) -> Array:
-        return np.matmul(a, b, out=out)
-
     def add(self, a: Array, b: Array, *, out: Array = None) -> Array:
         """As the reference, in place."""
         return np.add(a, b, out=out)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
+
 import numpy as np
-from numpy.lib.stride_tricks import as_strided
 
 from gpucnn.backend.cpu.arrays import Array
-from gpucnn.backend.cpu.windows import copy_runs, runs
+from gpucnn.backend.cpu.windows import copy_runs, strided
 from gpucnn.geometry import Window
 
 __all__ = ["Bands", "Columns", "Planes", "by_group"]
@@ -16,16 +18,24 @@ LEAST_PIXELS = 256  # of outputs at a time: matrix products of fewer rows are sl
 
 
 class Lowering:
-    """A padded copy of a few images, whose border is filled once, and the views of it that a subclass copies from."""
+    """A padded copy of a few images, whose border is filled once, and the views of it that a subclass copies from.
 
-    def __init__(self, image_shape: tuple[int, ...], window: Window, dtype: np.dtype, image_elements: int):
+    Where it copies to is scratch memory, which all convolutions share.
+    """
+
+    def __init__(
+        self, image_shape: tuple[int, ...], window: Window, dtype: np.dtype, scratch: Callable, image_elements: int
+    ):
         H, W, C = image_shape
         self.window = window
         self.OH, self.OW = window.output_size(H, W)
-        self.images = max(CACHE_BYTES // (image_elements * dtype.itemsize), -(-LEAST_PIXELS // (self.OH * self.OW)))
-        self.padded = np.zeros((self.images, *window.padded_size(H, W), C), dtype)
+        padded = *window.padded_size(H, W), C
+        image_bytes = max(image_elements, math.prod(padded)) * dtype.itemsize
+        self.images = max(CACHE_BYTES // image_bytes, -(-LEAST_PIXELS // (self.OH * self.OW)))
+        self.padded = np.zeros((self.images, *padded), dtype)
         rows, columns = window.interior(H, W)
         self.interior = self.padded[:, rows, columns]
+        self._scratch = scratch
 
     def pad(self, x: Array) -> int:
         """Copy at most `images` images into the padded copy; return how many."""
@@ -35,34 +45,33 @@ class Lowering:
     def view(self, *axes: tuple[int, str, int]) -> Array:
         """Return a view of the padded copy; each axis has a length, the axis n, h, w or c that it walks, and a step."""
         strides = dict(zip("nhwc", self.padded.strides, strict=True))
-        return as_strided(
-            self.padded, [length for length, _, _ in axes], [step * strides[axis] for _, axis, step in axes]
-        )
+        return strided(self.padded, [length for length, _, _ in axes], [step * strides[axis] for _, axis, step in axes])
+
+    def lowered(self, shape: tuple[int, ...]) -> Array:
+        """Return memory to copy to."""
+        return self._scratch("lowered", shape, self.padded.dtype)
 
 
 class Columns(Lowering):
     """All pixels under each window as one row, by group: (groups, n*OH*OW, KH*KW*C/groups). For any window."""
 
-    def __init__(self, image_shape: tuple[int, ...], window: Window, groups: int, dtype: np.dtype):
+    def __init__(self, image_shape: tuple[int, ...], window: Window, groups: int, dtype: np.dtype, scratch: Callable):
         OH, OW = window.output_size(*image_shape[:2])
-        super().__init__(image_shape, window, dtype, OH * OW * window.taps * image_shape[2])
+        super().__init__(image_shape, window, dtype, scratch, OH * OW * window.taps * image_shape[2])
         (KH, KW), (SH, SW), (DH, DW) = window.kernel, window.stride, window.dilation
         C = image_shape[2] // groups
         axes = (self.images, "n", 1), (OH, "h", SH), (OW, "w", SW), (groups, "c", C), (KH, "h", DH), (KW, "w", DW)
         self.taps = self.view(*axes, (C, "c", 1))
-        self.columns = np.empty(self.taps.shape, dtype)
-        self.runs = runs(self.columns, self.taps)
         self.groups = groups
 
     def rows(self, n: int) -> Array:
-        """Return the buffer for n images, (n*OH*OW, groups*KH*KW*C/groups)."""
-        return self.columns[:n].reshape(n * self.OH * self.OW, -1)
+        """Return memory for the columns of n images, (n*OH*OW, groups*KH*KW*C/groups)."""
+        return self.lowered((n, *self.taps.shape[1:])).reshape(n * self.OH * self.OW, -1)
 
     def lower(self, x: Array) -> Array:
         """Return the columns of at most `images` images."""
         n = self.pad(x)
-        columns, taps = self.runs
-        np.copyto(columns[:n], taps[:n])
+        copy_runs(self.lowered((n, *self.taps.shape[1:])), self.taps[:n])
         return by_group(self.rows(n), self.groups)
 
     def transposed(self, x: Array) -> Array:
@@ -79,39 +88,36 @@ class Bands(Lowering):
     Source: Cho and Brand, MEC: memory-efficient convolution, ICML 2017.
     """
 
-    def __init__(self, image_shape: tuple[int, ...], window: Window, dtype: np.dtype):
-        (KH, KW), (SH, SW), DW, C = window.kernel, window.stride, window.dilation[1], image_shape[2]
-        height, (OH, OW) = window.padded_size(*image_shape[:2])[0], window.output_size(*image_shape[:2])
-        super().__init__(image_shape, window, dtype, OW * height * KW * C)
+    def __init__(self, image_shape: tuple[int, ...], window: Window, dtype: np.dtype, scratch: Callable):
+        KW, SW, DW, C = window.kernel[1], window.stride[1], window.dilation[1], image_shape[2]
+        height, OW = window.padded_size(*image_shape[:2])[0], window.output_size(*image_shape[:2])[1]
+        super().__init__(image_shape, window, dtype, scratch, OW * height * KW * C)
         self.taps = self.view((self.images, "n", 1), (OW, "w", SW), (height, "h", 1), (KW, "w", DW), (C, "c", 1))
-        self.bands = np.empty(self.taps.shape, dtype)
-        self.runs = runs(self.bands, self.taps)
-        n, w, h, *_ = self.bands.strides
-        self.windows = as_strided(self.bands, (self.images, OH, OW, KH * KW * C), (n, SH * h, w, dtype.itemsize))
 
     def lower(self, x: Array) -> Array:
         """Return the windows of at most `images` images."""
         n = self.pad(x)
-        bands, taps = self.runs
-        np.copyto(bands[:n], taps[:n])
-        return self.windows[:n]
+        bands = self.lowered((n, *self.taps.shape[1:]))
+        copy_runs(bands, self.taps[:n])
+        image, column, row, _, size = bands.strides
+        shape = n, self.OH, self.OW, self.window.taps * bands.shape[-1]
+        return strided(bands, shape, (image, self.window.stride[0] * row, column, size))
 
 
 class Planes(Lowering):
     """For images of one channel, a plane for each tap: (1, KH*KW, n*OH*OW), copied row by row instead of KW by KW."""
 
-    def __init__(self, image_shape: tuple[int, ...], window: Window, dtype: np.dtype):
+    def __init__(self, image_shape: tuple[int, ...], window: Window, dtype: np.dtype, scratch: Callable):
         OH, OW = window.output_size(*image_shape[:2])
-        super().__init__(image_shape, window, dtype, window.taps * OH * OW)
+        super().__init__(image_shape, window, dtype, scratch, window.taps * OH * OW)
         (KH, KW), (SH, SW), (DH, DW) = window.kernel, window.stride, window.dilation
         self.taps = self.view((KH, "h", DH), (KW, "w", DW), (self.images, "n", 1), (OH, "h", SH), (OW, "w", SW))
-        self.planes = np.empty(self.taps.size, dtype)
 
     def transposed(self, x: Array) -> Array:
         """Return the planes of at most `images` images as the left factor of a gradient, (1, KH*KW, n*OH*OW)."""
         n = self.pad(x)
         taps = self.taps[:, :, :n]
-        planes = self.planes[: taps.size].reshape(taps.shape)
+        planes = self.lowered(taps.shape)
         copy_runs(planes, taps)
         return planes.reshape(1, self.window.taps, -1)
 

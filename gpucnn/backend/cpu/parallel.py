@@ -18,9 +18,10 @@ from gpucnn.geometry import Window
 
 __all__ = ["CpuBackend"]
 
-# Bytes of an array from which on it is worth sharing: telling a thread takes some 60 microseconds, most of them to wake
-# it, in which one thread computes this much of a convolution, a pooling, and a single pass.
-CONVOLUTION, POOLING, PASS = 1 << 17, 1 << 19, 1 << 22
+# Bytes of an array from which on it is worth sharing: telling a thread takes some 40 microseconds, half of them to wake
+# it, and the threads wait for each other's Python; one alone computes this much of a convolution, a pooling, and a
+# single pass meanwhile.
+CONVOLUTION, POOLING, PASS = 1 << 18, 1 << 20, 1 << 22
 
 KEYWORD = inspect.Parameter.KEYWORD_ONLY
 
@@ -38,6 +39,8 @@ def shared(name: str, *rows: str, least: int = PASS) -> Callable:
 
     @functools.wraps(operation)
     def share(self: CpuBackend, *arguments: Any, **keywords: Any) -> Any:
+        if self.threads == 1:
+            return operation(self, *arguments, **keywords)
         given = dict(zip(order, arguments, strict=False)) | keywords
         if not self._is_worth_sharing(given[rows[0]], least) or any(given.get(row) is None for row in rows):
             return operation(self, *arguments, **keywords)

@@ -7,6 +7,10 @@ C-contiguous.
 
 from __future__ import annotations
 
+from typing import Any
+
+import numpy as np
+
 from gpucnn.backend.cpu.activations import CpuActivations
 from gpucnn.backend.cpu.batches import CpuBatches
 from gpucnn.backend.cpu.convolution import CpuConvolution
@@ -32,3 +36,14 @@ class SerialCpuBackend(
     CpuBatches,
 ):
     """The operations on one thread."""
+
+    def rehearsal(self) -> Any:
+        """As the reference: what operations hold is bounded by the cache, and much of it they share."""
+        return SerialCpuBackend(self.float_dtype)
+
+    def held_bytes(self) -> int:
+        """Return the bytes of what the operations keep for their next call."""
+        lowered = (array for lowering in self._lowerings.values() for array in vars(lowering).values())
+        arrays = [*self._padded.values(), *self._counts.values(), *self._ones.values(), self._ramp, *lowered]
+        own = {id(array): array.nbytes for array in arrays if isinstance(array, np.ndarray) and array.base is None}
+        return self.workspace.nbytes + sum(own.values())

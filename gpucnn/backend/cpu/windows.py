@@ -78,7 +78,7 @@ class CpuWindows(CpuArrays):
         """Return the lowering of a kind for images of x's size, made once."""
         key = (kind, x.shape[1:], x.dtype, *arguments)
         if key not in self._lowerings:
-            self._lowerings[key] = kind(x.shape[1:], *arguments, x.dtype)
+            self._lowerings[key] = kind(x.shape[1:], *arguments, x.dtype, self.scratch)
         return self._lowerings[key]
 
     def _pad(self, x: Array, window: Window, value: float) -> Array:

@@ -54,9 +54,9 @@ class Tiles:
 
     order: str  # of the axes n, h, w and c
 
-    def __init__(self, image_shape: tuple[int, ...], window: Window, images: int, dtype: np.dtype):
+    def __init__(self, image_shape: tuple[int, ...], window: Window, images: int, dtype: np.dtype, scratch: Callable):
         H, W, self.C = image_shape
-        self.images, (self.KH, KW) = images, window.kernel
+        self.images, (self.KH, KW), self._scratch = images, window.kernel, scratch
         self.OH, self.OW = window.output_size(H, W)
         self.T, self.P = -(-self.OW // OUTPUTS), OUTPUTS + KW - 1
         self.H = window.padded_size(H, W)[0]
@@ -82,20 +82,20 @@ class TilesByColumn(Tiles):
 
     order = "wnhc"
 
-    def transformed(self, x: Array, B: Array, scratch: Callable) -> Array:
+    def transformed(self, x: Array, B: Array) -> Array:
         """Return the transformed tiles under the rows of the kernels, (P, OH, T*n, KH*C)."""
         copy_runs(self.interior, x)
         size, width = x.itemsize, self.H * self.C
         step = self.images * width * size  # from one column to the next
         pixels = strided(self.padded, (self.T, self.P, self.images * width), (OUTPUTS * step, step, size))
-        tiles = scratch("tiles", (self.P, self.T, self.images * width), x.dtype)
+        tiles = self._scratch("tiles", (self.P, self.T, self.images * width), x.dtype)
         np.matmul(B, pixels, out=tiles.swapaxes(0, 1))
         strides = self.T * step, self.C * size, width * size, size
         return strided(tiles, (self.P, self.OH, self.T * self.images, self.KH * self.C), strides)
 
-    def restore(self, products: Array, A: Array, scratch: Callable, y: Array) -> None:
+    def restore(self, products: Array, A: Array, y: Array) -> None:
         """Write the pixels y (n, OH, OW, OC) that the products (P, OH, T*n, OC) make."""
-        four = scratch("four", (OUTPUTS, self.OH, self.T, self.images, y.shape[-1]), y.dtype)
+        four = self._scratch("four", (OUTPUTS, self.OH, self.T, self.images, y.shape[-1]), y.dtype)
         np.matmul(A, products.reshape(self.P, -1), out=four.reshape(OUTPUTS, -1))
         for pixels, tile in self.by_tile(y):
             copy_runs(pixels, four[: pixels.shape[3], :, tile].transpose(3, 1, 2, 0, 4))
@@ -109,27 +109,27 @@ class TilesByRow(Tiles):
 
     order = "whnc"
 
-    def transformed(self, x: Array, B: Array, scratch: Callable) -> Array:
+    def transformed(self, x: Array, B: Array) -> Array:
         """Return the transformed tiles for each row of the kernels, (P, KH, C, OH*T*n)."""
         copy_runs(self.interior, x)
         width, height, _, size = self.padded.strides
         count = self.images * self.C
         pixels = strided(self.padded, (self.T, self.H, self.P, count), (OUTPUTS * width, height, width, size))
-        tiles = scratch("tiles", (self.P, self.H, self.T, count), x.dtype)
+        tiles = self._scratch("tiles", (self.P, self.H, self.T, count), x.dtype)
         np.matmul(B, pixels, out=tiles.transpose(2, 1, 0, 3))
         point, row, *_ = tiles.strides
         return strided(
             tiles, (self.P, self.KH, self.C, self.OH * self.T * self.images), (point, row, size, self.C * size)
         )
 
-    def gradients(self, dy: Array, A: Array, scratch: Callable) -> Array:
+    def gradients(self, dy: Array, A: Array) -> Array:
         """Return the gradients of the products, (P, 1, OH*T*n, OC)."""
         OC = dy.shape[-1]
-        four = scratch("four", (OUTPUTS, self.OH, self.T, self.images, OC), dy.dtype)
+        four = self._scratch("four", (OUTPUTS, self.OH, self.T, self.images, OC), dy.dtype)
         four[self.OW - OUTPUTS * (self.T - 1) :, :, -1] = 0  # there are no such pixels in the last tile
         for pixels, tile in self.by_tile(dy):
             copy_runs(four[: pixels.shape[3], :, tile], pixels.transpose(3, 1, 2, 0, 4))
-        products = scratch("products", (self.P, 1, self.OH * self.T * self.images, OC), dy.dtype)
+        products = self._scratch("products", (self.P, 1, self.OH * self.T * self.images, OC), dy.dtype)
         np.matmul(A.T, four.reshape(OUTPUTS, -1), out=products.reshape(self.P, -1))
         return products
 
@@ -161,10 +161,10 @@ class CpuWinograd(CpuDepthwise):
             y = out[images]
             tiles = self._lowering(TilesByColumn, x, window, len(y))
             products = self.scratch("products", (P, OH, len(y) * T, OC), x.dtype)
-            np.matmul(tiles.transformed(x[images], B, self.scratch), kernels, out=products)
+            np.matmul(tiles.transformed(x[images], B), kernels, out=products)
             if b is not None:
                 np.add(products[1], b, out=products[1])  # the values at 1 count once in each of the four pixels
-            tiles.restore(products, A, self.scratch, y)
+            tiles.restore(products, A, y)
         return out
 
     def _filter_dw(self, x: Array, dy: Array, window: Window, dw: Array) -> None:
@@ -176,8 +176,8 @@ class CpuWinograd(CpuDepthwise):
         part = self.scratch("part", total.shape, dw.dtype)
         for images in chunks(len(x), images_at_once(dy[0].nbytes * P // OUTPUTS, OH * T, C * OC)):
             tiles = self._lowering(TilesByRow, x, window, len(x[images]))
-            gradients = tiles.gradients(dy[images], A, self.scratch)
-            transformed = tiles.transformed(x[images], B, self.scratch)
+            gradients = tiles.gradients(dy[images], A)
+            transformed = tiles.transformed(x[images], B)
             np.matmul(transformed, gradients, out=part if images.start else total)
             if images.start:
                 np.add(total, part, out=total)

@@ -85,6 +85,10 @@ class Arrays:
         beside = max(padded, separated, 2 * rows * OC, math.prod(w_shape) if train else 0)
         return (columns + beside) * np.dtype(self.precision).itemsize
 
+    def rehearsal(self) -> Any:
+        """Return a backend on which a network may run once to show what its operations hold, or None: they say so."""
+        return None
+
     def together(self, operations: Iterable[int]) -> int:
         """Return what operations one after another hold of such bytes: the most, as each leaves its own to the next."""
         return max(operations, default=0)
