@@ -185,7 +185,7 @@ class Sequential(Container):
         """Return what memory a training step with so many samples takes, or an inference, without running it.
 
         With an optimizer, what it keeps for each parameter counts too. On a CPU, a copy of the network runs once with
-        at most 256 samples of zeros, which shows what the operations themselves need for any number.
+        at most 512 samples of zeros, which shows what the operations themselves need for any number.
         """
         integer(batch, f"{self.label}: batch", least=1)
         if self.owner is not None:

@@ -52,7 +52,7 @@ def gpucnn_engine(job: dict[str, Any], x: Any, labels: Any) -> Engine:
     backend = gpucnn.get_backend(job["device"], threads=job["threads"] if job["device"] == "cpu" else None)
     model = zoo.get_recipe(job["model"]).model()
     trains = job["mode"] == "step"
-    model.build(x.shape[1:], backend, max_batch=len(x) if trains else 0, seed=0)
+    model.build(x.shape[1:], backend, seed=0)
     x, labels = backend.from_host(x), backend.from_host(labels)
     step = partial(make_trainer(model, len(x)).step, x, labels) if trains else partial(model.predict, x)
     probe = backend.zeros((1,))

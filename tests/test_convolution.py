@@ -106,3 +106,15 @@ def test_a_run_is_as_long_as_both_arrays_have_it() -> None:
     assert [view.shape for view in runs(out, wide[:, :2])] == [(4, 1), (4, 1)]
     assert [view.shape for view in runs(out, wide[:, ::3])] == [(4, 2, 1), (4, 2, 1)]
     assert runs(out, wide[:, :2, ::-1])[0] is out
+
+
+@pytest.mark.parametrize(("channels", "filters", "reach"), [(10, 10, 8), (2, 3, 4)])
+def test_how_far_a_nan_reaches(channels: int, filters: int, reach: int) -> None:
+    """All windows that contain it, and no pixel farther than the tile, or the pair, of one that does."""
+    x = np.zeros((1, 5, 40, channels), np.float32)
+    x[0, 2, 17, 0] = np.nan
+    layer = Conv2D(filters, 3, padding=1)
+    layer.build(x.shape[1:], "cpu")
+    _, _, columns, _ = np.nonzero(np.isnan(layer.forward(x)))
+    assert {16, 17, 18} <= set(columns)
+    assert max(abs(columns - 17)) <= reach / 2

@@ -18,11 +18,13 @@ from gpucnn import (
     Dense,
     Flatten,
     InputError,
+    LpPool2D,
     MaxPool2D,
     MemoryPlan,
     ReLU,
     RMSprop,
     Sequential,
+    Sigmoid,
     Window,
     get_backend,
     zoo,
@@ -124,6 +126,41 @@ def test_the_peak_is_what_a_step_takes(backend: str, name: str, N: int) -> None:
         optimizer.step()
 
     assert measured_bytes(step) == pytest.approx(model.plan(N, optimizer=optimizer).peak, rel=0.1)
+
+
+def test_more_than_is_rehearsed_is_foretold_too() -> None:
+    """Poolings and activations need more with the batch, convolutions do not."""
+    model, optimizer, N = Sequential([Conv2D(8, 3), Sigmoid(), LpPool2D(2), Flatten(), Dense(10)]), SGD(), 1024
+    x, dy = np.ones((N, 20, 20, 2), np.float32), np.full((N, 10), 1e-6, np.float32)
+
+    def step() -> None:
+        if model.arena is None:
+            model.build(x.shape[1:], get_backend("cpu", threads=1))
+            optimizer.attach(model.arena, model.backend)
+        model.forward(x)
+        model.backward(dy, need_dx=False)
+        optimizer.step()
+
+    assert measured_bytes(step) == pytest.approx(model.plan(N, optimizer=optimizer).peak, rel=0.1)
+
+
+def test_batches_of_all_sizes_lie_in_the_same_memory() -> None:
+    backend = CpuBackend(threads=1)
+    model = Sequential([Conv2D(16, 3, padding=1), Conv2D(16, 5, padding=2)])
+    model.build((8, 8, 16), backend)
+    model.predict(np.ones((64, 8, 8, 16), np.float32))
+    before = backend.held_bytes()
+    for N in range(1, 64, 9):
+        model.predict(np.ones((N, 8, 8, 16), np.float32))
+    assert backend.held_bytes() == before
+
+
+def test_threads_are_not_given_what_the_last_pass_left() -> None:
+    model = Sequential([Conv2D(8, 3), ReLU(), Conv2D(8, 3)])
+    model.build((16, 16, 1), CpuBackend(threads=1))
+    model.forward(np.ones((100, 16, 16, 1), np.float32))
+    model.build((16, 16, 1), CpuBackend(threads=2))
+    assert [layer.x for copy in model._shards.copies for layer in (copy.layers[0], copy.layers[2])] == [None] * 4
 
 
 def test_columns_on_a_gpu_are_bounded(make_backend: Callable) -> None:

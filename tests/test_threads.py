@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import threading
@@ -13,7 +14,7 @@ from threadpoolctl import threadpool_info, threadpool_limits
 
 from gpucnn import SGD, InputError, SoftmaxCrossEntropy, Trainer, get_backend, zoo
 from gpucnn.backend import CpuBackend
-from gpucnn.backend.cpu.threads import Crew
+from gpucnn.backend.cpu.threads import Crew, Task, wait_for_all
 
 
 def blas_threads() -> set[int]:
@@ -118,3 +119,67 @@ def test_a_wrong_number_of_threads(threads: object) -> None:
 def test_threads_are_the_cpus_alone() -> None:
     with pytest.raises(InputError, match="threads: only the device cpu has them, received reference"):
         get_backend("reference", threads=2)
+
+
+class Interrupting:
+    """A lock whose first acquisitions are interrupted, before it is taken and after."""
+
+    def __init__(self, lock: threading.Lock):
+        self.lock, self.interruptions = lock, ["before", "after"]
+
+    def acquire(self) -> None:
+        moment = self.interruptions.pop(0) if self.interruptions else ""
+        if moment == "before":
+            raise KeyboardInterrupt
+        self.lock.acquire()
+        if moment == "after":
+            raise KeyboardInterrupt
+
+    def release(self) -> None:
+        self.lock.release()
+
+
+def test_who_waits_is_not_lost_by_interruptions() -> None:
+    task = Task(lambda: time.sleep(0.05))
+    task._done = Interrupting(task._done)
+    threading.Thread(target=task.do).start()
+    assert isinstance(wait_for_all([task]), KeyboardInterrupt)
+    assert task.is_done and task._done.interruptions == []
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="this system has no timers that interrupt")
+def test_an_interrupted_run_is_over_when_it_returns_and_the_next_is_whole() -> None:
+    def interrupt(*_: object) -> None:
+        raise TimeoutError
+
+    crew, done = Crew(3), []
+
+    def job() -> None:
+        time.sleep(0.1)
+        done.append(1)
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        for delay in (0.02, 0.07):
+            signal.setitimer(signal.ITIMER_REAL, delay)
+            with pytest.raises(TimeoutError):
+                crew.run([lambda: time.sleep(0.05), job, job])
+            assert len(done) == 2, "a job was still at work"
+            done.clear()
+            crew.run([job] * 3)
+            assert len(done) == 3, "the run was over before its jobs were"
+            done.clear()
+    finally:
+        signal.signal(signal.SIGALRM, before)
+
+
+def test_the_threads_of_a_crew_end_with_it() -> None:
+    crew, before = Crew(3), set(threading.enumerate())
+    crew.run([lambda: None] * 3)
+    hired = set(threading.enumerate()) - before
+    assert len(hired) == 2
+    del crew
+    gc.collect()
+    for thread in hired:
+        thread.join(timeout=10)
+    assert not any(thread.is_alive() for thread in hired)

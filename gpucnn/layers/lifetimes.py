@@ -17,7 +17,6 @@ from collections import defaultdict
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import count
-from types import FunctionType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -78,13 +77,12 @@ Value = tuple[Buffer, ...]  # the buffers that an array may lie in: none for the
 
 
 def is_known(layer: Layer) -> bool:
-    """Whether `keeps` speaks for a layer: not if its class redefines a method of the one that declares it."""
-    redefined: set[str] = set()
+    """Whether `keeps` speaks for a layer: not if it redefines anything of the class that declares it, or of ours."""
+    redefined = {name for name, value in vars(layer).items() if callable(value)}
     for kind in type(layer).__mro__:
-        if "keeps" in vars(kind):
+        if "keeps" in vars(kind) or kind.__module__.startswith("gpucnn."):
             return layer.keeps is not None and not any(hasattr(kind, name) for name in redefined)
-        functions = (name for name, value in vars(kind).items() if isinstance(value, FunctionType))
-        redefined.update(name for name in functions if not name.startswith("__"))
+        redefined.update(name for name in vars(kind) if not name.startswith("__"))
     return False
 
 

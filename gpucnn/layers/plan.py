@@ -18,14 +18,14 @@ if TYPE_CHECKING:
 
 __all__ = ["MemoryPlan", "held_bytes", "in_units", "kept_bytes", "table"]
 
-REHEARSED = 256  # samples at most: operations that take more take them in parts
+REHEARSED = 512  # samples at most: what operations need beyond that grows evenly, or no more
 
 
 @dataclass(frozen=True)
 class MemoryPlan:
     """Bytes of memory of a training step, or of an inference, with one batch: `print(model.plan(64))`.
 
-    The batch itself, the loss, and what layers of a user's own allocate are left out.
+    The batch itself, the loss, and what layers of a user's own allocate are left out, though such layers are run.
 
     Attributes
     ----------
@@ -93,16 +93,25 @@ class MemoryPlan:
 
 def workspace_bytes(network: Any, batch: int, *, train: bool) -> int:
     """Return what the backend's operations hold beside their arguments; some show it in a run of a few samples."""
-    rehearsal = network.backend.rehearsal()
-    if rehearsal is None:
+    if network.backend.rehearsal() is None:
         return network.backend.together(part.workspace_bytes(batch, train=train) for part in network.parts())
     workers = 1 if network._shards else network.backend.threads  # these share each operation
-    copy = copy_onto(rehearsal, network, own_gradients=True)
-    samples = min(-(-batch // workers), REHEARSED)
-    copy._forward(rehearsal.zeros((samples, *network.input_shape)), train)
-    if train:
-        copy._backward(rehearsal.zeros((samples, *network.output_shape)), need_dx=False)
-    return workers * rehearsal.held_bytes()
+    samples = -(-batch // workers)
+    held = _rehearse(network, min(samples, REHEARSED), train)
+    if samples > REHEARSED:
+        half = REHEARSED // 2
+        held += (held - _rehearse(network, half, train)) * (samples - REHEARSED) // half
+    return workers * held
+
+
+def _rehearse(network: Any, samples: int, train: bool) -> int:
+    backend = network.backend.rehearsal()
+    copy = copy_onto(backend, network, own_gradients=True)
+    with np.errstate(all="ignore"):
+        copy._forward(backend.zeros((samples, *network.input_shape)), train)
+        if train:
+            copy._backward(backend.zeros((samples, *network.output_shape)), need_dx=False)
+    return backend.held_bytes()
 
 
 def _row(layer: Layer, kept: Counter[Layer], itemsize: int) -> tuple[str, int, int]:

@@ -84,6 +84,10 @@ def copy_onto(backend: Any, network: Layer, *, own_gradients: bool) -> Layer:
         id(network.context): Context(backend, network.context.seed),
         **{id(part): None for part in (network.arena, network._shards)},
     }
+    for part in network.parts():
+        if type(part).__module__.startswith("gpucnn."):  # what the last pass left in it is not needed
+            left = [value for value in vars(part).values() if network.backend.owns(value)]
+            memo |= {id(value): None for value in left if not any(value is array for array in part.state().values())}
     for parameter in network.parameters():
         memo[id(parameter.value)] = parameter.value
         if not own_gradients:

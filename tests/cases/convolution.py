@@ -90,6 +90,7 @@ def convolutions() -> Iterator[tuple[str, tuple[int, ...], int, Window, dict[str
     for label, (x_shape, OC, window) in FILTERED_SHAPES.items():
         yield f"filtered, {label}", x_shape, OC, window, {"scale": FILTERED}
     for layout in LAYOUTS:
+        x_shape, OC, window = FILTERED_SHAPES["1 pixel more than tiles"]
         yield f"filtered, {layout}", x_shape, OC, window, {"scale": FILTERED, "layouts": layout}
     for label, (x_shape, OC, window) in PAIRED_SHAPES.items():
         yield f"pairs, {label}", x_shape, OC, window, {}

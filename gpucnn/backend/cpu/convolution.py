@@ -49,7 +49,8 @@ class CpuConvolution(CpuWinograd):
     def _convolve_pairs(self, x: Array, w: Array, b: Array | None, window: Window, out: Array) -> Array:
         """Take two pixels of a row as one with twice the maps: BLAS computes them in the time of one.
 
-        Its vectors are longer than a few maps. The second pixel has the kernels of the first, a stride further.
+        Its vectors are longer than a few maps. The second pixel has the kernels of the first, a stride further, beside
+        zeros; so an infinity or NaN that one of the two sees reaches both.
         """
         KH, KW, C, OC = w.shape
         SH, SW = window.stride
@@ -104,12 +105,11 @@ class CpuConvolution(CpuWinograd):
     def _conv2d_dx_by_phase(self, dy: Array, w: Array, groups: int, window: Window, out: Array) -> Array:
         """At stride 1 this is one convolution; else those pixels are one that meet the same taps (see `phases`)."""
         across, down = (list(phases(window, axis, out.shape[1 + axis], dy.shape[1 + axis])) for axis in (1, 0))
+        if len(down) * len(across) < window.stride[0] * window.stride[1]:
+            out.fill(0)  # there are pixels that no window meets
         for rows, columns in product(down, across):
             pixels, taps = out[:, rows.pixels, columns.pixels], w[rows.taps, columns.taps]
             seen = dy[:, rows.outputs, columns.outputs]
-            if 0 in taps.shape or 0 in seen.shape:
-                pixels[...] = 0
-                continue
             KH, KW, C, OC = taps.shape
             rotated = self.scratch("rotated", (KH, KW, OC // groups, groups, C), w.dtype)
             np.copyto(rotated, taps.reshape(KH, KW, C, groups, -1)[::-1, ::-1].swapaxes(2, 4))

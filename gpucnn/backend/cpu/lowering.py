@@ -8,12 +8,11 @@ from collections.abc import Callable
 import numpy as np
 
 from gpucnn.backend.cpu.arrays import Array
-from gpucnn.backend.cpu.windows import copy_runs, strided
+from gpucnn.backend.cpu.windows import CACHE_BYTES, copy_runs, strided
 from gpucnn.geometry import Window
 
 __all__ = ["Bands", "Columns", "Planes", "by_group"]
 
-CACHE_BYTES = 1 << 21  # of lowered images at a time: they stay in a third-level cache, and few calls take them all
 LEAST_PIXELS = 256  # of outputs at a time: matrix products of fewer rows are slow
 
 

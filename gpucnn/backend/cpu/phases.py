@@ -28,10 +28,10 @@ class Phase(NamedTuple):
 
 
 def phases(window: Window, axis: int, size: int, outputs: int) -> Iterator[Phase]:
-    """Yield the phases of an axis (0 or 1) with so many pixels and outputs; without dilation, or at stride 1.
+    """Yield those phases of an axis (0 or 1) with so many pixels and outputs that get a gradient.
 
-    Tap u of output o meets pixel `i = o*S + u - before`. With `u = phase + S*q` that is `o = i' - q`, where
-    `i' = (i + before - phase)/S` counts the pixels of the phase.
+    For windows without dilation, or at stride 1. Tap u of output o meets pixel `i = o*S + u - before`. With
+    `u = phase + S*q` that is `o = i' - q`, where `i' = (i + before - phase)/S` counts the pixels of the phase.
     """
     stride, dilation, kernel = window.stride[axis], window.dilation[axis], window.kernel[axis]
     before, _ = window.border[axis]
@@ -41,5 +41,5 @@ def phases(window: Window, axis: int, size: int, outputs: int) -> Iterator[Phase
         start = (first + before - phase) // stride  # i' of the first pixel
         low, high = dilation * (taps - 1) - start, start + count - outputs
         seen = slice(max(0, -low), max(0, outputs - max(0, -high)))
-        if count:
+        if count and taps and seen.start < seen.stop:
             yield Phase(slice(first, None, stride), slice(phase, None, stride), seen, (max(0, low), max(0, high)))

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 import weakref
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from contextvars import copy_context
+from functools import partial
 
 from threadpoolctl import ThreadpoolController
 
@@ -21,55 +22,80 @@ def core_count() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-class Mate:
-    """A thread that does one job at a time.
+class Task:
+    """A job, and whether it is done.
 
-    Two locks, each held by whoever waits for the other side, pass on the work in half of the time of a queue, as
-    `concurrent.futures` has it: 16 microseconds instead of 41 until the job begins.
+    The lock only wakes who waits; the flag says that it is over. So an interruption that comes after the lock was
+    taken, and one that comes before, are both followed by another look.
+    """
+
+    def __init__(self, job: Job):
+        self.job = job
+        self.error: BaseException | None = None
+        self.is_done = False
+        self._done = threading.Lock()
+        self._done.acquire()
+
+    def do(self) -> None:
+        """Do the job, in the thread that has it."""
+        try:
+            self.job()
+        except BaseException as error:  # raised again where the job came from
+            self.error = error
+        self.is_done = True
+        self._done.release()
+
+    def wait(self) -> None:
+        """Wait for the end."""
+        while not self.is_done:
+            self._done.acquire()
+
+
+class Mate:
+    """A thread that does one task at a time.
+
+    A lock that the thread waits for passes on the work in half of the time of a queue, as `concurrent.futures` has it:
+    16 microseconds instead of 41 until the job begins.
     """
 
     def __init__(self):
-        self._begin, self._done = threading.Lock(), threading.Lock()
+        self._begin = threading.Lock()
         self._begin.acquire()
-        self._done.acquire()
-        self._job: Job | None = None
-        self._error: BaseException | None = None
+        self._task: Task | None = None
         threading.Thread(target=self._work, name="gpucnn", daemon=True).start()
 
     def _work(self) -> None:
         while True:
             self._begin.acquire()
-            if self._job is None:
+            task, self._task = self._task, None
+            if task is None:
                 return
-            try:
-                self._job()
-            except BaseException as error:  # raised again where the job came from
-                self._error = error
-            self._job = None  # nothing that it refers to is kept
-            self._done.release()
+            task.do()
+            del task  # nothing that it refers to is kept
 
-    def start(self, job: Job | None) -> None:
-        """Give the thread a job, or None to end it."""
-        self._job = job
+    def start(self, task: Task | None) -> None:
+        """Give the thread a task, or None to end it."""
+        self._task = task
         self._begin.release()
-
-    def wait(self) -> BaseException | None:
-        """Wait for the end of the job and return its error; an interruption waits too, for the job still writes."""
-        interruption = None
-        while True:
-            try:
-                self._done.acquire()
-                break
-            except KeyboardInterrupt as error:
-                interruption = error
-        found, self._error = self._error, None
-        return found or interruption
 
 
 def dismiss(mates: Sequence[Mate]) -> None:
     """End the threads."""
     for mate in mates:
-        mate.start(None)
+        with contextlib.suppress(RuntimeError):  # one that was interrupted has yet to take what it was given last
+            mate.start(None)
+
+
+def wait_for_all(tasks: Sequence[Task]) -> BaseException | None:
+    """Wait for the end of all tasks, which still write, whatever signals come; return what the last of these raised."""
+    interruption = None
+    while True:
+        try:
+            for task in tasks:
+                task.wait()
+            return interruption
+        except BaseException as error:  # what a signal's handler raised
+            interruption = error
 
 
 class Crew:
@@ -90,7 +116,7 @@ class Crew:
         """Get the other threads; a process that was forked has to do so again."""
         self._process = os.getpid()
         self._others = [Mate() for _ in range(self._threads - 1)]
-        weakref.finalize(self, dismiss, self._others)
+        self._dismiss = weakref.finalize(self, dismiss, self._others)
 
     def run(self, jobs: Sequence[Job]) -> None:
         """Do all jobs, at most one for each thread, and return when they are done; their errors are raised here."""
@@ -108,18 +134,27 @@ class Crew:
         if self._process != os.getpid():
             self._hire()
         first, *others = jobs
-        mates = self._others[: len(others)]
-        for mate, job in zip(mates, others, strict=True):
-            context = copy_context()  # with the caller's np.errstate
-            mate.start(lambda context=context, job=job: context.run(job))
+        tasks = [Task(partial(copy_context().run, job)) for job in others]  # with the caller's np.errstate
+        started: list[Task] = []
         try:
+            for mate, task in zip(self._others, tasks, strict=False):
+                mate.start(task)
+                started.append(task)
             first()
-        finally:
-            errors = [mate.wait() for mate in mates]  # nothing may still write when this returns
-        for error in filter(None, errors):
+        except BaseException:
+            wait_for_all(started)
+            self._leave()
+            raise
+        interruption = wait_for_all(started)  # nothing may still write when this returns
+        for error in filter(None, [*(task.error for task in tasks), interruption]):
             raise error
 
-    @contextmanager
+    def _leave(self) -> None:
+        """Hire anew next time: an interruption may have come anywhere."""
+        self._process = None
+        self._dismiss()
+
+    @contextlib.contextmanager
     def at_work(self) -> Iterator[None]:
         """Hold BLAS to one thread for a while; within that, again at no cost."""
         if self._holds_blas:

@@ -11,10 +11,9 @@ import numpy as np
 from gpucnn.backend.cpu.arrays import Array, CpuArrays
 from gpucnn.geometry import Window
 
-__all__ = ["SMALL_PRODUCT", "CpuWindows", "chunks", "copy_runs", "images_at_a_time", "runs", "strided"]
+__all__ = ["CACHE_BYTES", "SMALL_PRODUCT", "CpuWindows", "chunks", "copy_runs", "images_at_a_time", "runs", "strided"]
 
-CACHE_BYTES = 1 << 20  # of images at a time: what a common second-level cache holds
-
+CACHE_BYTES = 1 << 21  # of images at a time, or lowered ones: small beside a third-level cache, and few calls for all
 SMALL_PRODUCT = 10**6  # multiplications of a matrix product up to which OpenBLAS reads its factors in place
 
 

@@ -17,7 +17,7 @@ __all__ = ["CpuWinograd", "filtering"]
 OUTPUTS = 4  # pixels of a row computed together
 POINTS = (0.0, 1.0, -1.0, 0.5, -2.0, -0.5, 2.0)  # and infinity; in this order the rounding errors are small
 TAPS = range(3, len(POINTS) - OUTPUTS + 3)  # kernel widths that the points suffice for
-CACHE_BYTES = 1 << 20  # of products at a time: what a common second-level cache holds
+PRODUCT_BYTES = 1 << 20  # of products at a time: what a common second-level cache holds
 LEAST_WORK = 28  # kernel width times channels, of x or y, from which on the transforms cost less than they save
 LEAST_ROWS, GOOD_ROWS = 16, 64  # of a matrix product: with fewer, reading the kernels takes longer than multiplying
 
@@ -47,7 +47,7 @@ def filtering(taps: int, dtype: np.dtype) -> tuple[Array, Array, Array]:
 
 
 class Tiles:
-    """A padded copy of a few images, with its axes in an order in which tiles are matrices, and the tiles' transforms.
+    """A padded copy of some images, its axes in an order in which tiles are matrices, and the tiles' transforms.
 
     A tile is what four pixels of an output row see: P columns of the padded image, four columns from one to the next.
     """
@@ -56,7 +56,7 @@ class Tiles:
 
     def __init__(self, image_shape: tuple[int, ...], window: Window, images: int, dtype: np.dtype, scratch: Callable):
         H, W, self.C = image_shape
-        self.images, (self.KH, KW), self._scratch = images, window.kernel, scratch
+        (self.KH, KW), self._scratch = window.kernel, scratch
         self.OH, self.OW = window.output_size(H, W)
         self.T, self.P = -(-self.OW // OUTPUTS), OUTPUTS + KW - 1
         self.H = window.padded_size(H, W)[0]
@@ -84,18 +84,18 @@ class TilesByColumn(Tiles):
 
     def transformed(self, x: Array, B: Array) -> Array:
         """Return the transformed tiles under the rows of the kernels, (P, OH, T*n, KH*C)."""
-        copy_runs(self.interior, x)
-        size, width = x.itemsize, self.H * self.C
-        step = self.images * width * size  # from one column to the next
-        pixels = strided(self.padded, (self.T, self.P, self.images * width), (OUTPUTS * step, step, size))
-        tiles = self._scratch("tiles", (self.P, self.T, self.images * width), x.dtype)
+        copy_runs(self.interior[: len(x)], x)
+        n, size, width = len(x), x.itemsize, self.H * self.C
+        column = self.padded.strides[0]
+        pixels = strided(self.padded, (self.T, self.P, n * width), (OUTPUTS * column, column, size))
+        tiles = self._scratch("tiles", (self.P, self.T, n * width), x.dtype)
         np.matmul(B, pixels, out=tiles.swapaxes(0, 1))
-        strides = self.T * step, self.C * size, width * size, size
-        return strided(tiles, (self.P, self.OH, self.T * self.images, self.KH * self.C), strides)
+        strides = tiles.strides[0], self.C * size, width * size, size
+        return strided(tiles, (self.P, self.OH, self.T * n, self.KH * self.C), strides)
 
     def restore(self, products: Array, A: Array, y: Array) -> None:
         """Write the pixels y (n, OH, OW, OC) that the products (P, OH, T*n, OC) make."""
-        four = self._scratch("four", (OUTPUTS, self.OH, self.T, self.images, y.shape[-1]), y.dtype)
+        four = self._scratch("four", (OUTPUTS, self.OH, self.T, len(y), y.shape[-1]), y.dtype)
         np.matmul(A, products.reshape(self.P, -1), out=four.reshape(OUTPUTS, -1))
         for pixels, tile in self.by_tile(y):
             copy_runs(pixels, four[: pixels.shape[3], :, tile].transpose(3, 1, 2, 0, 4))
@@ -111,25 +111,23 @@ class TilesByRow(Tiles):
 
     def transformed(self, x: Array, B: Array) -> Array:
         """Return the transformed tiles for each row of the kernels, (P, KH, C, OH*T*n)."""
-        copy_runs(self.interior, x)
-        width, height, _, size = self.padded.strides
-        count = self.images * self.C
-        pixels = strided(self.padded, (self.T, self.H, self.P, count), (OUTPUTS * width, height, width, size))
+        copy_runs(self.interior[: len(x)], x)
+        n, count = len(x), len(x) * self.C
+        column, row, _, size = self.padded.strides
+        pixels = strided(self.padded, (self.T, self.H, self.P, count), (OUTPUTS * column, row, column, size))
         tiles = self._scratch("tiles", (self.P, self.H, self.T, count), x.dtype)
         np.matmul(B, pixels, out=tiles.transpose(2, 1, 0, 3))
-        point, row, *_ = tiles.strides
-        return strided(
-            tiles, (self.P, self.KH, self.C, self.OH * self.T * self.images), (point, row, size, self.C * size)
-        )
+        strides = *tiles.strides[:2], size, self.C * size
+        return strided(tiles, (self.P, self.KH, self.C, self.OH * self.T * n), strides)
 
     def gradients(self, dy: Array, A: Array) -> Array:
         """Return the gradients of the products, (P, 1, OH*T*n, OC)."""
-        OC = dy.shape[-1]
-        four = self._scratch("four", (OUTPUTS, self.OH, self.T, self.images, OC), dy.dtype)
+        n, OC = len(dy), dy.shape[-1]
+        four = self._scratch("four", (OUTPUTS, self.OH, self.T, n, OC), dy.dtype)
         four[self.OW - OUTPUTS * (self.T - 1) :, :, -1] = 0  # there are no such pixels in the last tile
         for pixels, tile in self.by_tile(dy):
             copy_runs(four[: pixels.shape[3], :, tile], pixels.transpose(3, 1, 2, 0, 4))
-        products = self._scratch("products", (self.P, 1, self.OH * self.T * self.images, OC), dy.dtype)
+        products = self._scratch("products", (self.P, 1, self.OH * self.T * n, OC), dy.dtype)
         np.matmul(A.T, four.reshape(OUTPUTS, -1), out=products.reshape(self.P, -1))
         return products
 
@@ -139,7 +137,8 @@ class CpuWinograd(CpuDepthwise):
 
     Along the height nothing changes: KH rows of a tile lie one behind another, as in `Bands`. So a kernel of 3 x 3
     costs half of the multiplications and one of 5 x 5 two fifths, and the transforms are matrix products too. Rounding
-    errors are six to eight times those of the plain sum, of the order of 1e-6 of the result in float32.
+    errors are six to eight times those of the plain sum, of the order of 1e-6 of the result in float32, and an infinity
+    or NaN reaches all four pixels of a tile that sees it.
     """
 
     def _is_filtered(self, x: Array, y: Array, window: Window) -> bool:
@@ -157,9 +156,10 @@ class CpuWinograd(CpuDepthwise):
         P, OH, T = len(G), out.shape[1], -(-out.shape[2] // OUTPUTS)
         kernels = self.scratch("kernels", (P, 1, KH * C, OC), w.dtype)
         np.matmul(G, w.reshape(KH, KW, -1), out=kernels.reshape(P, KH, -1).swapaxes(0, 1))
-        for images in chunks(len(x), images_at_once(out[0].nbytes * P // OUTPUTS, T, KH * C * OC)):
+        count = images_at_once(out[0].nbytes * P // OUTPUTS, T, KH * C * OC)
+        tiles = self._lowering(TilesByColumn, x, window, count)
+        for images in chunks(len(x), count):
             y = out[images]
-            tiles = self._lowering(TilesByColumn, x, window, len(y))
             products = self.scratch("products", (P, OH, len(y) * T, OC), x.dtype)
             np.matmul(tiles.transformed(x[images], B), kernels, out=products)
             if b is not None:
@@ -172,10 +172,11 @@ class CpuWinograd(CpuDepthwise):
         KH, KW, C, OC = dw.shape
         A, G, B = filtering(KW, x.dtype)
         P, OH, T = len(G), dy.shape[1], -(-dy.shape[2] // OUTPUTS)
-        total = self.scratch("kernels", (P, KH, C, OC), dw.dtype)
+        total = self.scratch("filtered", (P, KH, C, OC), dw.dtype)
         part = self.scratch("part", total.shape, dw.dtype)
-        for images in chunks(len(x), images_at_once(dy[0].nbytes * P // OUTPUTS, OH * T, C * OC)):
-            tiles = self._lowering(TilesByRow, x, window, len(x[images]))
+        count = images_at_once(dy[0].nbytes * P // OUTPUTS, OH * T, C * OC)
+        tiles = self._lowering(TilesByRow, x, window, count)
+        for images in chunks(len(x), count):
             gradients = tiles.gradients(dy[images], A)
             transformed = tiles.transformed(x[images], B)
             np.matmul(transformed, gradients, out=part if images.start else total)
@@ -190,5 +191,5 @@ def images_at_once(image_bytes: int, rows: int, multiplications: int) -> int:
     `image_bytes` are of the products of an image, `rows` of its matrices, and `multiplications` those of a row.
     """
     small = SMALL_PRODUCT // (rows * multiplications)
-    fitting = max(1, CACHE_BYTES // image_bytes)
+    fitting = max(1, PRODUCT_BYTES // image_bytes)
     return min(small, fitting) if small * rows >= LEAST_ROWS else max(fitting, -(-GOOD_ROWS // rows))
