@@ -87,10 +87,11 @@ def machine(found: dict[str, Any]) -> str:
     """Return a line about what was measured on."""
     about = found["machine"]
     versions = next((result["versions"] for result in found["results"] if "versions" in result), {})
+    threads = "1 thread" if about["threads"] == 1 else f"{about['threads']} threads"
     names = {"torch": "PyTorch", "onnxruntime": "ONNX Runtime"}
     peers = "".join(f", {name} {versions[key]}" for key, name in names.items() if key in versions)
     return (
-        f"{about['processor']}, {about['threads']} threads unless said, {about['blas']}, NumPy {about['numpy']}"
+        f"{about['processor']}, {threads} unless said, {about['blas']}, NumPy {about['numpy']}"
         f"{peers}, {about['date']}; medians of {found['rounds']} rounds."
     )
 
