@@ -8,7 +8,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-DOCUMENT = Path(__file__).resolve().parent.parent / "docs" / "performance.md"
+ROOT = Path(__file__).resolve().parent.parent
+DOCUMENT = ROOT / "docs" / "performance.md"
 
 
 def table(found: dict[str, Any]) -> str:
@@ -107,6 +108,7 @@ TABLES = {
 
 def main() -> None:
     """Replace each result's tables."""
+    sys.path.insert(0, str(ROOT))
     for name in sys.argv[1:]:
         found = json.loads(Path(name).read_text())
         marks = rf"(<!-- {found['command']} -->\n).*?(<!-- end -->)"
