@@ -41,6 +41,7 @@ PEERS = {
     "torch": ("torch", "torch channels-last"),
     "torch-compiled": ("torch compiled", "torch compiled channels-last"),
     "onnxruntime": ("onnxruntime",),
+    "jax": ("jax",),
 }
 BLAS_SIZE = 2048
 

@@ -109,6 +109,30 @@ def torch_engine(job: dict[str, Any], x: Any, labels: Any) -> Engine:
     return Engine(step, {"torch": torch.__version__}, total, wait)
 
 
+def jax_engine(job: dict[str, Any], x: Any, labels: Any) -> Engine:
+    """JAX, compiled by XLA for the CPU."""
+    import os
+
+    os.environ |= {"JAX_PLATFORMS": "cpu", "NPROC": str(job["threads"])}  # before it is loaded; XLA reads NPROC
+    import jax
+    from jax_nets import load_network, make_steps
+
+    network, weights = load_network(job["network"])
+    train, predict = make_steps(network, LEARNING_RATE, MOMENTUM)
+    x, labels = jax.numpy.asarray(x.transpose(0, 3, 1, 2)), jax.numpy.asarray(labels)
+    total = float(predict(weights, x).sum())
+    state = [weights, jax.tree.map(jax.numpy.zeros_like, weights)]
+
+    def step() -> None:
+        if job["mode"] == "step":
+            state[:] = train(*state, x, labels)
+            jax.block_until_ready(state)
+        else:
+            predict(weights, x).block_until_ready()
+
+    return Engine(step, {"jax": jax.__version__}, total)
+
+
 def onnxruntime_engine(job: dict[str, Any], x: Any, labels: Any) -> Engine:
     """The ONNX runtime on its CPU provider."""
     import onnxruntime
@@ -133,7 +157,13 @@ def blas_engine(job: dict[str, Any], x: Any, labels: Any) -> Engine:
 
 def engine_of(name: str) -> Callable[[dict[str, Any], Any, Any], Engine]:
     """Return the function that sets an engine up."""
-    kinds = {"gpucnn": gpucnn_engine, "torch": torch_engine, "onnxruntime": onnxruntime_engine, "blas": blas_engine}
+    kinds = {
+        "gpucnn": gpucnn_engine,
+        "torch": torch_engine,
+        "jax": jax_engine,
+        "onnxruntime": onnxruntime_engine,
+        "blas": blas_engine,
+    }
     return kinds[name.split()[0]]
 
 

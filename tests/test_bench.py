@@ -18,7 +18,20 @@ import numpy as np
 import pytest
 from bench_table import TABLES, table
 
-from gpucnn import Backend, Conv2D, Dense, Flatten, Residual, Sequential, blas, get_backend, zoo
+from gpucnn import (
+    SGD,
+    Backend,
+    Conv2D,
+    Dense,
+    Flatten,
+    Residual,
+    Sequential,
+    SoftmaxCrossEntropy,
+    Trainer,
+    blas,
+    get_backend,
+    zoo,
+)
 
 SCRIPT = Path(bench.__file__)
 
@@ -244,3 +257,24 @@ def test_the_onnx_models_are_the_networks(name: str, tmp_path: Path) -> None:
     x = np.random.default_rng(0).standard_normal((3, *shape), dtype=np.float32)
     (y,) = prepare(onnx.load(tmp_path / f"{name}.onnx")).run([x.transpose(0, 3, 1, 2)])
     np.testing.assert_allclose(y, model.predict(x), rtol=1e-3, atol=1e-3)
+
+
+def test_the_jax_networks_are_the_networks(tmp_path: Path) -> None:
+    pytest.importorskip("jax")
+    from jax_nets import load_network, make_steps
+    from torch_nets import save_network
+
+    model, x = zoo.lenet5(), np.random.default_rng(0).standard_normal((3, 28, 28, 1), dtype=np.float32)
+    model.build(x.shape[1:], "cpu", seed=1)
+    save_network(model, str(tmp_path / "lenet5"))
+    network, weights = load_network(str(tmp_path / "lenet5"))
+    train, predict = make_steps(network, 0.1, 0.9)
+    images, labels = x.transpose(0, 3, 1, 2), np.array([3, 0, 9], np.int32)
+    np.testing.assert_allclose(predict(weights, images), model.predict(x), rtol=1e-4, atol=1e-5)
+
+    trainer = Trainer(model, SoftmaxCrossEntropy(), SGD(0.1, 0.9), batch_size=3)
+    velocities = {name: np.zeros_like(weight) for name, weight in weights.items()}
+    for _ in range(2):
+        trainer.step(x, labels)
+        weights, velocities = train(weights, velocities, images, labels)
+    np.testing.assert_allclose(predict(weights, images), model.predict(x), rtol=1e-4, atol=1e-4)
