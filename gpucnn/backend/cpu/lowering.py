@@ -8,7 +8,7 @@ from collections.abc import Callable
 import numpy as np
 
 from gpucnn.backend.cpu.arrays import Array
-from gpucnn.backend.cpu.windows import CACHE_BYTES, copy_runs, strided
+from gpucnn.backend.cpu.windows import CACHE_BYTES, copy_runs, strided, windows_of
 from gpucnn.geometry import Window
 
 __all__ = ["Bands", "Columns", "Planes", "by_group"]
@@ -17,7 +17,7 @@ LEAST_PIXELS = 256  # of outputs at a time: matrix products of fewer rows are sl
 
 
 class Lowering:
-    """A padded copy of a few images, whose border is filled once, and the views of it that a subclass copies from.
+    """A padded copy of a few images, whose border is filled once, and a view of it that a subclass copies from.
 
     Where it copies to is scratch memory, which all convolutions share.
     """
@@ -41,11 +41,6 @@ class Lowering:
         copy_runs(self.interior[: len(x)], x)
         return len(x)
 
-    def view(self, *axes: tuple[int, str, int]) -> Array:
-        """Return a view of the padded copy; each axis has a length, the axis n, h, w or c that it walks, and a step."""
-        strides = dict(zip("nhwc", self.padded.strides, strict=True))
-        return strided(self.padded, [length for length, _, _ in axes], [step * strides[axis] for _, axis, step in axes])
-
     def lowered(self, shape: tuple[int, ...]) -> Array:
         """Return memory to copy to."""
         return self._scratch("lowered", shape, self.padded.dtype)
@@ -57,10 +52,9 @@ class Columns(Lowering):
     def __init__(self, image_shape: tuple[int, ...], window: Window, groups: int, dtype: np.dtype, scratch: Callable):
         OH, OW = window.output_size(*image_shape[:2])
         super().__init__(image_shape, window, dtype, scratch, OH * OW * window.taps * image_shape[2])
-        (KH, KW), (SH, SW), (DH, DW) = window.kernel, window.stride, window.dilation
-        C = image_shape[2] // groups
-        axes = (self.images, "n", 1), (OH, "h", SH), (OW, "w", SW), (groups, "c", C), (KH, "h", DH), (KW, "w", DW)
-        self.taps = self.view(*axes, (C, "c", 1))
+        pixels = windows_of(self.padded, window, OH, OW)
+        pixels = pixels.reshape(*pixels.shape[:-1], groups, -1)  # (KH, KW, n, OH, OW, groups, C/groups)
+        self.taps = pixels.transpose(2, 3, 4, 5, 0, 1, 6)
         self.groups = groups
 
     def rows(self, n: int) -> Array:
@@ -91,7 +85,8 @@ class Bands(Lowering):
         KW, SW, DW, C = window.kernel[1], window.stride[1], window.dilation[1], image_shape[2]
         height, OW = window.padded_size(*image_shape[:2])[0], window.output_size(*image_shape[:2])[1]
         super().__init__(image_shape, window, dtype, scratch, OW * height * KW * C)
-        self.taps = self.view((self.images, "n", 1), (OW, "w", SW), (height, "h", 1), (KW, "w", DW), (C, "c", 1))
+        n, h, w, c = self.padded.strides
+        self.taps = strided(self.padded, (self.images, OW, height, KW, C), (n, SW * w, h, DW * w, c))
 
     def lower(self, x: Array) -> Array:
         """Return the windows of at most `images` images."""
@@ -109,8 +104,7 @@ class Planes(Lowering):
     def __init__(self, image_shape: tuple[int, ...], window: Window, dtype: np.dtype, scratch: Callable):
         OH, OW = window.output_size(*image_shape[:2])
         super().__init__(image_shape, window, dtype, scratch, window.taps * OH * OW)
-        (KH, KW), (SH, SW), (DH, DW) = window.kernel, window.stride, window.dilation
-        self.taps = self.view((KH, "h", DH), (KW, "w", DW), (self.images, "n", 1), (OH, "h", SH), (OW, "w", SW))
+        self.taps = windows_of(self.padded, window, OH, OW)[..., 0]
 
     def transposed(self, x: Array) -> Array:
         """Return the planes of at most `images` images as the left factor of a gradient, (1, KH*KW, n*OH*OW)."""

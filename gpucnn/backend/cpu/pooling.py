@@ -68,14 +68,10 @@ class CpuPooling(CpuConvolution):
         return out
 
     def _won(self, dy: Array, winners: Array, taps: int) -> Array:
-        """Return the share of each tap, (taps, N, OH, OW, C): dy where it won, else 0; by bits, as in `_keep`."""
-        integer = np.int32 if dy.dtype == np.float32 else np.int64
+        """Return the share of each tap, (taps, N, OH, OW, C): dy where it won, else 0."""
         mask = self.scratch("mask", (taps, *dy.shape), np.bool_)
-        bits = self.scratch("bits", mask.shape, integer)
-        mask = np.equal(winners, _numbers(taps, winners.dtype), out=mask).view(np.int8)
-        np.copyto(bits, np.negative(mask, out=mask))
-        np.bitwise_and(bits, np.ascontiguousarray(dy).view(integer), out=bits)
-        return bits.view(dy.dtype)
+        np.equal(winners, _numbers(taps, winners.dtype), out=mask)
+        return self._keep(dy, mask, self.scratch("won", mask.shape, dy.dtype))
 
     def _pool_counts(self, x_shape: tuple[int, ...], window: Window, count_include_pad: bool, dtype: Any) -> Array:
         """As the reference, computed once for each shape."""

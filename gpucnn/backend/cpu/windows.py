@@ -11,7 +11,10 @@ import numpy as np
 from gpucnn.backend.cpu.arrays import Array, CpuArrays
 from gpucnn.geometry import Window
 
-__all__ = ["CACHE_BYTES", "SMALL_PRODUCT", "CpuWindows", "chunks", "copy_runs", "images_at_a_time", "runs", "strided"]
+__all__ = [
+    *("CACHE_BYTES", "SMALL_PRODUCT", "CpuWindows"),
+    *("chunks", "copy_runs", "images_at_a_time", "runs", "strided", "windows_of"),
+]
 
 CACHE_BYTES = 1 << 21  # of images at a time, or lowered ones: small beside a third-level cache, and few calls for all
 SMALL_PRODUCT = 10**6  # multiplications of a matrix product up to which OpenBLAS reads its factors in place
@@ -93,14 +96,17 @@ class CpuWindows(CpuArrays):
         copy_runs(padded[:N, rows, columns], x)
         return padded[:N]
 
+    def _windows(self, x: Array, window: Window, value: float) -> Array:
+        """Return the pixels that each tap meets, a view (KH, KW, N, OH, OW, C)."""
+        return windows_of(self._pad(x, window, value), window, *window.output_size(*x.shape[1:3]))
+
     def taps(self, x: Array, window: Window, value: float) -> list[Array]:
         """As the reference, as views."""
-        pixels = windows_of(self._pad(x, window, value), window, *window.output_size(*x.shape[1:3]))
-        return [tap for row in pixels for tap in row]
+        return [tap for row in self._windows(x, window, value) for tap in row]
 
     def _gather(self, x: Array, window: Window, value: float) -> Array:
         """Return the taps, one behind another in memory: (KH*KW, N, OH, OW, C)."""
-        pixels = windows_of(self._pad(x, window, value), window, *window.output_size(*x.shape[1:3]))
+        pixels = self._windows(x, window, value)
         gathered = self.scratch("gathered", pixels.shape, x.dtype)
         copy_runs(gathered, pixels)
         return gathered.reshape(-1, *pixels.shape[2:])
