@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from collections import Counter
 from itertools import pairwise
@@ -39,8 +40,8 @@ class Sequential(Container):
 
     keeps = ()
 
-    # Of a network that is part of no other: where buffers share memory, in inference and in training; and its copies,
-    # where threads share the batch.
+    # Of a network that is part of no other: where buffers share memory, in inference and in training; and copies of its
+    # first layers, where threads share the batch.
     slots: dict[bool, Slots] | None = None
     _shards: Shards | None = None
 
@@ -75,7 +76,7 @@ class Sequential(Container):
         self._normalized = {layer for layer, pair in kinds.items() if pair == (Conv2D, BatchNorm2D)}
         pooled = {layer: following for layer, following in pairwise(self.layers) if kinds[layer] == (ReLU, MaxPool2D)}
         self._rectified = set(pooled.values())
-        self._order = [layer for layer in self.layers if layer not in pooled]
+        self.order = [layer for layer in self.layers if layer not in pooled]
         return input_shape
 
     def bind(self, context: Context) -> None:
@@ -87,17 +88,30 @@ class Sequential(Container):
         self.slots = self._share()
         self._shards = Shards.of(self)
 
+    def front(self, count: int) -> Sequential:
+        """Return a network of this one's own layers: the first ones, at most `count` of `order`."""
+        while count and self.order[count - 1] in self._normalized:  # it computes together with the next
+            count -= 1
+        front = copy.copy(self)
+        front.order = self.order[:count]
+        end = self.layers.index(front.order[-1]) + 1 if count else 0
+        front.layers = self.layers[:end]
+        front.output_shape = front.layers[-1].output_shape if count else self.input_shape
+        return front
+
     def _share(self) -> dict[bool, Slots]:
         return {train: assign(lifetimes(self, train=train)) for train in (False, True)}
 
     # ---- running --------------------------------------------------------------------------------------------------
 
+    def _units(self) -> list[Layer | Shards]:
+        """Return what computes, one after another."""
+        return [self._shards, *self.order[len(self._shards.network.order) :]] if self._shards else self.order
+
     def _forward(self, x: Array, train: bool) -> Array:
-        if self._shards:
-            return self._shards.forward(x, train)
         if self.slots:
             self.context.slots = self.slots[train]
-        layers = iter(self._order)
+        layers = iter(self._units())
         for layer in layers:
             if not train and layer in self._normalized:
                 x = layer._forward_normalized(x, next(layers))
@@ -108,16 +122,15 @@ class Sequential(Container):
         return x
 
     def _backward(self, dy: Array, need_dx: bool) -> Array | None:
-        if self._shards:
-            return self._shards.backward(dy, need_dx)
         if self.slots:
             self.context.slots = self.slots[True]
-        for layer in reversed(self._order[1:]):
+        first, *others = self._units()
+        for layer in reversed(others):
             dy = layer._backward(dy, need_dx=True)
-        return self._order[0]._backward(dy, need_dx)
+        return first._backward(dy, need_dx)
 
     def _walk_forward(self, walk: Walk, x: Value) -> Value:
-        layers = iter(self._order)
+        layers = iter(self.order)
         for layer in layers:
             if not walk.train and layer in self._normalized:
                 x = walk.fold(layer, next(layers), x)
@@ -126,9 +139,9 @@ class Sequential(Container):
         return x
 
     def _walk_backward(self, walk: Walk, dy: Value, need_dx: bool) -> Value:
-        for layer in reversed(self._order[1:]):
+        for layer in reversed(self.order[1:]):
             dy = walk.backward(layer, dy)
-        return walk.backward(self._order[0], dy, need_dx)
+        return walk.backward(self.order[0], dy, need_dx)
 
     def predict(self, x: Array) -> Array:
         """Return the outputs of a batch, without keeping anything for a backward pass.
@@ -191,8 +204,8 @@ class Sequential(Container):
         if self.owner is not None:
             raise InputError(f"{self.label}: is a part of {self.owner.label}; plan that instead")
         self._require_shapes("buffers")
-        threads = self.backend.threads if self._shards else 1
-        return MemoryPlan.of(self, batch, train=train, threads=threads, slots=optimizer.slots if optimizer else 0)
+        front = self._shards.network if self._shards else None
+        return MemoryPlan.of(self, batch, train=train, front=front, slots=optimizer.slots if optimizer else 0)
 
     def summary(self) -> str:
         """Return a table of the layers: name, kind, output, parameters, and what they keep for each sample."""

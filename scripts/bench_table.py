@@ -40,13 +40,13 @@ def network_rows(found: dict[str, Any]) -> list[str]:
 
 def scaling_rows(found: dict[str, Any]) -> list[str]:
     """Return the rows of the batches, with the steps on one thread and on all beside each other."""
-    rows = columns(
-        "network", "batch", "one thread", "all threads", "speedup", "time per image, of that at the smallest"
-    )
+    last = "time per image, of that at the smallest", "time, of that on a straight line"
+    rows = columns("network", "batch", "one thread", "all threads", "speedup", *last)
     for one, all_of in pairs(found["results"]):
         times = (f"{result['seconds'] * 1e3:.1f} ms" for result in (one, all_of))
-        relative = f"{one['relative_to_smallest']:.2f}, {all_of['relative_to_smallest']:.2f}"
-        rows.append(row(f"`{one['model']}`", f"{one['batch_size']:,}", *times, f"{all_of['speedup']:.2f}", relative))
+        keys = "relative_to_smallest", "relative_to_line"
+        relative = (f"{one[key]:.2f}, {all_of[key]:.2f}" for key in keys)
+        rows.append(row(f"`{one['model']}`", f"{one['batch_size']:,}", *times, f"{all_of['speedup']:.2f}", *relative))
     return rows
 
 

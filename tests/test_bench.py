@@ -174,6 +174,14 @@ def test_scaling_compares_within_a_round() -> None:
     assert [found[key]["speedup"] for key in engines] == [1, 1, 2, 3]
 
 
+def test_scaling_finds_the_straight_line() -> None:
+    engines = {(N, 1): TimedEngine(0.5 + 0.01 * N) for N in (64, 128, 256, 512)}
+    for N, threads in engines:
+        assert bench_scaling.result("vgg", engines, N, threads)["relative_to_line"] == pytest.approx(1)
+    engines[1024, 1] = TimedEngine(2 * (0.5 + 0.01 * 1024))
+    assert bench_scaling.result("vgg", engines, 1024, 1)["relative_to_line"] > 1.1
+
+
 def test_scaling_runs(tmp_path: Path) -> None:
     options = {"batch-sizes": "1,2", "threads": "2", "models": "lenet5,paper"}
     out, found = run_bench("scaling", tmp_path / "found.json", **options)

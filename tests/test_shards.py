@@ -138,15 +138,30 @@ class Normalized(ReLU):
 
 
 @pytest.mark.parametrize(
-    "layer", [BatchNorm2D, lambda: Dropout(0.5), Custom, Normalized, lambda: Residual(BatchNorm2D())]
+    ("layer", "shared"),
+    [
+        (BatchNorm2D, 0),  # in inference the convolution before it takes it in
+        (lambda: Dropout(0.5), 1),
+        (Custom, 1),
+        (Normalized, 1),
+        (lambda: Residual(BatchNorm2D()), 1),
+        (lambda: Dense(3), 4),
+        (lambda: Dense(20_000), 2),  # its matrix is shared by columns
+    ],
 )
-def test_samples_that_depend_on_each_other_stay_together(layer: Callable[[], Layer]) -> None:
+def test_what_needs_the_whole_batch_gets_it(layer: Callable[[], Layer], shared: int) -> None:
     def make() -> Sequential:
-        return Sequential([Conv2D(2, 3), layer(), Flatten(), Dense(3)])
+        flat = [Flatten(), layer()] if isinstance(layer(), Dense) else [layer(), Flatten()]
+        return Sequential([Conv2D(2, 3), *flat, Dense(3)])
 
     alone, together, x = built(make, 1), built(make, 3), batch(6)
-    assert together._shards is None
+    assert (len(together._shards.network.order) if together._shards else 0) == shared
     np.testing.assert_allclose(together.forward(x), alone.forward(x), rtol=1e-12, atol=1e-12)
+    dy = np.random.default_rng(1).standard_normal((6, 3))
+    np.testing.assert_allclose(together.backward(dy), alone.backward(dy), rtol=1e-12, atol=1e-12)
+    expected = gradients(alone)
+    for name, gradient in gradients(together).items():
+        np.testing.assert_allclose(gradient, expected[name], rtol=1e-10, atol=1e-12, err_msg=name)
 
 
 def test_a_part_has_no_shards_of_its_own() -> None:

@@ -53,24 +53,27 @@ class MemoryPlan:
         return self.parameters + self.gradients + self.optimizer + self.kept + self.shared + self.workspace
 
     @classmethod
-    def of(cls, network: Any, batch: int, *, train: bool, threads: int, slots: int) -> MemoryPlan:
+    def of(cls, network: Any, batch: int, *, train: bool, front: Any, slots: int) -> MemoryPlan:
         """Count the memory of a built `Sequential`.
 
-        Each of the threads takes an equal part of the batch through all layers, with buffers and gradients of its own;
-        the outputs are joined. `slots` is how many arrays as large as all parameters an optimizer keeps.
+        Each thread takes an equal part of the batch through the layers of `front`, with buffers and gradients of its
+        own, and their outputs are joined; None is a front of no layers. `slots` is how many arrays as large as all
+        parameters an optimizer keeps.
         """
         precision, arena = network.backend.precision, network.arena
         itemsize = np.dtype(precision).itemsize
-        own_gradients = sum(parameter.size for parameter in network.parameters())
-        held, workspace, kept = 0, 0, Counter()
+        threads = network.backend.threads if front else 1
         parts = Counter(filter(None, [(batch + thread) // threads for thread in range(threads)]))
-        for N, count in parts.items():
-            buffers = lifetimes(network, train=train, need_dx=False, batch=N)
-            held += count * held_bytes(buffers, network.slots[train], N, precision)
-            workspace += count * workspace_bytes(network, N, train=train)
-            for layer, size in kept_bytes(buffers, N, precision).items():
-                kept[layer] += count * size
-        outputs = math.prod(network.output_shape) * batch if threads > 1 else 0
+        before = set(front.parts()) if front else set()
+        held, kept = 0, Counter()
+        for samples, times, is_shared in [(batch, 1, False), *((N, times, True) for N, times in parts.items())]:
+            walked = lifetimes(network, train=train, need_dx=False, batch=samples)
+            buffers = [buffer for buffer in walked if (buffer.layer in before) == is_shared]
+            held += times * held_bytes(buffers, network.slots[train], samples, precision)
+            for layer, size in kept_bytes(buffers, samples, precision).items():
+                kept[layer] += times * size
+        outputs = math.prod(front.output_shape) * batch if front else 0
+        own_gradients = sum(parameter.size for parameter in front.parameters()) if front else 0
         return cls(
             batch=batch,
             train=train,
@@ -79,7 +82,7 @@ class MemoryPlan:
             optimizer=arena.size * slots * itemsize,
             kept=kept.total() + outputs * itemsize,
             shared=held - kept.total(),
-            workspace=workspace,
+            workspace=sum(times * workspace_bytes(network, N, train=train) for N, times in parts.items()),
             rows=tuple(_row(layer, kept, itemsize) for layer in network.layers),
         )
 

@@ -1,9 +1,10 @@
-"""A network on several threads: each takes a part of the batch through all layers."""
+"""A network on several threads: each takes a part of the batch through its layers."""
 
 from __future__ import annotations
 
 import copy
 from functools import partial
+from itertools import takewhile
 from typing import Any
 
 from gpucnn.layers.activation import Activation, Identity
@@ -27,13 +28,17 @@ BY_SAMPLE = (
 
 
 class Shards:
-    """Copies of a built network, one for each thread, that share its weights.
+    """Copies of the first layers of a built network, one for each thread, that share its weights.
 
     Each has buffers and gradients of its own; the gradients are added in the order of the batch, so that a run repeats.
     To wake a thread costs as much as a small convolution: here that happens once for a pass, not for each operation.
+
+    Attributes
+    ----------
+    network : a `Sequential` of those layers
     """
 
-    def __init__(self, network: Layer):
+    def __init__(self, network: Any):
         self.network, self.backend = network, network.backend
         self.copies = [
             copy_onto(worker, network, own_gradients=number > 0) for number, worker in enumerate(self.backend.workers)
@@ -41,16 +46,14 @@ class Shards:
         self._parts: list[slice] = []
 
     @classmethod
-    def of(cls, network: Layer) -> Shards | None:
-        """Return the shards of a built network, or None where there is one thread, or samples may depend on each other.
+    def of(cls, network: Any) -> Shards | None:
+        """Return the shards of a built `Sequential`, or None where there is one thread, or no layer to share."""
+        if network.backend.threads == 1 or not is_ours(type(network)):
+            return None
+        front = network.front(sum(1 for _ in takewhile(is_shared, network.order)))
+        return cls(front) if front.order else None
 
-        What a class of the user's own does is not known, even if it is derived from one of these.
-        """
-        kinds = {type(part) for part in network.parts()}
-        known = all(issubclass(kind, BY_SAMPLE) and kind.__module__.startswith("gpucnn.") for kind in kinds)
-        return cls(network) if known and network.backend.threads > 1 else None
-
-    def forward(self, x: Array, train: bool) -> Array:
+    def _forward(self, x: Array, train: bool) -> Array:
         """Return the outputs of a batch."""
         y = self.network.buffer("y", (x.shape[0], *self.network.output_shape))
 
@@ -61,7 +64,7 @@ class Shards:
         self.backend.run([partial(run, *mine) for mine in zip(self.copies, self._parts, strict=False)])
         return y
 
-    def backward(self, dy: Array, need_dx: bool) -> Array | None:
+    def _backward(self, dy: Array, need_dx: bool) -> Array | None:
         """Overwrite the gradients of the network's parameters, and return dx."""
         dx = self.network.buffer("dx", (dy.shape[0], *self.network.input_shape)) if need_dx else None
 
@@ -78,14 +81,32 @@ class Shards:
         return dx
 
 
-def copy_onto(backend: Any, network: Layer, *, own_gradients: bool) -> Layer:
+def is_shared(layer: Layer) -> bool:
+    """Whether it is known and worth while that each thread computes some of the samples.
+
+    What a class of the user's own does is not known, even if it is derived from one of these. The matrix of a large
+    dense layer is shared by its columns instead: then no thread reads all of it, or writes all of its gradient.
+    """
+    kinds = {type(part) for part in layer.parts()}
+    known = all(issubclass(kind, BY_SAMPLE) and is_ours(kind) for kind in kinds)
+    return known and not (isinstance(layer, Dense) and layer.backend.splits(layer.w.value))
+
+
+def is_ours(kind: type) -> bool:
+    """Whether a class is one of the library's."""
+    return kind.__module__.startswith("gpucnn.")
+
+
+def copy_onto(backend: Any, network: Any, *, own_gradients: bool) -> Any:
     """Return a copy of a network that computes on another backend with the same weights, perhaps gradients too."""
     memo: dict[int, Any] = {  # what is shared counts as copied already
         id(network.context): Context(backend, network.context.seed),
         **{id(part): None for part in (network.arena, network._shards)},
     }
+    if network.layers[0].owner is not network:  # these are some layers of another network
+        memo[id(network.layers[0].owner)] = None
     for part in network.parts():
-        if type(part).__module__.startswith("gpucnn."):  # what the last pass left in it is not needed
+        if is_ours(type(part)):  # what the last pass left in it is not needed
             left = [value for value in vars(part).values() if network.backend.owns(value)]
             memo |= {id(value): None for value in left if not any(value is array for array in part.state().values())}
     for parameter in network.parameters():

@@ -141,9 +141,13 @@ class CpuBackend(SerialCpuBackend):
 
         return [(dw, db), *((like(f"dw{number}", dw), like(f"db{number}", db)) for number in range(1, count))]
 
+    def splits(self, matrix: Array) -> bool:
+        """Whether the threads share products with a matrix by its columns."""
+        return self._is_worth_sharing(matrix, POOLING)
+
     def _product(self, rows: Array, matrix: Array, out: Array | None) -> Array:
         """As one thread, each for some of the columns: so each reads its own part of the matrix alone."""
-        if not self._is_worth_sharing(matrix, POOLING):
+        if not self.splits(matrix):
             return super()._product(rows, matrix, out)
         out = self._result(out, (len(rows), matrix.shape[1]), rows.dtype)
         columns = self.parts(matrix.shape[1])
@@ -152,7 +156,7 @@ class CpuBackend(SerialCpuBackend):
 
     def dense_dw_db(self, x: Array, dy: Array, *, dw: Array, db: Array | None) -> None:
         """As one thread, each for some rows of dw."""
-        if not self._is_worth_sharing(dw, POOLING):
+        if not self.splits(dw):
             super().dense_dw_db(x, dy, dw=dw, db=db)
             return
         self.run([functools.partial(np.matmul, x[:, rows].T, dy, out=dw[rows]) for rows in self.parts(len(dw))])

@@ -17,7 +17,7 @@ __all__ = ["CpuWinograd", "filtering"]
 OUTPUTS = 4  # pixels of a row computed together
 POINTS = (0.0, 1.0, -1.0, 0.5, -2.0, -0.5, 2.0)  # and infinity; in this order the rounding errors are small
 TAPS = range(3, len(POINTS) - OUTPUTS + 3)  # kernel widths that the points suffice for
-PRODUCT_BYTES = 1 << 20  # of products at a time: what a common second-level cache holds
+PRODUCT_BYTES = 3 << 18  # of products at a time: what a common second-level cache holds beside their factors
 LEAST_WORK = 28  # kernel width times channels, of x or y, from which on the transforms cost less than they save
 LEAST_ROWS, GOOD_ROWS = 16, 64  # of a matrix product: with fewer, reading the kernels takes longer than multiplying
 
