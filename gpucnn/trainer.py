@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from gpucnn.errors import DeviceError, DivergedError, InputError
 from gpucnn.losses import Loss
 from gpucnn.model import Sequential
 from gpucnn.optimizers import Optimizer
+from gpucnn.replay import Replay
 
 __all__ = ["Metrics", "Trainer"]
 
@@ -43,7 +45,8 @@ class Trainer:
             print(trainer.train_epoch(train, epoch))
         print(trainer.evaluate(test))
 
-    With an `average` of the weights, each step adds to it, and `evaluate` uses the averaged weights.
+    With an `average` of the weights, each step adds to it, and `evaluate` uses the averaged weights. On a GPU the steps
+    of an epoch are recorded as a CUDA graph, unless `graph` is off: see `Replay`.
     """
 
     def __init__(
@@ -55,6 +58,7 @@ class Trainer:
         average: WeightAverage | None = None,
         batch_size: int = 64,
         seed: int = 0,
+        graph: bool = True,
     ):
         self.batch_size = integer(batch_size, "Trainer: batch_size", least=1)
         parts = [("model", model, Sequential), ("loss", loss, Loss), ("optimizer", optimizer, Optimizer)]
@@ -64,7 +68,7 @@ class Trainer:
         if model.arena is None:
             raise InputError("Trainer: the model has no arrays of its own; call build, and train whole models only")
         self.model, self.loss, self.optimizer = model, loss, optimizer
-        self.average, self.seed = average, seed
+        self.average, self.seed, self.graph = average, seed, graph
         self.backend = model.backend
         model.pin()
         loss.build(self.backend)
@@ -72,6 +76,7 @@ class Trainer:
         if average:
             average.attach(model.arena, self.backend)
         self._totals = self.backend.zeros((4,), self.backend.xp.float64)
+        self.replay = Replay(self.backend)  # the last epoch's
 
     def step(self, x: Array, y: Array) -> None:
         """Enqueue one update from a batch; nothing is read back."""
@@ -82,6 +87,9 @@ class Trainer:
             self.optimizer.step()
             if self.average:
                 self.average.update()
+
+    def _next_step(self, data: ResidentSplit, N: int) -> None:
+        self.step(*data.next_batch(N))
 
     def steps(self, data: ResidentSplit) -> int:
         """Return the number of steps in an epoch; the last may have a smaller batch."""
@@ -98,10 +106,11 @@ class Trainer:
             At the end of the epoch, if the loss became NaN or infinite; names the step it did in.
         """
         self._begin(data)
+        self.replay = Replay(self.backend, is_wanted=self.graph)
         data.shuffle(np.random.default_rng((self.seed, epoch)))
         with np.errstate(all="ignore"):  # NaN and infinity are reported below, once
             for N in self._batches(data):
-                self.step(*data.next_batch(N))
+                self.replay.run(N, partial(self._next_step, data, N))
                 if on_batch:
                     on_batch(N)
         metrics, finite = self._read_totals()

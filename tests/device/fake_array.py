@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from types import SimpleNamespace
@@ -23,6 +23,7 @@ class Counts:
     """What was done; copies and bytes are counted per transfer."""
 
     launches: int = 0
+    graph_launches: int = 0
     syncs: int = 0
     h2d_copies: int = 0
     h2d_bytes: int = 0
@@ -34,24 +35,28 @@ class Counts:
 
 @dataclass
 class Stats(Counts):
-    """Counters of one fake device world; inside `step()` only launches are allowed."""
+    """Counters of one fake device world; inside `step()` only launches are allowed, while a stream captures too."""
 
     _depth: int = 0
+    during_capture: Callable[[str], None] = lambda what: None  # raises what CUDA does if a stream captures
 
     def launch(self) -> None:
         self.launches += 1
 
     def sync(self, what: str) -> None:
+        self.during_capture(what)
         self._check("synchronisation", what)
         self.syncs += 1
 
     def h2d(self, what: str, nbytes: int) -> None:
+        self.during_capture(what)
         self._check("host-to-device transfer", what)
         self.h2d_copies += 1
         self.h2d_bytes += nbytes
 
     def d2h(self, what: str, nbytes: int) -> None:
         """Count a transfer to the host, which also waits for the device."""
+        self.during_capture(what)
         self._check("device-to-host transfer", what)
         self.d2h_copies += 1
         self.d2h_bytes += nbytes
@@ -106,6 +111,7 @@ class World:
         self.total_bytes = 0
         self.array_class: type[FakeArray] = FakeArray
         self.no_device: type[Exception] = RuntimeError
+        self.allocators: list[Callable[[int], Any]] = []  # set by the program; the last one is asked
 
     def require_device(self, device: int = 0) -> None:
         if self.device_count == 0:
@@ -117,8 +123,22 @@ class World:
         """Make a device array of a NumPy array that nobody else holds; this is the only allocation."""
         self.require_device()
         if array.nbytes:
+            if self.allocators:
+                self.allocators[-1](array.nbytes)
             self.stats.allocate(what, array.nbytes)
         return self.array_class._wrap(array, Memory(self, array))
+
+    def launch(self, work: Callable[[], object], stream: int | None = None) -> None:
+        """Do some work of the device now, or record it if its stream captures; without a stream, the current one."""
+        self.stream_at(stream).take(work)
+
+    def stream_at(self, pointer: int | None) -> Any:
+        """Return the stream with this pointer, or the current one."""
+        return self.streams[-1] if pointer is None else self.known_streams[pointer]
+
+    def is_capturing(self) -> bool:
+        """Whether some stream captures."""
+        return any(stream.is_capturing() for stream in self.known_streams.values())
 
     def result(self, array: Any, what: str, order: str = "C") -> FakeArray:
         """Make the device array that one launch computed into new memory, in C order as CuPy does."""
@@ -127,6 +147,8 @@ class World:
             array = array.copy(order)
         made = self.own(array, what)
         if array.size:
+            if self.is_capturing():
+                raise NotImplementedError(f"the fake records no operation that allocates: {what}")
             self.stats.launch()
         return made
 
@@ -277,8 +299,8 @@ class FakeArray:
         plain, _, _ = _key(key, self._world)
         if isinstance(value, np.ndarray):
             return self._set_from_host(key, plain, value)
-        self._array[plain] = unwrap(value, self._world)
-        self._world.stats.launch()
+        value = unwrap(value, self._world)
+        self._world.launch(lambda: self._array.__setitem__(plain, value))
         return None
 
     def _set_from_host(self, key: Any, plain: Any, value: np.ndarray) -> None:
@@ -296,8 +318,8 @@ class FakeArray:
         self._array[plain] = value
 
     def fill(self, value: Any) -> None:
-        self._array.fill(unwrap(value, self._world))
-        self._world.stats.launch()
+        value = unwrap(value, self._world)
+        self._world.launch(lambda: self._array.fill(value))
 
     def astype(self, dtype: Any, order: str = "K", casting: Any = None, subok: Any = None, copy: bool = True):
         if not copy and self.dtype == np.dtype(dtype):

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import time
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from types import ModuleType
 from typing import Any
 
@@ -13,12 +17,15 @@ __all__ = ["add_cuda"]
 MESSAGES = {
     35: "cudaErrorInsufficientDriver: CUDA driver version is insufficient for CUDA runtime version",
     101: "cudaErrorInvalidDevice: invalid device ordinal",
+    900: "cudaErrorStreamCaptureUnsupported: operation not permitted when stream is capturing",
+    901: "cudaErrorStreamCaptureInvalidated: operation failed due to a previous error during capture",
+    906: "cudaErrorStreamCaptureImplicit: operation would make the legacy stream depend on a capturing blocking stream",
 }
 TOTAL_MEMORY = 80 * 2**30
 
 
 class CUDARuntimeError(RuntimeError):
-    """Raised by every call that needs a device which is not there."""
+    """Raised by every call that needs a device which is not there, or that a capturing stream forbids."""
 
     def __init__(self, status: int) -> None:
         super().__init__(MESSAGES[status])
@@ -33,6 +40,7 @@ def add_cuda(world: World, module: ModuleType) -> None:
     cuda.Device = _make_device(world)
     cuda.Stream, cuda.Event = _make_stream_and_event(world)
     cuda.get_current_stream = lambda: world.streams[-1]
+    cuda.using_allocator = partial(_using_allocator, world)
     cuda.get_elapsed_time = lambda start, end: (end.time - start.time) * 1e3
     cuda.is_available = module.is_available = lambda: world.device_count > 0
     pool = _Pool(world)
@@ -136,6 +144,9 @@ def _make_stream_and_event(world: World) -> tuple[type, type]:
                 world.require_device()
             self.ptr = 0 if null else id(self)
             self.non_blocking = non_blocking
+            self._recorded: list | None = None  # while it captures
+            self._is_valid = True
+            world.known_streams[self.ptr] = self
 
         def __enter__(self) -> Stream:
             world.streams.append(self)
@@ -152,6 +163,11 @@ def _make_stream_and_event(world: World) -> tuple[type, type]:
             world.require_device()
             world.stats.sync("Stream.synchronize()")
 
+        @property
+        def done(self) -> bool:
+            world.stats.sync("Stream.done")
+            return True
+
         def record(self, event: Any = None) -> Any:
             event = event or Event()
             event.record(self)
@@ -159,6 +175,60 @@ def _make_stream_and_event(world: World) -> tuple[type, type]:
 
         def wait_event(self, event: Any) -> None:
             world.require_device()
+
+        # --- graphs
+        def take(self, work: Callable[[], object]) -> None:
+            """Do some work, or record it; what goes to another stream than the one that captures is not recorded."""
+            if self._recorded is not None:
+                self._recorded.append(work)
+                return
+            blocking = [s for s in world.known_streams.values() if s.is_capturing() and not s.non_blocking]
+            if self.ptr == 0 and blocking:
+                raise CUDARuntimeError(906)
+            work()
+            world.stats.launch()
+
+        def is_capturing(self) -> bool:
+            return self._recorded is not None
+
+        def begin_capture(self, mode: Any = None) -> None:
+            if self.ptr == 0 or self.is_capturing():
+                raise CUDARuntimeError(900)
+            self._recorded, self._is_valid = [], True
+
+        def end_capture(self) -> Graph:
+            recorded, self._recorded = self._recorded, None
+            if recorded is None or not self._is_valid:
+                raise CUDARuntimeError(901)
+            return Graph(recorded)
+
+    class Graph:
+        """What a stream recorded, with the addresses and the scalars of then."""
+
+        def __init__(self, recorded: list) -> None:
+            self.recorded = recorded
+
+        def upload(self, stream: Stream | None = None) -> None:
+            world.require_device()
+
+        def launch(self, stream: Stream | None = None) -> None:
+            def replay() -> None:
+                for work in self.recorded:
+                    work()
+
+            world.launch(replay, None if stream is None else stream.ptr)
+            world.stats.graph_launches += 1
+
+    def during_capture(what: str) -> None:
+        """Fail as CUDA does, which also spoils what was recorded; CuPy refuses transfers before that."""
+        capturing = [stream for stream in world.known_streams.values() if stream.is_capturing()]
+        for stream in capturing:
+            stream._is_valid = False
+        if capturing:
+            raise CUDARuntimeError(900)
+
+    world.stats.during_capture = during_capture
+    world.known_streams = weakref.WeakValueDictionary()
 
     class Event:
         def __init__(self, block: bool = False, disable_timing: bool = False) -> None:
@@ -175,6 +245,16 @@ def _make_stream_and_event(world: World) -> tuple[type, type]:
     Stream.null = Stream(null=True)
     world.streams = [Stream.null]
     return Stream, Event
+
+
+@contextmanager
+def _using_allocator(world: World, allocator: Callable[[int], Any] | None = None) -> Iterator[None]:
+    """Ask an allocator for all memory; the fake takes none of its own from it, but what it raises is raised."""
+    world.allocators.append(allocator or (lambda size: None))
+    try:
+        yield
+    finally:
+        world.allocators.pop()
 
 
 class _Pool:

@@ -101,6 +101,8 @@ def _output(world: World, out: Any) -> np.ndarray:
 
 def _temporary(world: World, what: str, nbytes: int) -> None:
     world.stats.allocate(what, nbytes)
+    if world.is_capturing():
+        raise NotImplementedError(f"the fake records no operation that allocates: {what}")
     world.stats.launch()
 
 
@@ -117,8 +119,7 @@ def _ufunc(world: World, name: str) -> Any:
         for arg, value in zip(args, values, strict=True):
             if isinstance(value, np.ndarray) and arg is not out and np.may_share_memory(value, target):
                 _temporary(world, f"copy of an operand of cupy.{name} that overlaps out", value.nbytes)
-        function(*values, out=target, dtype=dtype, casting=casting)
-        world.stats.launch()
+        world.launch(lambda: function(*values, out=target, dtype=dtype, casting=casting))
         return out
 
     call.__name__ = name
@@ -149,10 +150,10 @@ def _reduction(world: World, name: str) -> Any:
         kwargs = {"axis": axis, "keepdims": keepdims} | ({} if dtype is None else {"dtype": dtype})
         if out is None:
             return world.result(function(array, **kwargs), f"result of cupy.{name}")
+        target = _output(world, out)
         if _needs_temporary(array, axis, name):
-            _temporary(world, f"temporary of cupy.{name}", _output(world, out).nbytes)
-        function(array, out=_output(world, out), **kwargs)
-        world.stats.launch()
+            _temporary(world, f"temporary of cupy.{name}", target.nbytes)
+        world.launch(lambda: function(array, out=target, **kwargs))
         return out
 
     call.__name__ = name
@@ -177,11 +178,11 @@ def _copying(world: World, name: str) -> Any:
         if name == "where" and len(values) == 1:
             world.stats.sync("cupy.where(condition) waits for the number of hits")
             return tuple(world.result(found, "cupy.where") for found in np.where(*values))
-        result = getattr(np, name)(*values, **{key: inner(value) for key, value in kwargs.items()})
+        named = {key: inner(value) for key, value in kwargs.items()}
         if out is None:
-            return world.result(result, f"result of cupy.{name}")
-        np.copyto(_output(world, out), result, casting="same_kind")
-        world.stats.launch()
+            return world.result(getattr(np, name)(*values, **named), f"result of cupy.{name}")
+        target = _output(world, out)
+        world.launch(lambda: np.copyto(target, getattr(np, name)(*values, **named), casting="same_kind"))
         return out
 
     return call
@@ -191,6 +192,8 @@ def _matmul(world: World, name: str) -> Any:
     def call(a: Any, b: Any, out: Any = None) -> Any:
         if not (isinstance(a, FakeArray) and isinstance(b, FakeArray)):
             raise TypeError(f"cupy.{name}: unsupported types {type(a)}, {type(b)}")
+        if world.is_capturing():
+            raise NotImplementedError("calling cuBLAS API during stream capture is currently unsupported")
         x, y = unwrap(a, world), unwrap(b, world)
         product = np.asarray(getattr(np, name)(x, y))
         if max(x.ndim, y.ndim) <= 2:
@@ -316,13 +319,14 @@ def _add_kernels(world: World, module: ModuleType) -> None:
         def __call__(self, *args, size=None, block_size=128, stream=None):
             values = [unwrap(arg, world) for arg in args]
             world.require_device()
-            results = self.program(*values, size=size, order=world.order)
-            results = results if isinstance(results, tuple) else (results,)
-            outputs = args[len(self.program.inputs) :] or tuple(
-                world.own(result, f"output of kernel {self.name!r}") for result in results
-            )
-            if results[0].size:
-                world.stats.launch()
+            outputs = args[len(self.program.inputs) :]
+            if outputs:
+                if values[len(self.program.inputs)].size:
+                    world.launch(lambda: self.program(*values, size=size, order=world.order))
+            else:
+                results = self.program(*values, size=size, order=world.order)
+                results = results if isinstance(results, tuple) else (results,)
+                outputs = tuple(world.result(result, f"output of kernel {self.name!r}") for result in results)
             if self.no_return:
                 return None
             return outputs[0] if len(outputs) == 1 and not self.return_tuple else tuple(outputs)
@@ -341,8 +345,7 @@ def _add_kernels(world: World, module: ModuleType) -> None:
             if any(isinstance(arg, (np.ndarray, MemoryPointer)) for arg in args):
                 raise TypeError(f"kernel {self.name!r}: pass device arrays, not host arrays or bare pointers")
             values = [unwrap(arg, world) if isinstance(arg, FakeArray) else arg for arg in args]
-            self.program.run(grid, block, values, order=world.order)
-            world.stats.launch()
+            world.launch(lambda: self.program.run(grid, block, values, order=world.order))
 
     class RawModule:
         def __init__(self, *, code, options=(), backend="nvrtc"):

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import Any, ClassVar
 
 import numpy as np
 
 from gpucnn.backend.gpu.device import INSTALL, device_count, first_line, import_cupy
+from gpucnn.backend.gpu.graph import Recording, record_graph
 from gpucnn.backend.kernels import Block, Elementwise, sums
 from gpucnn.backend.reference import Backend
 from gpucnn.errors import DeviceError
@@ -16,6 +18,7 @@ from gpucnn.errors import DeviceError
 __all__ = ["Array", "GpuArrays"]
 
 Array = Any
+C_TYPES = {"float32": "float", "float64": "double"}
 
 
 @functools.cache
@@ -41,6 +44,7 @@ class GpuArrays(Backend):
         self.device = device
         self.name = f"gpu:{device}"
         self._ones: dict[Any, Array] = {}
+        self._kept: list[Any] | None = None  # the arguments of all launches, while they are recorded
         if (self.xp, device) not in self._probed:
             self._probe()
             self._probed.add((self.xp, device))
@@ -86,13 +90,36 @@ class GpuArrays(Backend):
     def _result(self, out: Array | None, shape: tuple[int, ...], dtype: Any) -> Array:
         return self.xp.empty(shape, dtype) if out is None else out
 
+    # ---- launches -------------------------------------------------------------------------------------------------
+
+    def record(self, work: Callable[[], None]) -> Recording:
+        """As the reference: what `work` enqueues becomes one CUDA graph."""
+        self.activate()
+        self._kept = kept = []
+        try:
+            return Recording(record_graph(self.xp.cuda, work), kept)
+        finally:
+            self._kept = None
+
+    def _keep(self, arguments: Sequence[Any]) -> None:
+        """Keep the arrays that a recording uses, so that their memory goes to nobody else."""
+        if self._kept is not None:
+            self._kept += arguments
+
     def _run(self, record: Elementwise, *arguments: Any, size: int | None = None) -> None:
         """Launch an elementwise kernel on its inputs and outputs."""
+        self._keep(arguments)
         kernel = _compiled(self.xp, record)
         if size is None:
             kernel(*arguments)
         else:
             kernel(*arguments, size=size)
+
+    def _launch(self, record: Block, grid: tuple[int, ...], *arguments: Any, dtype: Any = None) -> None:
+        """Launch a grid of blocks; without a dtype, the first argument's is what `T` stands for."""
+        self._keep(arguments)
+        kernel = _compiled(self.xp, record, C_TYPES[np.dtype(dtype or arguments[0].dtype).name])
+        kernel(grid, (record.threads,), arguments)
 
     def _contiguous(self, x: Array) -> Array:
         """Return x itself, or a C-contiguous copy of a view: kernels index flat memory."""
@@ -103,9 +130,6 @@ class GpuArrays(Backend):
         out = self._result(out, arrays[0].shape, arrays[0].dtype)
         self._run(record, *arrays, out)
         return out
-
-    def _block_kernel(self, record: Block, dtype: Any) -> Any:
-        return _compiled(self.xp, record, "float" if dtype == np.float32 else "double")
 
     # ---- sums and products ----------------------------------------------------------------------------------------
 

@@ -30,7 +30,7 @@ class GpuLosses(GpuArrays):
         record, (N, K) = kernels.LABEL_TARGETS, map(np.int32, out.shape)
         weights = None if weights is None else self._contiguous(weights)
         arguments = self._contiguous(labels), weights, np.int32(ignored), out, norm, N, K
-        self._block_kernel(record, out.dtype)((1,), (record.threads,), arguments)
+        self._launch(record, (1,), *arguments, dtype=out.dtype)
         return out, norm
 
     def soft_cross_entropy(
@@ -69,5 +69,5 @@ class GpuLosses(GpuArrays):
         loss = self._result(loss, (), outputs.dtype)
         arrays = self._contiguous(outputs), self._contiguous(targets), loss
         N, K = map(np.int32, outputs.shape)
-        self._block_kernel(record, outputs.dtype)((1,), (record.threads,), (*arrays, dx, totals, N, K, *further))
+        self._launch(record, (1,), *arrays, dx, totals, N, K, *further)
         return loss

@@ -76,11 +76,9 @@ class GpuNormalization(GpuArrays):
         grid = -(-M // rows), -(-C // kernels.CHANNELS)
         partials = self.scratch("partials", (2, C, grid[0]), first.dtype)
         M, C, rows = map(np.int32, (M, C, rows))
-        arguments = *map(self._contiguous, arrays), partials, M, C, rows
-        self._block_kernel(record, first.dtype)(grid, (record.threads,), arguments)
+        self._launch(record, grid, *map(self._contiguous, arrays), partials, M, C, rows)
         return partials, M, rows
 
     def _channels(self, record: Block, partials: Array, *arguments: Any) -> None:
         """Reduce the partial results of each channel."""
-        kernel = self._block_kernel(record, partials.dtype)
-        kernel((partials.shape[1],), (record.threads,), (partials, *arguments))
+        self._launch(record, (partials.shape[1],), partials, *arguments)

@@ -37,8 +37,8 @@ class GpuUpdates(GpuArrays):
         threads = kernels.SQUARE_SUMS.threads
         grid = max(1, min(-(-g.size // threads), kernels.MOST_SUMS))  # a model may have no parameters
         sums = self.scratch("square_sums", (grid,), np.float64)
-        self._block_kernel(kernels.SQUARE_SUMS, g.dtype)((grid,), (threads,), (g, sums, np.int64(g.size)))
-        self._block_kernel(kernels.CLIP_NORM, g.dtype)((grid,), (threads,), (sums, limit, g, np.int64(g.size)))
+        self._launch(kernels.SQUARE_SUMS, (grid,), g, sums, np.int64(g.size))
+        self._launch(kernels.CLIP_NORM, (grid,), sums, limit, g, np.int64(g.size), dtype=g.dtype)
 
     def take_rate(self, rates: Array, clock: Array, hyper: Array) -> None:
         """As the reference, in one tiny kernel."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -84,6 +84,14 @@ class Arrays:
         separated = columns if w_shape[2] < C else 0
         beside = max(padded, separated, 2 * rows * OC, math.prod(w_shape) if train else 0)
         return (columns + beside) * np.dtype(self.precision).itemsize
+
+    def record(self, work: Callable[[], None]) -> Callable[[], None] | None:
+        """Return a function that does again at one stroke what `work` has the device do, or None: there is no such.
+
+        `work` is called, but what it enqueues is only recorded, with the arrays and the numbers of now; it must have
+        run once before. Raises `DeviceError` if it allocates, waits for the device, or copies to or from the host.
+        """
+        return None
 
     def rehearsal(self) -> Any:
         """Return a backend on which a network may run once to show what its operations hold, or None: they say so."""
