@@ -96,6 +96,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--average", type=_number, metavar="DECAY", help="test the moving average of the weights, e.g. 0.999")
     add("--device", default="auto", help="auto, cpu, gpu, gpu:N or reference (default: %(default)s)")
     add("--threads", type=_whole(), metavar="N", help="of the CPU (default: as many as there are cores)")
+    add("--eager", action="store_true", help="launch the kernels of a step one by one on a GPU, not as one graph")
     add("--precision", default="float32", help=f"{' or '.join(PRECISIONS)} (default: %(default)s)")
     add("--seed", type=_whole(least=0), default=0, metavar="N", help="of weights and order (default: %(default)s)")
     add("--summary", type=Path, metavar="FILE.json", help="write the results to this file as JSON")
@@ -198,7 +199,8 @@ def _prepare(
     model = recipe.model(dataset.classes)
     batch = min(options.batch_size, len(dataset.train.labels))
     model.build(dataset.image_shape, backend, max_batch=batch, seed=options.seed)
-    trainer = Trainer(model, get_loss(recipe.loss), optimizer, average=average, batch_size=batch, seed=options.seed)
+    settings = {"batch_size": batch, "seed": options.seed, "graph": not options.eager}
+    trainer = Trainer(model, get_loss(recipe.loss), optimizer, average=average, **settings)
     normalization = Normalization(dataset.train.images)
     train, test = (ResidentSplit(split, backend, normalization) for split in (dataset.train, dataset.test))
     return trainer, train, test
@@ -222,7 +224,10 @@ def _fit(trainer: Trainer, train: ResidentSplit, options: argparse.Namespace, su
             seconds=seconds,
             images_per_second=(epoch + 1) * train.samples / seconds,
             host_syncs_per_epoch=(trainer.backend.host_reads - reads) / (epoch + 1),
+            steps_are_graphs=trainer.replay.recorded > 0,
         )
+        if epoch == 0 and trainer.replay.reason and not options.quiet:
+            print(f"each step launches its kernels one by one: {trainer.replay.reason}")
 
 
 # ---- what is shown ------------------------------------------------------------------------------------------------

@@ -18,7 +18,6 @@ class Replay:
 
     Attributes
     ----------
-    recorded : number of batch sizes whose steps are replayed
     reason : why steps are launched kernel by kernel instead; empty if they are not, or if the device is no GPU
     """
 
@@ -30,6 +29,7 @@ class Replay:
 
     @property
     def recorded(self) -> int:
+        """Number of batch sizes whose steps are replayed."""
         return len(self._recordings)
 
     def run(self, N: int, step: Callable[[], None]) -> None:
