@@ -1,0 +1,261 @@
+"""Steps recorded as a CUDA graph do what they do one kernel at a time; each trap of recording is found or harmless."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+from device.fake_cupy import make_fake_cupy
+from device.fixtures import installed_cupy, requires_compiler
+from test_gpu_step import TRAINERS, make_trainer
+
+from gpucnn import SGD, Dense, Dropout, Flatten, GroupNorm, Layer, ReLU, Sequential, SoftmaxCrossEntropy
+from gpucnn.errors import DeviceError
+from gpucnn.replay import Replay
+
+pytestmark = requires_compiler
+SHAPE = (4, 4, 1)
+
+
+@pytest.fixture
+def cupy() -> Iterator[ModuleType]:
+    """A strict fake of CuPy with one device."""
+    with installed_cupy(make_fake_cupy()) as module:
+        yield module
+
+
+def small_trainer(*layers: Layer, graph: bool = True, batch: int = 2, **options: Any):
+    """Return a trainer of a small network on the GPU, and its data: five full batches of two, or fewer larger ones."""
+    model = Sequential([Flatten(), Dense(6), ReLU(), *layers, Dense(10)])
+    loss, optimizer = SoftmaxCrossEntropy(), SGD(0.1, 0.9)
+    return make_trainer(model, loss, optimizer, "gpu", SHAPE, batch, graph=graph, **options)
+
+
+def weights(trainer) -> str:
+    return trainer.model.weights_sha256()
+
+
+def trained_alike(change: Callable[[Any], None], *layers: Callable[[], Layer]) -> None:
+    """Check that two epochs with a change between them end at the same bits, as a graph and eagerly."""
+    hashes = []
+    for graph in (True, False):
+        trainer, data = small_trainer(*(layer() for layer in layers), graph=graph)
+        trainer.train_epoch(data, 0)
+        change(trainer)
+        trainer.train_epoch(data, 1)
+        assert bool(trainer.replay.recorded) == graph, trainer.replay.reason
+        hashes.append(weights(trainer))
+    assert hashes[0] == hashes[1]
+
+
+# ---- what is gained ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", TRAINERS)
+def test_replay_equals_eager_bit_for_bit(name: str, cupy: ModuleType) -> None:
+    results = []
+    for graph in (True, False):
+        trainer, data = TRAINERS[name]("gpu")
+        trainer.graph = graph
+        metrics = [trainer.train_epoch(data, epoch) for epoch in range(3)]
+        results.append((weights(trainer), metrics, trainer.evaluate(data)))
+        assert trainer.replay.recorded == graph, trainer.replay.reason
+    assert results[0] == results[1]
+
+
+@pytest.mark.parametrize("name", TRAINERS)
+def test_a_step_is_one_launch(name: str, cupy: ModuleType) -> None:
+    """The first of each batch size runs as it is; the second is recorded, and replayed like all that follow."""
+    trainer, data = TRAINERS[name]("gpu")
+    trainer.train_epoch(data, 0)
+    data.shuffle(np.random.default_rng(0), *[0] * (data.shuffle.__code__.co_argcount - 2))
+    replay = Replay(trainer.backend)
+    step = lambda: trainer._next_step(data, 4)  # noqa: E731
+    replay.run(4, step)
+    with cupy.stats.step() as counts:
+        replay.run(4, step)
+    assert (counts.launches, counts.graph_launches) == (1, 1)
+
+
+def test_an_epoch_reads_once_and_allocates_nothing(cupy: ModuleType) -> None:
+    trainer, data = small_trainer()
+    trainer.train_epoch(data, 0)
+    with cupy.stats.counting() as counts:
+        trainer.train_epoch(data, 1)
+    assert (counts.d2h_copies, counts.h2d_copies, counts.allocations) == (1, 1, 0)
+    assert counts.graph_launches == 4  # of five steps
+
+
+# ---- traps ---------------------------------------------------------------------------------------------------------
+
+
+def test_trap_changed_shape(cupy: ModuleType) -> None:
+    """The last, smaller batch of an epoch runs as it is: a graph is for one batch size."""
+    trainer, data = small_trainer(batch=3)
+    trainer.train_epoch(data, 0)
+    with cupy.stats.counting() as counts:
+        metrics = trainer.train_epoch(data, 1)
+    assert metrics.samples == data.samples == 7
+    assert counts.graph_launches == 1
+    assert trainer.replay.recorded == 1
+
+
+def test_trap_changed_buffer(cupy: ModuleType) -> None:
+    """A larger batch in the middle of an epoch gives the layers other buffers; the graph goes on with those it had."""
+    hashes = []
+    for graph in (True, False):
+        trainer, data = small_trainer(graph=graph)
+        batches = []
+
+        def on_batch(N: int, trainer=trainer, batches=batches) -> None:
+            batches.append(N)
+            if len(batches) == 3:
+                trainer.model.predict(trainer.backend.zeros((50, *SHAPE)))
+                trainer.model.forward(trainer.backend.zeros((50, *SHAPE)))
+
+        trainer.train_epoch(data, 0, on_batch)
+        hashes.append(weights(trainer))
+    assert hashes[0] == hashes[1]
+
+
+def test_trap_freed_memory(cupy: ModuleType) -> None:
+    """A recording keeps the arrays that it uses, so that the pool gives them to nobody else."""
+    backend = small_trainer()[0].backend
+    pool = cupy.get_default_memory_pool()
+    before = pool.used_bytes()
+    recordings = [backend.record(partial(backend.relu, backend.zeros((1000,)), out=backend.zeros((1000,))))]
+    assert pool.used_bytes() == before + 2 * 4096
+    recordings.clear()
+    assert pool.used_bytes() == before
+
+
+def test_trap_python_scalar(cupy: ModuleType) -> None:
+    """A plain number is recorded as it is; one that is changed between epochs counts from the next epoch on."""
+
+    def change(trainer) -> None:
+        trainer.optimizer.nesterov = True
+        trainer.model.layers[3].rate = 0.6
+
+    trained_alike(change, lambda: Dropout(0.2))
+
+
+@pytest.mark.parametrize("when", ["between epochs", "within an epoch"])
+def test_hyper_parameters_count_at_once(when: str, cupy: ModuleType) -> None:
+    """They lie on the device, where every step finds them."""
+    hashes = []
+    for graph in (True, False):
+        trainer, data = small_trainer(graph=graph)
+        batches = []
+
+        def on_batch(N: int, trainer=trainer, batches=batches) -> None:
+            batches.append(N)
+            if len(batches) == 3:
+                trainer.optimizer.learning_rate = 0.01
+
+        trainer.train_epoch(data, 0, on_batch if when == "within an epoch" else None)
+        trainer.optimizer.momentum = 0.5
+        trainer.train_epoch(data, 1)
+        hashes.append(weights(trainer))
+    assert hashes[0] == hashes[1]
+
+
+class Doing(Layer):
+    """The identity, which does something beside."""
+
+    def __init__(self, what: Callable[[Any, Any], object]):
+        super().__init__()
+        self.what = what
+
+    def infer(self, input_shape):
+        return input_shape
+
+    def _forward(self, x, train):
+        self.what(self.backend, x)
+        return x
+
+    def _backward(self, dy, need_dx):
+        return dy
+
+
+TRAPS = {
+    "allocation": (lambda backend, x: backend.zeros((3,)), r"it allocates 12 bytes in each run; use layers, losses"),
+    "temporary": (lambda backend, x: x + 1, r"it allocates \d+ bytes in each run"),
+    "synchronisation": (lambda backend, x: backend.xp.cuda.Device().synchronize(), "cudaErrorStreamCaptureUnsupported"),
+    "scalar read": (lambda backend, x: float(x[0, 0]), "cudaErrorStreamCaptureUnsupported"),
+    "copy to the host": (lambda backend, x: backend.to_host(x), "cudaErrorStreamCaptureUnsupported"),
+    "copy to the device": (
+        lambda backend, x: backend.from_host(np.zeros(x.shape), out=x[...]),
+        "cudaErrorStreamCaptureUnsupported",
+    ),
+}
+
+
+@pytest.mark.parametrize("trap", TRAPS)
+def test_trap(trap: str, cupy: ModuleType) -> None:
+    """What a capture forbids leaves the steps to run kernel by kernel, to the same end, and is given as the reason."""
+    what, reason = TRAPS[trap]
+    hashes = []
+    for graph in (True, False):
+        trainer, data = small_trainer(Doing(what), graph=graph)
+        trainer.train_epoch(data, 0)
+        hashes.append(weights(trainer))
+        assert trainer.replay.recorded == 0
+        if graph:
+            assert trainer.replay.reason.startswith("a step cannot become a graph: ")
+            with pytest.raises(DeviceError, match=reason):
+                raise DeviceError(trainer.replay.reason)
+    assert hashes[0] == hashes[1]
+
+
+def test_trap_operations_without_an_override(cupy: ModuleType) -> None:
+    trainer, data = small_trainer(GroupNorm(2))
+    trainer.train_epoch(data, 0)
+    assert "allocates" in trainer.replay.reason
+
+
+def test_trap_default_stream(cupy: ModuleType) -> None:
+    """The default stream captures nothing, so a step is recorded on another and replayed on the caller's."""
+    backend = small_trainer()[0].backend
+    x, y = backend.zeros((4, 4)), backend.zeros((4, 4))
+    streams = []
+
+    def work() -> None:
+        streams.append(cupy.cuda.get_current_stream())
+        backend.matmul(x, x, out=y)
+        backend.relu(y, out=y)
+
+    work()
+    with cupy.stats.counting() as counts:
+        recording = backend.record(work)
+    assert counts.launches == 0  # nothing went to the default stream, where it would have run at once
+    assert streams[0] is cupy.cuda.Stream.null is cupy.cuda.get_current_stream()
+    assert streams[1].non_blocking
+    x[...] = 2
+    recording()
+    assert y.get().tolist() == [[16] * 4] * 4
+
+
+def test_a_failed_recording_changes_nothing(cupy: ModuleType) -> None:
+    """The device does nothing of it, and the next step runs."""
+    backend = small_trainer()[0].backend
+    x = backend.zeros((3,))
+
+    def work() -> None:
+        backend.relu(x, out=x)
+        raise ValueError("as it happens")
+
+    x[...] = -1
+    with pytest.raises(DeviceError, match="a step cannot become a graph: ValueError: as it happens"):
+        backend.record(work)
+    assert x.get().tolist() == [-1] * 3
+    assert backend.relu(x).get().tolist() == [0] * 3
+
+
+def test_a_cpu_runs_its_steps_as_they_are() -> None:
+    trainer, data = TRAINERS["lenet5"]("cpu")
+    trainer.train_epoch(data, 0)
+    assert (trainer.replay.recorded, trainer.replay.reason) == (0, "")
