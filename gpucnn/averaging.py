@@ -27,6 +27,7 @@ class WeightAverage(Attached):
     """
 
     hyper_parameters = ("decay",)
+    kept = ("mean", "worth")
     decay = HyperParameter(below=1.0)
 
     def __init__(self, decay: float = 0.999):
@@ -37,6 +38,9 @@ class WeightAverage(Attached):
         self.mean = arena.slot()
         self.worth = backend.zeros((1,))
         self._updated = False
+
+    def loaded(self) -> None:
+        self._updated = bool(self.backend.to_host(self.worth)[0] > 0)
 
     def update(self) -> None:
         """Take the present weights into the average; nothing is read back."""

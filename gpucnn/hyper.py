@@ -63,6 +63,7 @@ class Attached:
     """Works on the arena of one model after `attach`, with hyper-parameters that may be set at any time."""
 
     hyper_parameters: tuple[str, ...]  # in the order in which the backend's operation takes them
+    kept: tuple[str, ...] = ()  # attributes: arrays that change from step to step
     backend: Backend | None = None
     arena: Arena | None = None
 
@@ -72,6 +73,13 @@ class Attached:
             raise InputError(f"{type(self).__name__}: already belongs to another model; make a new one")
         self.hyper = backend.from_host(self.held(self.hyper_parameters, backend.precision))
         self.arena, self.backend = arena, backend
+
+    def state(self) -> dict[str, Any]:
+        """Return the arrays that it carries from step to step, by name."""
+        return {name: getattr(self, name) for name in self.kept}
+
+    def loaded(self) -> None:
+        """Take note that `state` has come from elsewhere."""
 
     def send(self) -> None:
         """Copy the hyper-parameters to the device again, into the same arrays."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -15,6 +16,7 @@ from gpucnn.schedules import check_schedule
 
 __all__ = ["OPTIMIZERS", "SGD", "Adagrad", "Adam", "AdamW", "Optimizer", "RMSprop", "get_optimizer"]
 
+Array = Any
 NOT_ZERO = "else a weight whose gradient is 0 becomes 0/0; try 1e-8"
 
 
@@ -35,6 +37,9 @@ class Optimizer(Attached):
         self.limit = limit
         if self.shares is not None:
             self._start_clock(backend)
+
+    def state(self) -> dict[str, Array]:
+        return super().state() | ({} if self.shares is None else {"clock": self.clock})
 
     def send(self) -> None:
         super().send()
@@ -92,6 +97,7 @@ class SGD(Optimizer):
     """
 
     slots = 1
+    kept = ("velocity",)
     hyper_parameters = ("learning_rate", "momentum", "weight_decay")
     learning_rate = HyperParameter()
     momentum = HyperParameter(below=1.0)
@@ -116,6 +122,7 @@ class Adam(Optimizer):
     """
 
     slots = 2
+    kept = ("mean", "square", "powers")
     hyper_parameters = ("learning_rate", "beta1", "beta2", "eps", "weight_decay")
     learning_rate = HyperParameter()
     beta1 = HyperParameter(below=1.0)
@@ -160,6 +167,7 @@ class RMSprop(Optimizer):
     """
 
     slots = 2
+    kept = ("square", "velocity")
     hyper_parameters = ("learning_rate", "smoothing", "eps", "momentum", "weight_decay")
     learning_rate = HyperParameter()
     smoothing = HyperParameter(below=1.0)
@@ -188,6 +196,7 @@ class Adagrad(Optimizer):
     """
 
     slots = 1
+    kept = ("square",)
     hyper_parameters = ("learning_rate", "eps", "weight_decay")
     learning_rate = HyperParameter()
     eps = HyperParameter(not_zero=NOT_ZERO)

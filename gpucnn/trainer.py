@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -95,21 +96,39 @@ class Trainer:
         """Return the number of steps in an epoch; the last may have a smaller batch."""
         return math.ceil(data.samples / self.batch_size)
 
-    def train_epoch(self, data: ResidentSplit, epoch: int, on_batch: Callable[[int], None] | None = None) -> Metrics:
+    def state(self, data: ResidentSplit) -> dict[str, Array]:
+        """Return all arrays that a run carries from step to step, by name: with their values it goes on bit for bit."""
+        parts = {"optimizer": self.optimizer, "data": data} | ({"average": self.average} if self.average else {})
+        arrays = {f"model.{name}": array for name, array in self.model.arrays().items()}
+        arrays |= {f"{part}.{name}": array for part, owner in parts.items() for name, array in owner.state().items()}
+        return arrays | {"totals": self._totals}
+
+    def loaded(self) -> None:
+        """Take note that `state` has come from elsewhere."""
+        for part in (self.optimizer, self.average):
+            if part:
+                part.loaded()
+
+    def train_epoch(
+        self, data: ResidentSplit, epoch: int, on_batch: Callable[[int], None] | None = None, *, done: int = 0
+    ) -> Metrics:
         """Train on every sample once, in an order drawn from the seed and the number of the epoch (from 0).
 
-        `on_batch` is called with the size of each batch when its step is enqueued.
+        `on_batch` is called with the size of each batch when its step is enqueued. An epoch that stopped goes on after
+        the `done` batches that it had, if `state` is again what it was then.
 
         Raises
         ------
         DivergedError
             At the end of the epoch, if the loss became NaN or infinite; names the step it did in.
         """
-        self._begin(data)
+        self._check(data)
         self.replay = Replay(self.backend, is_wanted=self.graph)
-        data.shuffle(np.random.default_rng((self.seed, epoch)))
+        if not done:
+            self._totals[...] = 0
+            data.shuffle(np.random.default_rng((self.seed, epoch)))
         with np.errstate(all="ignore"):  # NaN and infinity are reported below, once
-            for N in self._batches(data):
+            for N in islice(self._batches(data), done, None):
                 self.replay.run(N, partial(self._next_step, data, N))
                 if on_batch:
                     on_batch(N)
@@ -125,7 +144,8 @@ class Trainer:
 
     def evaluate(self, data: ResidentSplit) -> Metrics:
         """Return the mean loss (NaN if it is not finite) and the accuracy over all samples, without training."""
-        self._begin(data)
+        self._check(data)
+        self._totals[...] = 0
         data.rewind()
         applied = self.average.applied() if self.average else nullcontext()
         with applied, self.backend.at_work(), np.errstate(all="ignore"):
@@ -134,8 +154,8 @@ class Trainer:
                 self.loss.forward(self.model._forward(x, train=False), y, train=False, totals=self._totals)
         return self._read_totals()[0]
 
-    def _begin(self, data: ResidentSplit) -> None:
-        """Check that the data suit the model, and start from nothing: an interrupted epoch may have left totals."""
+    def _check(self, data: ResidentSplit) -> None:
+        """Check that the data suit the model, and make its device the current one."""
         model = self.model
         if (data.backend.name, data.backend.precision) != (self.backend.name, self.backend.precision):
             raise DeviceError(
@@ -151,7 +171,6 @@ class Trainer:
                 f"Trainer: labels are {labels[0]} to {labels[-1]}, but the model has outputs for 0 to {classes - 1}"
             )
         self.backend.activate()
-        self._totals[...] = 0
 
     def _batches(self, data: ResidentSplit) -> Iterator[int]:
         """Sizes of the batches that make up an epoch; the last may be smaller."""

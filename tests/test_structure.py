@@ -31,7 +31,7 @@ ROWS = [
     ["layers", "losses", "optimizers", "averaging"],
     ["model"],
     ["zoo", "data", "replay", "trainer", "gradcheck", "doctor"],
-    ["onnx"],
+    ["onnx", "checkpoints"],
     ["cli"],
     ["__main__"],
 ]

@@ -72,6 +72,10 @@ class ResidentSplit:
         self._cursor = backend.zeros((1,), backend.xp.int64)
         self._workspace = Workspace(backend)
 
+    def state(self) -> dict[str, Array]:
+        """Return the arrays that say where in an epoch it is, by name."""
+        return {"order": self._order, "cursor": self._cursor}
+
     def shuffle(self, rng: np.random.Generator) -> None:
         """Begin an epoch in a new random order: the one copy to the device in an epoch."""
         self.backend.from_host(rng.permutation(self.samples).astype(np.int32), out=self._order)

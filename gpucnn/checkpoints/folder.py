@@ -1,0 +1,78 @@
+"""A folder of checkpoints: the newest few of a run, and the best one."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gpucnn.checkpoints.file import SUFFIX, TEMPORARY, DamagedError, read, write
+from gpucnn.checks import integer
+from gpucnn.errors import InputError
+
+__all__ = ["Checkpoint", "Checkpoints"]
+
+NAME = re.compile(rf"step-(\d+){re.escape(SUFFIX)}")
+BEST = f"best{SUFFIX}"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What was read: the file, its arrays, and its description."""
+
+    path: Path
+    arrays: dict[str, np.ndarray]
+    about: dict[str, Any]
+
+
+class Checkpoints:
+    """The checkpoints of one run in a folder: `step-00000100.safetensors`, and `best.safetensors` beside them.
+
+    A new one is on the disk before an old one goes, so that there is never a moment without.
+
+    Parameters
+    ----------
+    folder : is made if it is not there
+    keep : how many of the newest stay
+    """
+
+    def __init__(self, folder: Path, *, keep: int = 3):
+        self.folder, self.keep = Path(folder), integer(keep, "Checkpoints: keep", least=1)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(f"{folder}: cannot hold checkpoints ({error}); name a folder that can be made") from error
+
+    def paths(self) -> list[Path]:
+        """Return the checkpoints by their steps, the newest first, without the best one."""
+        named = [(NAME.fullmatch(path.name), path) for path in self.folder.iterdir()]
+        steps = [(int(match[1]), path) for match, path in named if match]
+        return [path for _, path in sorted(steps, reverse=True)]
+
+    def newest(self, say: Callable[[str], object] = print) -> Checkpoint | None:
+        """Return the newest checkpoint that is whole, or None; a damaged one is passed over, and that is said."""
+        for path in self.paths():
+            try:
+                return Checkpoint(path, *read(path))
+            except DamagedError as error:
+                say(f"{error}; trying the one before")
+        return None
+
+    def save(self, step: int, arrays: Mapping[str, np.ndarray], about: Mapping[str, Any]) -> Path:
+        """Write the checkpoint of a step, then remove the oldest beyond `keep`, and what an earlier run left behind."""
+        path = self.folder / f"step-{step:08}{SUFFIX}"
+        write(path, arrays, about)
+        leftovers = [left for left in self.folder.glob(f".*{TEMPORARY}") if left.is_file()]
+        for old in [*self.paths()[self.keep :], *leftovers]:
+            with contextlib.suppress(OSError):  # it is only in the way
+                old.unlink()
+        return path
+
+    def save_best(self, arrays: Mapping[str, np.ndarray], about: Mapping[str, Any]) -> None:
+        """Write the best checkpoint so far in place of the one before."""
+        write(self.folder / BEST, arrays, about)

@@ -1,0 +1,94 @@
+"""A training run, how far it is, and all that it needs to go on."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+import numpy as np
+
+from gpucnn.checkpoints.describe import differences
+from gpucnn.checkpoints.file import DamagedError
+from gpucnn.checkpoints.folder import Checkpoint
+from gpucnn.data import ResidentSplit
+from gpucnn.errors import DivergedError, InputError
+from gpucnn.trainer import Trainer
+
+__all__ = ["FORMAT", "Run"]
+
+PROGRESS = ("epoch", "batch", "step")
+FORMAT = 1  # of the description; one with another number is refused
+
+
+class Run:
+    """A trainer and its data, what they were told, and how many epochs, and batches of the present one, are done.
+
+    Attributes
+    ----------
+    settings : what the outcome depends on, in plain JSON; a run with others is another run
+    place : where and with what it computes, in plain JSON: elsewhere a run gives the same results to rounding only
+    epoch, batch, step : what is done: whole epochs, batches of the next one, steps in all
+    results : what is known so far, in plain JSON; it goes with the checkpoint
+    """
+
+    def __init__(self, trainer: Trainer, data: ResidentSplit, settings: dict[str, Any], place: dict[str, Any]):
+        self.trainer, self.data = trainer, data
+        self.settings, self.place = (json.loads(json.dumps(part)) for part in (settings, place))
+        self.epoch = self.batch = self.step = 0
+        self.results: dict[str, Any] = {}
+
+    def advance(self) -> None:
+        """Count one more batch."""
+        self.batch, self.step = self.batch + 1, self.step + 1
+
+    def end_epoch(self) -> None:
+        """Count one more epoch."""
+        self.epoch, self.batch = self.epoch + 1, 0
+
+    def held(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        """Copy all that a checkpoint holds to the host; waits for the device.
+
+        Raises `DivergedError` if the loss of the present epoch is no finite number: that is worth no checkpoint.
+        """
+        state = self.trainer.state(self.data)
+        arrays = {name: self.trainer.backend.to_host(array) for name, array in state.items()}
+        if not math.isfinite(arrays["totals"][0]):
+            raise DivergedError(f"the loss became NaN or infinite in epoch {self.epoch + 1}, before step {self.step}")
+        parts = {name: getattr(self, name) for name in ("settings", "place", *PROGRESS, "results")}
+        return arrays, {"format": FORMAT} | parts
+
+    def resume(self, checkpoint: Checkpoint) -> list[str]:
+        """Go on where a checkpoint was written; return what may keep the results from being the same bit for bit.
+
+        Raises `InputError`, and changes nothing, if it is that of another run, and says what differs.
+        """
+        about, path = checkpoint.about, checkpoint.path
+        if about.get("format") != FORMAT:
+            raise InputError(f"{path}: has format {about.get('format')}, this gpucnn reads {FORMAT}; use its version")
+        self._check(checkpoint)
+        if found := list(differences(about["settings"], self.settings)):
+            raise InputError(
+                f"{path}: is of another run: {'; '.join(found)}; give the same settings, or another --checkpoint-dir"
+            )
+        state = self.trainer.state(self.data)
+        shapes = {name: [array.shape, array.dtype.name] for name, array in checkpoint.arrays.items()}
+        here = {name: [tuple(array.shape), str(array.dtype)] for name, array in state.items()}
+        if found := list(differences(shapes, here)):
+            raise InputError(f"{path}: has other arrays: {'; '.join(found)}; use the version of gpucnn that wrote it")
+        for name, array in state.items():
+            self.trainer.backend.from_host(checkpoint.arrays[name], out=array)
+        self.trainer.loaded()
+        self.epoch, self.batch, self.step = (about[name] for name in PROGRESS)
+        self.results = about["results"]
+        return list(differences(about["place"], self.place))
+
+    def _check(self, checkpoint: Checkpoint) -> None:
+        """Check that a description has what ours have."""
+        about = checkpoint.about
+        counts = [about.get(name) for name in PROGRESS]
+        parts = [about.get(name) for name in ("settings", "place", "results")]
+        if not all(isinstance(part, dict) for part in parts) or not all(
+            type(count) is int and count >= 0 for count in counts
+        ):
+            raise DamagedError(f"{checkpoint.path}: is no checkpoint of gpucnn: its description lacks something")
