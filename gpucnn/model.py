@@ -108,6 +108,10 @@ class Sequential(Container):
         """Return what computes, one after another."""
         return [self._shards, *self.order[len(self._shards.network.order) :]] if self._shards else self.order
 
+    def copies(self) -> list[Sequential]:
+        """Return the copies that threads compute with, of its first layers; none where there is one thread."""
+        return self._shards.copies if self._shards else []
+
     def _forward(self, x: Array, train: bool) -> Array:
         if self.slots:
             self.context.slots = self.slots[train]

@@ -16,6 +16,7 @@ from gpucnn.averaging import WeightAverage
 from gpucnn.checks import integer
 from gpucnn.data.resident import ResidentSplit
 from gpucnn.errors import DeviceError, DivergedError, InputError
+from gpucnn.guard import Guard
 from gpucnn.losses import Loss
 from gpucnn.model import Sequential
 from gpucnn.optimizers import Optimizer
@@ -78,6 +79,7 @@ class Trainer:
             average.attach(model.arena, self.backend)
         self._totals = self.backend.zeros((4,), self.backend.xp.float64)
         self.replay = Replay(self.backend)  # the last epoch's
+        self._guard = Guard(model)
 
     def step(self, x: Array, y: Array) -> None:
         """Enqueue one update from a batch; nothing is read back."""
@@ -127,6 +129,7 @@ class Trainer:
         if not done:
             self._totals[...] = 0
             data.shuffle(np.random.default_rng((self.seed, epoch)))
+        self._guard.keep(self.state(data))
         with np.errstate(all="ignore"):  # NaN and infinity are reported below, once
             for N in islice(self._batches(data), done, None):
                 self.replay.run(N, partial(self._next_step, data, N))
@@ -137,10 +140,17 @@ class Trainer:
             step = finite // self.batch_size
             rate = self.optimizer.past_rate(self.steps(data) - step)
             raise DivergedError(
-                f"the loss became NaN or infinite in epoch {epoch + 1}, step {step + 1}, at learning rate {rate:g}; "
-                "try a smaller learning rate"
+                f"the loss became NaN or infinite in epoch {epoch + 1}, step {step + 1}, at learning rate {rate:g}"
+                f"{self._cause(data, done)}; try a smaller learning rate"
             )
         return metrics
+
+    def _cause(self, data: ResidentSplit, done: int) -> str:
+        """Make the steps of an epoch again, and say what was not finite first."""
+        steps = (partial(self._next_step, data, N) for N in islice(self._batches(data), done, None))
+        with np.errstate(all="ignore"):
+            found = self._guard.find(self.state(data), steps)
+        return found and f", which began in {found}"
 
     def evaluate(self, data: ResidentSplit) -> Metrics:
         """Return the mean loss (NaN if it is not finite) and the accuracy over all samples, without training."""

@@ -30,13 +30,13 @@ ROWS = [
     ["initializers", "hyper", "schedules"],
     ["layers", "losses", "optimizers", "averaging"],
     ["model"],
-    ["zoo", "data", "replay", "trainer", "gradcheck", "doctor"],
+    ["zoo", "data", "guard", "replay", "trainer", "gradcheck", "doctor"],
     ["onnx", "checkpoints"],
     ["cli"],
     ["__main__"],
 ]
 LEVEL = {name: level for level, row in enumerate(ROWS) for name in row}
-ALSO = {("trainer", "data"), ("trainer", "replay")}
+ALSO = {("trainer", "data"), ("trainer", "guard"), ("trainer", "replay")}
 SECONDS_TO_IMPORT = 0.25
 
 FILES = sorted(PACKAGE.rglob("*.py"))

@@ -300,8 +300,9 @@ def test_divergence_names_epoch_and_step(poisoned: int, epoch: int, step: int, d
             trainer.train_epoch(data, number)
         with pytest.raises(DivergedError) as error:
             trainer.train_epoch(data, epoch - 1)
+    began = ", which began in conv2d1.w at the start of the epoch" if step == 1 else ""
     assert str(error.value) == (
-        f"the loss became NaN or infinite in epoch {epoch}, step {step}, at learning rate 0.01; try a smaller "
+        f"the loss became NaN or infinite in epoch {epoch}, step {step}, at learning rate 0.01{began}; try a smaller "
         "learning rate"
     )
 
