@@ -6,7 +6,10 @@ import difflib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-__all__ = ["DeviceError", "DivergedError", "GpucnnError", "InputError", "describe", "lookup", "unknown_name"]
+__all__ = [
+    *("DeviceError", "DivergedError", "GpucnnError", "InputError", "OutOfMemoryError"),
+    *("describe", "lookup", "unknown_name"),
+]
 
 
 class GpucnnError(Exception):
@@ -23,6 +26,10 @@ class DeviceError(GpucnnError, RuntimeError):
 
 class DivergedError(GpucnnError, ArithmeticError):
     """The loss became NaN or infinite during training."""
+
+
+class OutOfMemoryError(GpucnnError, MemoryError):
+    """A batch does not fit into memory; the message says what was asked for, what there is, and which batch fits."""
 
 
 def describe(array: object) -> str:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import hashlib
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import pairwise
 from typing import Any
 
@@ -12,13 +14,14 @@ import numpy as np
 
 from gpucnn.backend import Backend
 from gpucnn.checks import integer
-from gpucnn.errors import InputError
+from gpucnn.errors import InputError, OutOfMemoryError
 from gpucnn.layers import BatchNorm2D, Conv2D, MaxPool2D, ReLU
 from gpucnn.layers.base import Context, Layer, Shape
 from gpucnn.layers.container import Container
 from gpucnn.layers.lifetimes import Slots, Value, Walk, assign, lifetimes
 from gpucnn.layers.plan import MemoryPlan, held_bytes, in_units, kept_bytes, table
 from gpucnn.layers.shards import Shards
+from gpucnn.layers.shortage import check_memory, explain, largest_batch
 from gpucnn.optimizers import Optimizer
 
 __all__ = ["Sequential"]
@@ -62,10 +65,11 @@ class Sequential(Container):
         return shape
 
     def _warm_up(self, N: int) -> None:
-        x = self.backend.zeros((N, *self.input_shape))
-        dy = self.backend.zeros((N, *self.output_shape))
-        self._forward(x, train=True)
-        self._backward(dy, need_dx=False)
+        with self.explained(N):
+            x = self.backend.zeros((N, *self.input_shape))
+            dy = self.backend.zeros((N, *self.output_shape))
+            self._forward(x, train=True)
+            self._backward(dy, need_dx=False)
         self.reset()
 
     def infer(self, input_shape: Shape) -> Shape:
@@ -101,6 +105,35 @@ class Sequential(Container):
 
     def _share(self) -> dict[bool, Slots]:
         return {train: assign(lifetimes(self, train=train)) for train in (False, True)}
+
+    # ---- memory ---------------------------------------------------------------------------------------------------
+
+    def held_bytes(self) -> int:
+        """Return the bytes of the parameters, their gradients and all buffers at present."""
+        networks = (self, *self.copies())
+        return 2 * self.arena.values.nbytes + sum(network.context.workspace.nbytes for network in networks)
+
+    @contextmanager
+    def explained(self, N: int) -> Iterator[None]:
+        """Say of memory that runs out meanwhile which layer asked for it, and which batch fits."""
+        try:
+            yield
+        except OutOfMemoryError:
+            raise
+        except MemoryError as error:
+            raise explain(error, self, N) from error
+
+    def require_memory(self, batch: int, optimizer: Optimizer | None = None) -> None:
+        """Raise `OutOfMemoryError` if a training step does not fit into free memory by plan, and say which batch does.
+
+        A GPU refuses what it does not have; most systems promise it, and end programs that use it.
+        """
+        check_memory(self.plan(batch, optimizer=optimizer), self.backend.free_bytes(), self, optimizer)
+
+    def largest_batch(self, below: int, optimizer: Optimizer | None = None) -> int:
+        """Return the largest batch, less than `below`, whose training step fits into free memory by plan."""
+        free = self.backend.free_bytes()
+        return below - 1 if free is None else largest_batch(self, free, below, optimizer)
 
     # ---- running --------------------------------------------------------------------------------------------------
 
@@ -146,6 +179,16 @@ class Sequential(Container):
         for layer in reversed(self.order[1:]):
             dy = walk.backward(layer, dy)
         return walk.backward(self.order[0], dy, need_dx)
+
+    def forward(self, x: Array, *, train: bool = True) -> Array:
+        with self.explained(len(x) if getattr(x, "ndim", 0) else 1):
+            return super().forward(x, train=train)
+
+    def backward(self, dy: Array, *, need_dx: bool = True) -> Array | None:
+        with self.explained(self._batch or 1):
+            return super().backward(dy, need_dx=need_dx)
+
+    __call__ = forward
 
     def predict(self, x: Array) -> Array:
         """Return the outputs of a batch, without keeping anything for a backward pass.

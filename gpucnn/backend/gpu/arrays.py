@@ -69,6 +69,10 @@ class GpuArrays(Backend):
         name = self.xp.cuda.runtime.getDeviceProperties(self.device)["name"]
         return f"{self.name} ({name.decode() if isinstance(name, bytes) else name}, CuPy {self.xp.__version__})"
 
+    def free_bytes(self) -> int:
+        self.activate()
+        return self.xp.cuda.runtime.memGetInfo()[0] + self.xp.get_default_memory_pool().free_bytes()
+
     def versions(self) -> dict[str, str]:
         return {"cupy": self.xp.__version__}
 

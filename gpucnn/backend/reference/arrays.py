@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from gpucnn.geometry import Window
+from gpucnn.host import available_memory
 from gpucnn.memory import Workspace
 
 __all__ = ["Array", "Arrays"]
@@ -84,6 +85,10 @@ class Arrays:
         separated = columns if w_shape[2] < C else 0
         beside = max(padded, separated, 2 * rows * OC, math.prod(w_shape) if train else 0)
         return (columns + beside) * np.dtype(self.precision).itemsize
+
+    def free_bytes(self) -> int | None:
+        """Return how much memory of the device new arrays can take, or None if that is not known."""
+        return available_memory()
 
     def record(self, work: Callable[[], None]) -> Callable[[], None] | None:
         """Return a function that does again at one stroke what `work` has the device do, or None: there is no such.
