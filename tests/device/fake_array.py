@@ -105,6 +105,7 @@ class World:
     def __init__(self, device_count: int, order: str | int) -> None:
         self.device_count = device_count
         self.order = order  # in which emulated kernels run their threads
+        self.executes = True  # else launches are counted, and nothing is computed
         self.stats = Stats()
         self.device = 0
         self.used_bytes = 0

@@ -185,7 +185,8 @@ def _make_stream_and_event(world: World) -> tuple[type, type]:
             blocking = [s for s in world.known_streams.values() if s.is_capturing() and not s.non_blocking]
             if self.ptr == 0 and blocking:
                 raise CUDARuntimeError(906)
-            work()
+            if world.executes:
+                work()
             world.stats.launch()
 
         def is_capturing(self) -> bool:

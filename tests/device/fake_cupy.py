@@ -67,12 +67,14 @@ COMPARISONS = {
 }
 
 
-def make_fake_cupy(device_count: int = 1, *, order: str | int = "forward") -> ModuleType:
+def make_fake_cupy(device_count: int = 1, *, order: str | int = "forward", executes: bool = True) -> ModuleType:
     """Build a new fake `cupy`, independent of any other; `device_count=0` is CuPy without a driver.
 
-    `order` is that in which emulated kernels run their threads: "forward", "reverse" or a seed.
+    `order` is that in which emulated kernels run their threads: "forward", "reverse" or a seed. One that does not
+    execute counts launches that go into arrays which are there, and computes none of them.
     """
     world = World(device_count, order)
+    world.executes = executes
     module = ModuleType("cupy", "A strict fake of CuPy.")
     module.__spec__ = importlib.machinery.ModuleSpec("cupy", None, is_package=True)
     module.__version__ = "14.2.0"
