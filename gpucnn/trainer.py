@@ -107,7 +107,7 @@ class Trainer:
         """
         self._begin(data)
         self.replay = Replay(self.backend, is_wanted=self.graph)
-        data.shuffle(np.random.default_rng((self.seed, epoch)))
+        data.shuffle(np.random.default_rng((self.seed, epoch)), epoch)
         with np.errstate(all="ignore"):  # NaN and infinity are reported below, once
             for N in self._batches(data):
                 self.replay.run(N, partial(self._next_step, data, N))
@@ -130,7 +130,7 @@ class Trainer:
         applied = self.average.applied() if self.average else nullcontext()
         with applied, self.backend.at_work(), np.errstate(all="ignore"):
             for N in self._batches(data):
-                x, y = data.next_batch(N)
+                x, y = data.next_batch(N, train=False)
                 self.loss.forward(self.model._forward(x, train=False), y, train=False, totals=self._totals)
         return self._read_totals()[0]
 
