@@ -93,6 +93,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--momentum", type=_number, metavar="M", help="for sgd and nesterov (default: 0.9), rmsprop (0)")
     add("--weight-decay", type=_number, metavar="D", help="L2 penalty (default: 0; for adamw 0.01)")
     add("--clip-norm", type=_number, metavar="X", help="scale gradients whose norm is larger down to it")
+    add("--shift", type=_whole(least=0), default=0, metavar="PIXELS", help="random shift of training images, at most")
+    add("--flip", action="store_true", help="mirror half of the training images, chosen at random")
     add("--average", type=_number, metavar="DECAY", help="test the moving average of the weights, e.g. 0.999")
     add("--device", default="auto", help="auto, cpu, gpu, gpu:N or reference (default: %(default)s)")
     add("--threads", type=_whole(), metavar="N", help="of the CPU (default: as many as there are cores)")
@@ -202,8 +204,9 @@ def _prepare(
     settings = {"batch_size": batch, "seed": options.seed, "graph": not options.eager}
     trainer = Trainer(model, get_loss(recipe.loss), optimizer, average=average, **settings)
     normalization = Normalization(dataset.train.images)
-    train, test = (ResidentSplit(split, backend, normalization) for split in (dataset.train, dataset.test))
-    return trainer, train, test
+    augmentation = data.Augmentation(options.shift, options.flip)
+    train = ResidentSplit(dataset.train, backend, normalization, augmentation, options.seed)
+    return trainer, train, ResidentSplit(dataset.test, backend, normalization)
 
 
 def _fit(trainer: Trainer, train: ResidentSplit, options: argparse.Namespace, summary: _Summary) -> None:
@@ -264,7 +267,7 @@ def _settings(options: argparse.Namespace, trainer: Trainer) -> dict[str, Any]:
         "seed": options.seed,
         "optimizer": options.optimizer or zoo.get_recipe(options.model).optimizer,
         **{name: getattr(trainer.optimizer, name) for name in trainer.optimizer.hyper_parameters},
-        **{name: getattr(options, name) for name in ("schedule", "warm_up", "clip_norm", "average")},
+        **{name: getattr(options, name) for name in ("schedule", "warm_up", "clip_norm", "average", "shift", "flip")},
         "versions": _versions() | trainer.backend.versions(),
     }
 

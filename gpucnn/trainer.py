@@ -128,7 +128,7 @@ class Trainer:
         self.replay = Replay(self.backend, is_wanted=self.graph)
         if not done:
             self._totals[...] = 0
-            data.shuffle(np.random.default_rng((self.seed, epoch)))
+            data.shuffle(np.random.default_rng((self.seed, epoch)), epoch)
         self._guard.keep(self.state(data))
         with np.errstate(all="ignore"):  # NaN and infinity are reported below, once
             for N in islice(self._batches(data), done, None):
@@ -160,7 +160,7 @@ class Trainer:
         applied = self.average.applied() if self.average else nullcontext()
         with applied, self.backend.at_work(), np.errstate(all="ignore"):
             for N in self._batches(data):
-                x, y = data.next_batch(N)
+                x, y = data.next_batch(N, train=False)
                 self.loss.forward(self.model._forward(x, train=False), y, train=False, totals=self._totals)
         return self._read_totals()[0]
 

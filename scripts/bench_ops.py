@@ -12,6 +12,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -40,8 +41,7 @@ from gpucnn import (
     zoo,
 )
 from gpucnn.backend import Backend
-from gpucnn.data.datasets import Split
-from gpucnn.data.resident import Normalization, ResidentSplit
+from gpucnn.data import Augmentation, Normalization, ResidentSplit, Split
 from gpucnn.losses import LOSSES, Loss
 from gpucnn.optimizers import OPTIMIZERS, Optimizer
 from gpucnn.schedules import Linear
@@ -135,6 +135,8 @@ def steps(backend: Backend) -> Iterator[Callable[[], None]]:
     for loss in LOSSES.values():
         for classes in (10, 1000):
             yield training(backend, classifier(classes), (28, 28, 1), loss(), SGD(0.01))
+    for shape in ((28, 28, 1), (32, 32, 3)):
+        yield partial(resident(backend, shape, Augmentation(2, flip=True)).next_batch, BATCH_SIZE)
     matrices = backend.zeros((BATCH_SIZE, 1000)), backend.zeros((1000, 1000))
     yield lambda: backend.matmul(*matrices)  # called by graphs of ONNX alone, which are no part of a network here
 
@@ -156,15 +158,21 @@ def classifier(classes: int) -> Sequential:
     return Sequential([Flatten(), Dense(1000), ReLU(), Dense(classes), Sigmoid()])
 
 
+def resident(backend: Backend, shape: tuple[int, ...], augmentation: Augmentation | None = None) -> ResidentSplit:
+    """Return four batches of random images, in random order."""
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (4 * BATCH_SIZE, *shape), dtype=np.uint8)
+    labels = rng.integers(0, 10, len(images), dtype=np.int32)
+    data = ResidentSplit(Split(images, labels), backend, Normalization(images), augmentation)
+    data.shuffle(rng, epoch=0)
+    return data
+
+
 def training(
     backend: Backend, model: Sequential, shape: tuple[int, ...], loss: Loss, optimizer: Optimizer
 ) -> Callable[[], None]:
     """Return a step on one batch of random images, and an inference."""
-    rng = np.random.default_rng(0)
-    images = rng.integers(0, 256, (4 * BATCH_SIZE, *shape), dtype=np.uint8)
-    labels = rng.integers(0, 10, len(images), dtype=np.int32)
-    data = ResidentSplit(Split(images, labels), backend, Normalization(images))
-    data.shuffle(rng)
+    rng, data = np.random.default_rng(0), resident(backend, shape)
     model.build(shape, backend)
     trainer = Trainer(model, loss, optimizer, average=WeightAverage())
 

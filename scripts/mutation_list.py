@@ -435,8 +435,23 @@ OTHERS = [
         "batches",
         "gather_batch",
         "order ignored",
-        "samples = self.xp.take(order, cursor + self.xp.arange(N, dtype=cursor.dtype))",
-        "samples = cursor + self.xp.arange(N, dtype=cursor.dtype)",
+        "samples = self.xp.take(order, positions)",
+        "samples = positions",
+    ),
+    of(
+        "batches",
+        "gather_batch",
+        "never shifted down or right as far as may be",
+        "self.cast(word * (2 * shift + 1) >> 32, xp.int64)",
+        "self.cast(word * (2 * shift) >> 32, xp.int64)",
+    ),
+    of("batches", "gather_batch", "mirror images one column off", "W - 1 - columns, columns)", "W - columns, columns)"),
+    of(
+        "batches",
+        "gather_batch",
+        "the same augmentation in every epoch",
+        "zero + self.cast(epoch, self.xp.uint64), zero)",
+        "zero, zero)",
     ),
 ]
 

@@ -162,7 +162,29 @@ def test_without_options_nothing_is_clipped_or_averaged(run, tmp_path: Path) -> 
     run(*QUICK, "--summary", str(path))
     summary = json.loads(path.read_text())
     recorded = {"schedule": "linear", "warm_up": 0.0, "clip_norm": None, "average": None}
-    assert summary.items() >= recorded.items()
+    assert summary.items() >= (recorded | {"shift": 0, "flip": False}).items()
+
+
+@pytest.mark.usefixtures("few_digits")
+def test_shift_and_flip_are_for_the_training_images(run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    splits, hashes, path = [], [], tmp_path / "summary.json"
+
+    def spy(*arguments):
+        splits.append(arguments)
+        return data.ResidentSplit(*arguments)
+
+    monkeypatch.setattr("gpucnn.cli.ResidentSplit", spy)
+    for options in ((), ("--shift", "2"), ("--flip",), ("--shift", "2", "--flip"), ("--shift", "2", "--flip")):
+        code, _, err = run(*QUICK, *options, "--seed", "4", "--summary", str(path))
+        assert (code, err) == (0, [])
+        summary = json.loads(path.read_text())
+        assert (summary["shift"], summary["flip"]) == (2 * ("--shift" in options), "--flip" in options)
+        hashes.append(summary["weights_sha256"])
+    assert hashes[3] == hashes[4]
+    assert len(set(hashes)) == 4
+    train, test = splits[-2:]
+    assert train[3:] == (data.Augmentation(2, flip=True), 4)
+    assert test[3:] == ()
 
 
 @pytest.mark.usefixtures("few_digits")
@@ -266,6 +288,9 @@ BAD_INPUT = {
     "clip norm inf": (("--clip-norm", "inf"), "--clip-norm: expected a finite number of at least 0, received 'inf'"),
     "average": (("--average", "1"), "WeightAverage: decay must be a number of at least 0 and below 1, received 1.0"),
     "warm-up": (("--warm-up", "1.5"), "WarmUp: share must be a number of at least 0 and below 1, received 1.5"),
+    "shift": (("--shift", "8"), "Augmentation: shift 8 moves images of 8x8 pixels out of sight; it must be below 8"),
+    "shift -1": (("--shift=-1",), "--shift: expected a whole number of at least 0, received '-1'"),
+    "shift 0.5": (("--shift", "0.5"), "--shift: expected a whole number of at least 0, received '0.5'"),
     "schedule": (("--schedule", "one_cycle"), "unknown schedule 'one_cycle': did you mean 'one-cycle'?"),
     "dataset": (("--dataset", "digit"), "unknown data set 'digit': did you mean 'digits'?"),
     "model": (("--model", "lenet"), "unknown model 'lenet': did you mean 'lenet5'?"),

@@ -33,7 +33,7 @@ from gpucnn import (
     zoo,
 )
 from gpucnn.backend import CpuBackend
-from gpucnn.data import ResidentSplit, Split
+from gpucnn.data import Augmentation, ResidentSplit, Split
 from gpucnn.data.resident import Normalization
 from gpucnn.gradcheck import check_layer
 from gpucnn.losses import Loss, get_loss
@@ -332,7 +332,7 @@ def small_conversion_buffers():
 
 
 def make_trainer(name: str, batch_size: int, steps: int, threads: int = 1) -> tuple[Trainer, ResidentSplit]:
-    """Return a trainer of a model by name, with random images for so many steps."""
+    """Return a trainer of a model by name, with random images for so many steps, all of them augmented."""
     recipe, backend, rng = zoo.get_recipe(name), CpuBackend(threads=threads), np.random.default_rng(0)
     model = recipe.model(10)
     model.build((28, 28, 1), backend, max_batch=batch_size)
@@ -340,7 +340,7 @@ def make_trainer(name: str, batch_size: int, steps: int, threads: int = 1) -> tu
     trainer = Trainer(model, get_loss(recipe.loss), optimizer, batch_size=batch_size)
     images = rng.integers(0, 256, (steps * batch_size, 28, 28, 1), dtype=np.uint8)
     split = Split(images, rng.integers(0, 10, len(images), dtype=np.int32))
-    return trainer, ResidentSplit(split, backend, Normalization(images))
+    return trainer, ResidentSplit(split, backend, Normalization(images), Augmentation(2, flip=True))
 
 
 def bytes_of_a_step(step: Callable[[], None]) -> tuple[int, int]:

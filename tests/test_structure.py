@@ -24,7 +24,7 @@ MOST_LINES_OF_A_PATH = 350
 ROWS = [
     ["errors", "blas", "host"],
     ["checks"],
-    ["geometry"],
+    ["augmentation", "geometry"],
     ["memory"],
     ["backend"],
     ["initializers", "hyper", "schedules"],

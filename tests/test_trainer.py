@@ -518,7 +518,7 @@ def test_batches_follow_the_permutation(device: str, precision: str) -> None:
     orders = [np.arange(11)] + [np.random.default_rng(seed).permutation(11) for seed in (5, 6)]
     for epoch, order in enumerate(orders):
         if epoch:
-            data.shuffle(np.random.default_rng(epoch + 4))
+            data.shuffle(np.random.default_rng(epoch + 4), epoch)
         for rewound in (False, True):
             if rewound:
                 data.rewind()

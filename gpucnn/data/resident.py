@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from gpucnn.augmentation import Augmentation
 from gpucnn.backend import Backend
 from gpucnn.data.datasets import Split
 from gpucnn.errors import InputError
@@ -22,6 +23,22 @@ def _check_images(images: np.ndarray) -> None:
             f"expected images of dtype uint8 and shape (S, H, W, C), received {images.dtype} of shape {images.shape}; "
             f"keep pixels as bytes (`Normalization` scales them), with a channel axis even for grey images"
         )
+
+
+def _check_augmentation(augmentation: Augmentation | None, H: int, W: int) -> None:
+    if not isinstance(augmentation, Augmentation | None):
+        raise InputError(f"expected an Augmentation or None, received {augmentation!r}")
+    if augmentation and augmentation.shift >= min(H, W):
+        raise InputError(
+            f"Augmentation: shift {augmentation.shift} moves images of {H}x{W} pixels out of sight; "
+            f"it must be below {min(H, W)}"
+        )
+
+
+def _random_key(seed: int) -> tuple[int, int]:
+    """Return a Philox key that is no layer's (`Context.random_key`) of the same seed."""
+    low, high = np.random.SeedSequence(seed, spawn_key=(0,)).generate_state(2)
+    return int(low), int(high)
 
 
 def _histogram(pixels: np.ndarray) -> np.ndarray:
@@ -51,10 +68,20 @@ class ResidentSplit:
     split : images (S, H, W, C) uint8 and labels (S,) int32 on the host
     backend : of the device they are copied to, once
     normalization : from pixels to a network's input, the same for training and test
+    augmentation : of the images that a network is trained on; no test sees it
+    seed : of the augmentation, which is a function of seed, epoch, and position in the epoch
     """
 
-    def __init__(self, split: Split, backend: Backend, normalization: Normalization):
+    def __init__(
+        self,
+        split: Split,
+        backend: Backend,
+        normalization: Normalization,
+        augmentation: Augmentation | None = None,
+        seed: int = 0,
+    ):
         _check_images(split.images)
+        _check_augmentation(augmentation, *split.images.shape[1:3])
         if split.labels.shape != split.images.shape[:1] or split.labels.dtype.kind not in "iu":
             raise InputError(
                 f"expected one integer label for each of {len(split.images)} images, received labels of shape "
@@ -70,24 +97,31 @@ class ResidentSplit:
         self.shift = backend.from_host(normalization.shift.astype(backend.precision))
         self._order = backend.from_host(np.arange(self.samples, dtype=np.int32))
         self._cursor = backend.zeros((1,), backend.xp.int64)
+        self._epoch = backend.zeros((1,), backend.xp.int64)
+        self._augmentation = {"augmentation": augmentation, "key": _random_key(seed), "epoch": self._epoch}
         self._workspace = Workspace(backend)
 
     def state(self) -> dict[str, Array]:
         """Return the arrays that say where in an epoch it is, by name."""
-        return {"order": self._order, "cursor": self._cursor}
+        return {"order": self._order, "cursor": self._cursor, "epoch": self._epoch}
 
-    def shuffle(self, rng: np.random.Generator) -> None:
-        """Begin an epoch in a new random order: the one copy to the device in an epoch."""
+    def shuffle(self, rng: np.random.Generator, epoch: int) -> None:
+        """Begin the epoch of this number in a new random order: the one copy to the device in an epoch."""
         self.backend.from_host(rng.permutation(self.samples).astype(np.int32), out=self._order)
+        self._epoch[...] = epoch
         self.rewind()
 
     def rewind(self) -> None:
         """Begin an epoch in the order of the last one."""
         self._cursor[...] = 0
 
-    def next_batch(self, N: int) -> tuple[Array, Array]:
-        """Gather the next N samples: x (N, H, W, C) normalized, y (N,); both are overwritten by the next call."""
+    def next_batch(self, N: int, *, train: bool = True) -> tuple[Array, Array]:
+        """Gather the next N samples: x (N, H, W, C) normalized, y (N,); both are overwritten by the next call.
+
+        With `train` the images are augmented, if that was asked for.
+        """
         x = self._workspace.take("x", (N, *self.images.shape[1:]), self.backend.float_dtype)
         y = self._workspace.take("y", (N,), self.labels.dtype)
-        self.backend.gather_batch(self.images, self.labels, self._order, self._cursor, self.scale, self.shift, x=x, y=y)
+        source = self.images, self.labels, self._order, self._cursor, self.scale, self.shift
+        self.backend.gather_batch(*source, x=x, y=y, **self._augmentation if train else {})
         return x, y

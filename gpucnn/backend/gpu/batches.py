@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import numpy as np
+
+from gpucnn.augmentation import Augmentation
 from gpucnn.backend.gpu.arrays import Array, GpuArrays
 from gpucnn.backend.kernels import batches as kernels
-from gpucnn.backend.kernels import sums
 
 __all__ = ["GpuBatches"]
 
@@ -23,12 +25,18 @@ class GpuBatches(GpuArrays):
         *,
         x: Array,
         y: Array,
+        augmentation: Augmentation | None = None,
+        key: tuple[int, int] = (0, 0),
+        epoch: Array = None,
     ) -> None:
-        """As the reference; the position is read on the device."""
+        """As the reference, in one kernel for the images and one for the labels, which then moves the cursor on."""
         _, H, W, C = images.shape
-        self._run(kernels.GATHER_IMAGES, images, order, cursor, scale, shift, H * W * C, C, x)
-        self._run(kernels.GATHER_LABELS, labels, order, cursor, y)
-        self._run(sums.INCREMENT, len(x), cursor)
+        if augmentation:
+            random = epoch, *key, augmentation.shift, int(augmentation.flip)
+            self._run(kernels.AUGMENT_IMAGES, images, order, cursor, scale, shift, H, W, C, *random, x)
+        else:
+            self._run(kernels.GATHER_IMAGES, images, order, cursor, scale, shift, H * W * C, C, x)
+        self._launch(kernels.GATHER_LABELS, (1,), labels, order, cursor, y, np.int32(len(x)), dtype=x.dtype)
 
     def one_hot(self, labels: Array, *, out: Array) -> Array:
         """As the reference, in one kernel."""
