@@ -55,7 +55,8 @@ Call = tuple[str, tuple, dict[str, Any]]  # an operation, its arguments, its key
 NO_OPERATIONS = {
     *("from_host", "to_host", "owns", "describe", "versions", "activate", "at_work", "taps"),
     *("empty", "zeros", "scratch", "winner_dtype"),
-    *("conv2d_workspace", "together", "rehearsal"),  # tell what memory an operation will take
+    *("conv2d_workspace", "together", "rehearsal", "free_bytes"),  # tell of memory
+    "record",  # records operations
 }
 
 

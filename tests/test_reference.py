@@ -31,6 +31,8 @@ NO_OPERATIONS |= {
     "winner_dtype",
     "conv2d_workspace",
     "together",
+    "record",
+    "free_bytes",
     "rehearsal",
 }
 

@@ -69,7 +69,7 @@ class GpuArrays(Backend):
         name = self.xp.cuda.runtime.getDeviceProperties(self.device)["name"]
         return f"{self.name} ({name.decode() if isinstance(name, bytes) else name}, CuPy {self.xp.__version__})"
 
-    def free_bytes(self) -> int:
+    def free_bytes(self) -> int | None:
         self.activate()
         return self.xp.cuda.runtime.memGetInfo()[0] + self.xp.get_default_memory_pool().free_bytes()
 
@@ -96,7 +96,7 @@ class GpuArrays(Backend):
 
     # ---- launches -------------------------------------------------------------------------------------------------
 
-    def record(self, work: Callable[[], None]) -> Recording:
+    def record(self, work: Callable[[], None]) -> Callable[[], None] | None:
         """As the reference: what `work` enqueues becomes one CUDA graph."""
         self.activate()
         self._kept = kept = []
