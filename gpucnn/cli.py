@@ -4,46 +4,43 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import math
 import os
-import platform
+import signal
 import sys
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
-
-import numpy as np
+from typing import NoReturn
 
 import gpucnn
 from gpucnn import data, doctor, zoo
-from gpucnn.averaging import WeightAverage
-from gpucnn.backend import PRECISIONS, Backend, get_backend
-from gpucnn.backend.gpu import missing_gpu_reason
-from gpucnn.data.resident import Normalization, ResidentSplit
-from gpucnn.errors import DeviceError, DivergedError, InputError
-from gpucnn.losses import get_loss
-from gpucnn.optimizers import OPTIMIZERS, Optimizer, get_optimizer
-from gpucnn.schedules import SCHEDULES, get_schedule
-from gpucnn.trainer import Trainer
+from gpucnn.backend import PRECISIONS
+from gpucnn.errors import DivergedError, GpucnnError, InputError
+from gpucnn.optimizers import OPTIMIZERS
+from gpucnn.schedules import SCHEDULES
+from gpucnn.train import train, versions
 
 __all__ = ["main"]
 
-DONE, BAD_INPUT, DIVERGED, INTERRUPTED = 0, 2, 3, 130
+DONE, BAD_INPUT, DIVERGED, SIGNALLED = 0, 2, 3, 128
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line and return its exit code: 0 done, 2 bad input or no device, 3 diverged, 130 interrupted."""
+    """Run the command line and return its exit code.
+
+    That is 0 for done, 2 for bad input or no device, 3 for diverged, 130 and 143 for ended by Ctrl-C and by SIGTERM.
+    """
     try:
         options = _parser().parse_args(arguments)
-        return options.run(options)
-    except (InputError, DeviceError) as error:
-        return _fail(error, BAD_INPUT)
+        options.run(options)
+        return DONE
     except DivergedError as error:
         return _fail(error, DIVERGED)
-    except KeyboardInterrupt:
-        return _fail("interrupted", INTERRUPTED)
+    except GpucnnError as error:
+        return _fail(error, BAD_INPUT)
+    except KeyboardInterrupt as stop:
+        number = getattr(stop, "signal", signal.SIGINT)
+        return _fail("terminated" if number == signal.SIGTERM else "interrupted", SIGNALLED + number)
     except MemoryError as error:  # CuPy's is one too
         return _fail(f"out of memory ({error}); use a smaller --batch-size", BAD_INPUT)
     except BrokenPipeError:  # whoever read the output has left, as `head` does
@@ -71,16 +68,16 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"gpucnn {gpucnn.__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     commands.add_parser("doctor", help="say what this machine offers, and what slows it").set_defaults(run=_doctor)
-    train = commands.add_parser("train", help="train a network on images", allow_abbrev=False)
-    train.set_defaults(run=_train)
+    train_command = commands.add_parser("train", help="train a network on images", allow_abbrev=False)
+    train_command.set_defaults(run=train)
 
-    add = train.add_argument
+    add = train_command.add_argument
     add("--dataset", default="digits", help=f"{', '.join(data.DATASETS)} (default: digits, which is built in)")
     add("--data-dir", type=Path, metavar="DIR", help="folder that holds the data set")
     add("--download", action="store_true", help="fetch the data set into the cache if it is not there")
     add("--model", default="paper", help=f"{', '.join(zoo.MODELS)} (default: %(default)s)")
     add("--epochs", type=_whole(), default=20, metavar="N", help="passes over the data (default: %(default)s)")
-    add("--batch-size", type=_whole(), default=64, metavar="N", help="images per step (default: %(default)s)")
+    add("--batch-size", type=_batch_size, default=64, metavar="N", help="images per step, or auto (default: 64)")
     add(
         "--learning-rate",
         type=_number,
@@ -101,6 +98,10 @@ def _parser() -> argparse.ArgumentParser:
     add("--eager", action="store_true", help="launch the kernels of a step one by one on a GPU, not as one graph")
     add("--precision", default="float32", help=f"{' or '.join(PRECISIONS)} (default: %(default)s)")
     add("--seed", type=_whole(least=0), default=0, metavar="N", help="of weights and order (default: %(default)s)")
+    add("--checkpoint-dir", type=Path, metavar="DIR", help="folder for checkpoints, from which the run can go on")
+    add("--checkpoint-every", type=_whole(), metavar="STEPS", help="how often to write one (default: after each epoch)")
+    add("--keep", type=_whole(), default=3, metavar="K", help="how many of the newest to keep (default: %(default)s)")
+    add("--resume", action="store_true", help="go on from the newest checkpoint, if there is one")
     add("--summary", type=Path, metavar="FILE.json", help="write the results to this file as JSON")
     add("--quiet", action="store_true", help="print the last line only")
     return parser
@@ -115,6 +116,10 @@ def _whole(least: int = 1) -> Callable[[str], int]:
     return parse
 
 
+def _batch_size(text: str) -> int | None:
+    return None if text == "auto" else _whole()(text)
+
+
 def _number(text: str) -> float:
     with contextlib.suppress(ValueError):
         if 0 <= float(text) < math.inf:
@@ -125,171 +130,7 @@ def _number(text: str) -> float:
 # ---- doctor -------------------------------------------------------------------------------------------------------
 
 
-def _doctor(options: argparse.Namespace) -> int:
-    print(", ".join(f"{name} {version}" for name, version in _versions().items()))
+def _doctor(options: argparse.Namespace) -> None:
+    print(", ".join(f"{name} {version}" for name, version in versions().items()))
     for line in doctor.examine():
         print(line, flush=True)
-    return DONE
-
-
-def _versions() -> dict[str, str]:
-    return {"gpucnn": gpucnn.__version__, "python": platform.python_version(), "numpy": np.__version__}
-
-
-# ---- train --------------------------------------------------------------------------------------------------------
-
-
-def _train(options: argparse.Namespace) -> int:
-    say = (lambda *_: None) if options.quiet else print
-    summary = _Summary(options.summary)
-    recipe = zoo.get_recipe(options.model)
-    schedule = get_schedule(options.schedule, options.warm_up)
-    optimizer = _optimizer(options, recipe)
-    average = None if options.average is None else WeightAverage(options.average)
-    backend = get_backend(options.device, options.precision, threads=options.threads)
-    say(f"device: {backend.describe()}")
-    if options.device == "auto" and backend.name == "cpu":
-        say(f"no GPU: {missing_gpu_reason()}")
-    dataset = data.load(options.dataset, options.data_dir, download=options.download)
-    if dataset.classes < 2:
-        raise InputError(
-            f"{options.data_dir}: has the one class {dataset.class_names[0]!r}; training needs two or more"
-        )
-    trainer, train, test = _prepare(options, recipe, optimizer, average, dataset, backend)
-    optimizer.follow(schedule, options.epochs * trainer.steps(train))
-    say(f"data: {options.dataset}, {train.samples:,} images to train on, {test.samples:,} to test")
-    say(f"training: {options.optimizer or recipe.optimizer}, learning rate {optimizer.learning_rate:g}\n")
-    say(trainer.model.summary() + "\n")
-    summary.update(_settings(options, trainer))
-    try:
-        _fit(trainer, train, options, summary)
-        tested = trainer.evaluate(test)
-        if math.isnan(tested.loss):
-            raise DivergedError(
-                f"the test loss is NaN or infinite after epoch {options.epochs}; try a smaller learning rate"
-            )
-    except (DivergedError, KeyboardInterrupt) as stop:
-        summary.write(status="diverged" if isinstance(stop, DivergedError) else "interrupted")
-        raise
-    if average:
-        average.apply()
-    summary.update(test_loss=tested.loss, test_accuracy=tested.accuracy, weights_sha256=trainer.model.weights_sha256())
-    summary.write(status="done")
-    hits = round(tested.accuracy * tested.samples)
-    print(f"test accuracy {tested.accuracy:.2%} ({hits:,} of {tested.samples:,}), loss {tested.loss:.4f}")
-    return DONE
-
-
-def _optimizer(options: argparse.Namespace, recipe: zoo.Recipe) -> Optimizer:
-    """Make the optimizer that is asked for; the recipe's learning rate is for the recipe's optimizer alone."""
-    name = options.optimizer or recipe.optimizer
-    rate = options.learning_rate
-    if rate is None and name == recipe.optimizer:
-        rate = recipe.learning_rate
-    return get_optimizer(name, rate, options.momentum, options.weight_decay, options.clip_norm)
-
-
-def _prepare(
-    options: argparse.Namespace,
-    recipe: zoo.Recipe,
-    optimizer: Optimizer,
-    average: WeightAverage | None,
-    dataset: data.Dataset,
-    backend: Backend,
-) -> tuple[Trainer, ResidentSplit, ResidentSplit]:
-    """Build the model, and put it and the data on the device."""
-    model = recipe.model(dataset.classes)
-    batch = min(options.batch_size, len(dataset.train.labels))
-    model.build(dataset.image_shape, backend, max_batch=batch, seed=options.seed)
-    settings = {"batch_size": batch, "seed": options.seed, "graph": not options.eager}
-    trainer = Trainer(model, get_loss(recipe.loss), optimizer, average=average, **settings)
-    normalization = Normalization(dataset.train.images)
-    augmentation = data.Augmentation(options.shift, options.flip)
-    train = ResidentSplit(dataset.train, backend, normalization, augmentation, options.seed)
-    return trainer, train, ResidentSplit(dataset.test, backend, normalization)
-
-
-def _fit(trainer: Trainer, train: ResidentSplit, options: argparse.Namespace, summary: _Summary) -> None:
-    """Train for all epochs; the summary follows, so that what is known is kept if the run stops early."""
-    reads, seconds = trainer.backend.host_reads, 0.0
-    for epoch in range(options.epochs):
-        with _shown(epoch, options.epochs, train.samples, options.quiet) as (advance, end):
-            start = time.perf_counter()
-            metrics = trainer.train_epoch(train, epoch, advance)
-            elapsed = time.perf_counter() - start
-            speed = f"{train.samples / elapsed:,.0f} images/s"
-            end(f"loss {metrics.loss:.4f}  accuracy {metrics.accuracy:7.2%}  {speed}")
-        seconds += elapsed
-        summary.update(
-            epochs_done=epoch + 1,
-            train_loss=metrics.loss,
-            train_accuracy=metrics.accuracy,
-            seconds=seconds,
-            images_per_second=(epoch + 1) * train.samples / seconds,
-            host_syncs_per_epoch=(trainer.backend.host_reads - reads) / (epoch + 1),
-            steps_are_graphs=trainer.replay.recorded > 0,
-        )
-        if epoch == 0 and trainer.replay.reason and not options.quiet:
-            print(f"each step launches its kernels one by one: {trainer.replay.reason}")
-
-
-# ---- what is shown ------------------------------------------------------------------------------------------------
-
-
-@contextlib.contextmanager
-def _shown(epoch: int, epochs: int, samples: int, quiet: bool) -> Iterator[tuple[Callable | None, Callable]]:
-    """Show the progress of one epoch: yield how to advance it by a number of samples, and how to show its results."""
-    name = f"epoch {epoch + 1:>{len(str(epochs))}}/{epochs}"
-    if quiet:
-        yield None, lambda results: None
-    elif not sys.stdout.isatty():
-        yield None, lambda results: print(f"{name}  {results}", flush=True)
-    else:
-        from rich import progress
-
-        columns = progress.BarColumn(20), progress.TaskProgressColumn(), progress.TimeRemainingColumn()
-        layout = progress.TextColumn("{task.description}"), *columns, progress.TextColumn("{task.fields[results]}")
-        with progress.Progress(*layout) as bars:
-            task = bars.add_task(name, total=samples, results="")
-            yield lambda count: bars.advance(task, count), lambda results: bars.update(task, results=results)
-
-
-def _settings(options: argparse.Namespace, trainer: Trainer) -> dict[str, Any]:
-    """What was run, for the summary."""
-    return {
-        "device": trainer.backend.name,
-        "threads": trainer.backend.threads,
-        "precision": trainer.backend.precision,
-        "dataset": options.dataset,
-        "model": options.model,
-        "epochs": options.epochs,
-        "batch_size": trainer.batch_size,
-        "seed": options.seed,
-        "optimizer": options.optimizer or zoo.get_recipe(options.model).optimizer,
-        **{name: getattr(trainer.optimizer, name) for name in trainer.optimizer.hyper_parameters},
-        **{name: getattr(options, name) for name in ("schedule", "warm_up", "clip_norm", "average", "shift", "flip")},
-        "versions": _versions() | trainer.backend.versions(),
-    }
-
-
-class _Summary:
-    """The results of a run, written whole or not at all; without a path, nothing is written."""
-
-    def __init__(self, path: Path | None):
-        self.path = path
-        self.fields: dict[str, Any] = {}
-        if path is not None and (path.is_dir() or not os.access(path.parent, os.W_OK)):
-            raise InputError(f"--summary {path}: cannot be written there; name a file in a folder that exists")
-
-    def update(self, fields: dict[str, Any] | None = None, /, **more: Any) -> None:
-        self.fields |= (fields or {}) | more
-
-    def write(self, status: str) -> None:
-        if self.path is None:
-            return
-        required = ("train_loss", "test_loss", "test_accuracy", "weights_sha256")
-        fields = {"status": status} | dict.fromkeys(required) | self.fields
-        fields = {name: None if value != value or value == math.inf else value for name, value in fields.items()}
-        temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}")
-        temporary.write_text(json.dumps(fields, indent=2, allow_nan=False) + "\n")
-        os.replace(temporary, self.path)

@@ -61,10 +61,11 @@ class Sequential(Container):
         integer(max_batch, f"{self.label}: max_batch", least=0)
         shape = super().build(input_shape, backend, seed=seed)
         if max_batch:
-            self._warm_up(max_batch)
+            self.warm_up(max_batch)
         return shape
 
-    def _warm_up(self, N: int) -> None:
+    def warm_up(self, N: int) -> None:
+        """Pass a batch of zeros forward and backward, which allocates all buffers for it."""
         with self.explained(N):
             x = self.backend.zeros((N, *self.input_shape))
             dy = self.backend.zeros((N, *self.output_shape))

@@ -80,6 +80,7 @@ class Trainer:
         self._totals = self.backend.zeros((4,), self.backend.xp.float64)
         self.replay = Replay(self.backend)  # the last epoch's
         self._guard = Guard(model)
+        self._began = 0, 0  # epoch and batches done when `train_epoch` was last called
 
     def step(self, x: Array, y: Array) -> None:
         """Enqueue one update from a batch; nothing is read back."""
@@ -129,6 +130,7 @@ class Trainer:
         if not done:
             self._totals[...] = 0
             data.shuffle(np.random.default_rng((self.seed, epoch)), epoch)
+        self._began = epoch, done
         self._guard.keep(self.state(data))
         with np.errstate(all="ignore"):  # NaN and infinity are reported below, once
             for N in islice(self._batches(data), done, None):
@@ -137,20 +139,24 @@ class Trainer:
                     on_batch(N)
         metrics, finite = self._read_totals()
         if math.isnan(metrics.loss):
-            step = finite // self.batch_size
-            rate = self.optimizer.past_rate(self.steps(data) - step)
-            raise DivergedError(
-                f"the loss became NaN or infinite in epoch {epoch + 1}, step {step + 1}, at learning rate {rate:g}"
-                f"{self._cause(data, done)}; try a smaller learning rate"
-            )
+            raise self.diverged(data, finite, self.steps(data))
         return metrics
 
-    def _cause(self, data: ResidentSplit, done: int) -> str:
-        """Make the steps of an epoch again, and say what was not finite first."""
-        steps = (partial(self._next_step, data, N) for N in islice(self._batches(data), done, None))
+    def diverged(self, data: ResidentSplit, finite: int, steps: int) -> DivergedError:
+        """Return the error of an epoch whose loss stayed finite for so many samples, found after so many steps.
+
+        The steps are made again to see in which array it began; what `state` is afterwards serves for nothing.
+        """
+        epoch, done = self._began
+        step = finite // self.batch_size
+        rate = self.optimizer.past_rate(steps - step)
+        again = (partial(self._next_step, data, N) for N in islice(self._batches(data), done, steps))
         with np.errstate(all="ignore"):
-            found = self._guard.find(self.state(data), steps)
-        return found and f", which began in {found}"
+            found = self._guard.find(self.state(data), again)
+        return DivergedError(
+            f"the loss became NaN or infinite in epoch {epoch + 1}, step {step + 1}, at learning rate {rate:g}"
+            f"{found and f', which began in {found}'}; try a smaller learning rate"
+        )
 
     def evaluate(self, data: ResidentSplit) -> Metrics:
         """Return the mean loss (NaN if it is not finite) and the accuracy over all samples, without training."""

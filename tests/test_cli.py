@@ -108,9 +108,9 @@ def test_options_reach_the_training(run, tmp_path: Path, monkeypatch: pytest.Mon
     seen, rates = [], []
     train_epoch = Trainer.train_epoch
 
-    def spy(self, *arguments):
+    def spy(self, *arguments, **keywords):
         seen.append((self.optimizer, self.batch_size, self.backend, self.seed))
-        metrics = train_epoch(self, *arguments)
+        metrics = train_epoch(self, *arguments, **keywords)
         rates.append(self.optimizer.past_rate(1))
         return metrics
 
@@ -173,7 +173,7 @@ def test_shift_and_flip_are_for_the_training_images(run, tmp_path: Path, monkeyp
         splits.append(arguments)
         return data.ResidentSplit(*arguments)
 
-    monkeypatch.setattr("gpucnn.cli.ResidentSplit", spy)
+    monkeypatch.setattr("gpucnn.train.ResidentSplit", spy)
     for options in ((), ("--shift", "2"), ("--flip",), ("--shift", "2", "--flip"), ("--shift", "2", "--flip")):
         code, _, err = run(*QUICK, *options, "--seed", "4", "--summary", str(path))
         assert (code, err) == (0, [])
@@ -428,7 +428,7 @@ class PoisonedSGD(SGD):
 @pytest.mark.parametrize("quiet", [(), ("--quiet",)], ids=["", "quiet"])
 def test_divergence(quiet: tuple[str, ...], run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "summary.json"
-    monkeypatch.setattr("gpucnn.cli.get_optimizer", lambda *_: PoisonedSGD(0.01))
+    monkeypatch.setattr("gpucnn.train.get_optimizer", lambda *_: PoisonedSGD(0.01))
     arguments = ("--device", "cpu", "--epochs", "5", "--batch-size", "512", "--summary", str(path), *quiet)
     code, out, err = run(*arguments, "--schedule", "constant")  # three steps in an epoch
     assert (code, len(err)) == (3, 1)
@@ -445,7 +445,7 @@ def test_divergence(quiet: tuple[str, ...], run, tmp_path: Path, monkeypatch: py
 
 def test_divergence_in_the_last_step_shows_in_the_test(run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "summary.json"
-    monkeypatch.setattr("gpucnn.cli.get_optimizer", lambda *_: PoisonedSGD(0.01))
+    monkeypatch.setattr("gpucnn.train.get_optimizer", lambda *_: PoisonedSGD(0.01))
     arguments = ("--device", "cpu", "--epochs", "1", "--batch-size", "384", "--summary", str(path))  # four steps
     code, _, err = run(*arguments)
     assert (code, err) == (
@@ -491,7 +491,7 @@ def test_divergence_is_one_line_without_warnings() -> None:
 @pytest.mark.usefixtures("few_digits")
 @pytest.mark.parametrize("after", [0, 1])
 def test_an_interrupt(after: int, run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def train_epoch(self, split, epoch, on_batch=None):
+    def train_epoch(self, split, epoch, on_batch=None, *, done=0):
         if epoch == after:
             raise KeyboardInterrupt
         return Metrics(0.5, 0.25, 40)

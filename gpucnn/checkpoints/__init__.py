@@ -3,5 +3,6 @@
 from gpucnn.checkpoints.file import DamagedError, read, write
 from gpucnn.checkpoints.folder import Checkpoint, Checkpoints
 from gpucnn.checkpoints.run import Run
+from gpucnn.checkpoints.saver import Saver, Stopped
 
-__all__ = ["Checkpoint", "Checkpoints", "DamagedError", "Run", "read", "write"]
+__all__ = ["Checkpoint", "Checkpoints", "DamagedError", "Run", "Saver", "Stopped", "read", "write"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,8 +46,10 @@ class Checkpoints:
         self.folder, self.keep = Path(folder), integer(keep, "Checkpoints: keep", least=1)
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=self.folder):
+                pass
         except OSError as error:
-            raise InputError(f"{folder}: cannot hold checkpoints ({error}); name a folder that can be made") from error
+            raise InputError(f"{folder}: cannot hold checkpoints ({error}); name one that can be written to") from error
 
     def paths(self) -> list[Path]:
         """Return the checkpoints by their steps, the newest first, without the best one."""

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -12,7 +15,7 @@ from gpucnn.checkpoints.describe import differences
 from gpucnn.checkpoints.file import DamagedError
 from gpucnn.checkpoints.folder import Checkpoint
 from gpucnn.data import ResidentSplit
-from gpucnn.errors import DivergedError, InputError
+from gpucnn.errors import InputError
 from gpucnn.trainer import Trainer
 
 __all__ = ["FORMAT", "Run"]
@@ -37,6 +40,21 @@ class Run:
         self.settings, self.place = (json.loads(json.dumps(part)) for part in (settings, place))
         self.epoch = self.batch = self.step = 0
         self.results: dict[str, Any] = {}
+        self._seconds, self._since = 0.0, None  # of training until then, and since when it goes on
+
+    @property
+    def seconds(self) -> float:
+        """How long the training took, in all sessions together."""
+        return self._seconds + (0.0 if self._since is None else time.perf_counter() - self._since)
+
+    @contextmanager
+    def timed(self) -> Iterator[None]:
+        """Count the time meanwhile."""
+        self._since = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._seconds, self._since = self.seconds, None
 
     def advance(self) -> None:
         """Count one more batch."""
@@ -53,10 +71,11 @@ class Run:
         """
         state = self.trainer.state(self.data)
         arrays = {name: self.trainer.backend.to_host(array) for name, array in state.items()}
-        if not math.isfinite(arrays["totals"][0]):
-            raise DivergedError(f"the loss became NaN or infinite in epoch {self.epoch + 1}, before step {self.step}")
-        parts = {name: getattr(self, name) for name in ("settings", "place", *PROGRESS, "results")}
-        return arrays, {"format": FORMAT} | parts
+        loss, _, _, finite = arrays["totals"].tolist()
+        if not math.isfinite(loss):
+            raise self.trainer.diverged(self.data, int(finite), self.batch)
+        parts = {name: getattr(self, name) for name in ("settings", "place", *PROGRESS)}
+        return arrays, {"format": FORMAT} | parts | {"results": self.results | {"seconds": self.seconds}}
 
     def resume(self, checkpoint: Checkpoint) -> list[str]:
         """Go on where a checkpoint was written; return what may keep the results from being the same bit for bit.
@@ -81,6 +100,7 @@ class Run:
         self.trainer.loaded()
         self.epoch, self.batch, self.step = (about[name] for name in PROGRESS)
         self.results = about["results"]
+        self._seconds = self.results["seconds"]
         return list(differences(about["place"], self.place))
 
     def _check(self, checkpoint: Checkpoint) -> None:
@@ -88,7 +108,6 @@ class Run:
         about = checkpoint.about
         counts = [about.get(name) for name in PROGRESS]
         parts = [about.get(name) for name in ("settings", "place", "results")]
-        if not all(isinstance(part, dict) for part in parts) or not all(
-            type(count) is int and count >= 0 for count in counts
-        ):
+        is_whole = all(isinstance(part, dict) for part in parts) and type(parts[-1].get("seconds")) is float
+        if not is_whole or not all(type(count) is int and count >= 0 for count in counts):
             raise DamagedError(f"{checkpoint.path}: is no checkpoint of gpucnn: its description lacks something")

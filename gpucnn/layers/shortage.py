@@ -38,6 +38,8 @@ def explain(error: MemoryError, network: Any, batch: int) -> OutOfMemoryError:
 
 def largest_batch(network: Any, free: int, below: int, optimizer: Any = None) -> int:
     """Return the largest batch, less than `below`, whose training step fits by plan; 0 if none does."""
+    if below > 1 and network.plan(below - 1, optimizer=optimizer).peak <= free * SPARE:
+        return below - 1
     fits, fails = 0, below
     while fails - fits > 1:
         batch = (fits + fails) // 2
