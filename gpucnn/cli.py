@@ -96,7 +96,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--average", type=_number, metavar="DECAY", help="test the moving average of the weights, e.g. 0.999")
     add("--device", default="auto", help="auto, cpu, gpu, gpu:N or reference (default: %(default)s)")
     add("--threads", type=_whole(), metavar="N", help="of the CPU (default: as many as there are cores)")
-    add("--precision", default="float32", help=f"{' or '.join(PRECISIONS)} (default: %(default)s)")
+    add("--precision", default="float32", help=f"{', '.join(PRECISIONS)} (default: %(default)s)")
     add("--seed", type=_whole(least=0), default=0, metavar="N", help="of weights and order (default: %(default)s)")
     add("--summary", type=Path, metavar="FILE.json", help="write the results to this file as JSON")
     add("--quiet", action="store_true", help="print the last line only")
@@ -251,7 +251,7 @@ def _settings(options: argparse.Namespace, trainer: Trainer) -> dict[str, Any]:
     return {
         "device": trainer.backend.name,
         "threads": trainer.backend.threads,
-        "precision": trainer.backend.precision,
+        "precision": trainer.backend.products,
         "dataset": options.dataset,
         "model": options.model,
         "epochs": options.epochs,
