@@ -96,7 +96,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--device", default="auto", help="auto, cpu, gpu, gpu:N or reference (default: %(default)s)")
     add("--threads", type=_whole(), metavar="N", help="of the CPU (default: as many as there are cores)")
     add("--eager", action="store_true", help="launch the kernels of a step one by one on a GPU, not as one graph")
-    add("--precision", default="float32", help=f"{' or '.join(PRECISIONS)} (default: %(default)s)")
+    add("--precision", default="float32", help=f"{', '.join(PRECISIONS)} (default: %(default)s)")
     add("--seed", type=_whole(least=0), default=0, metavar="N", help="of weights and order (default: %(default)s)")
     add("--checkpoint-dir", type=Path, metavar="DIR", help="folder for checkpoints, from which the run can go on")
     add("--checkpoint-every", type=_whole(), metavar="STEPS", help="how often to write one (default: after each epoch)")

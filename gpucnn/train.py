@@ -165,7 +165,7 @@ def _settings(options: argparse.Namespace, trainer: Trainer) -> dict[str, Any]:
     return {
         "device": trainer.backend.name,
         "threads": trainer.backend.threads,
-        "precision": trainer.backend.precision,
+        "precision": trainer.backend.products,
         "batch_size": trainer.batch_size,
         "optimizer": options.optimizer or zoo.get_recipe(options.model).optimizer,
         **{name: getattr(trainer.optimizer, name) for name in trainer.optimizer.hyper_parameters},
@@ -180,7 +180,7 @@ def _outcome(options: argparse.Namespace, trainer: Trainer, dataset: data.Datase
     return {
         **{name: getattr(options, name) for name in asked},
         "batch_size": trainer.batch_size,
-        "precision": trainer.backend.precision,
+        "precision": trainer.backend.products,
         "data": describe_data(dataset),
         "model": describe_layer(trainer.model),
         "loss": settings_of(trainer.loss),

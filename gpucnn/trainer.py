@@ -173,10 +173,10 @@ class Trainer:
     def _check(self, data: ResidentSplit) -> None:
         """Check that the data suit the model, and make its device the current one."""
         model = self.model
-        if (data.backend.name, data.backend.precision) != (self.backend.name, self.backend.precision):
+        if (data.backend.name, data.backend.products) != (self.backend.name, self.backend.products):
             raise DeviceError(
-                f"Trainer: the model is on {self.backend.name} in {self.backend.precision}, the data on "
-                f"{data.backend.name} in {data.backend.precision}; give both the same backend"
+                f"Trainer: the model is on {self.backend.name} in {self.backend.products}, the data on "
+                f"{data.backend.name} in {data.backend.products}; give both the same backend"
             )
         if tuple(data.images.shape[1:]) != model.input_shape:
             raise InputError(f"Trainer: {model.label} takes {model.input_shape}, images are {data.images.shape[1:]}")

@@ -199,8 +199,8 @@ DENSE = [
         "dense",
         "dense_dw_db",
         "gradient averaged over the batch",
-        "self.xp.matmul(x.T, dy)",
-        "self.xp.matmul(x.T, dy) / x.shape[0]",
+        "self.matmul(x.T, dy, out=dw)",
+        "self.matmul(x.T / x.shape[0], dy, out=dw)",
     ),
 ]
 

@@ -130,6 +130,23 @@ def test_options_reach_the_training(run, tmp_path: Path, monkeypatch: pytest.Mon
     assert (batch_size, backend.name, backend.precision, seed) == (7, "reference", "float64", 11)
 
 
+@requires_compiler
+@pytest.mark.usefixtures("few_digits")
+@pytest.mark.parametrize("device", ["reference", "gpu"])
+def test_precisions(device: str, run, tmp_path: Path) -> None:
+    """The summary says what was asked for, and the weights are others with each."""
+    hashes, path = set(), tmp_path / "summary.json"
+    for precision in ("float32", "tf32", "bf16"):
+        with installed_cupy(make_fake_cupy()):
+            options = ("--precision", precision, "--model", "mnist", "--epochs", "1", "--summary", str(path))
+            code, _, err = run("--device", device, *options)
+        assert (code, err) == (0, [])
+        summary = json.loads(path.read_text())
+        assert summary["precision"] == precision
+        hashes.add(summary["weights_sha256"])
+    assert len(hashes) == 3
+
+
 @pytest.mark.usefixtures("few_digits")
 def test_schedule_clipping_and_average(run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     trainers: list[Trainer] = []
@@ -233,7 +250,7 @@ def test_the_help_of_train_names_the_choices(capsys: pytest.CaptureFixture) -> N
     with pytest.raises(SystemExit):
         main(["train", "--help"])
     out = " ".join(capsys.readouterr().out.split())
-    for words in ("digits, mnist", "paper, lenet5", "sgd, nesterov, adam", "one-cycle", "float32 or float64", "gpu:N"):
+    for words in ("digits, mnist", "paper, lenet5", "sgd, nesterov, adam", "one-cycle", "float64, tf32, bf16", "gpu:N"):
         assert words in out
 
 
@@ -298,6 +315,7 @@ BAD_INPUT = {
     "device": (("--device", "cpuu"), "unknown device 'cpuu': did you mean 'cpu'?"),
     "device number": (("--device", "gpu:x"), "unknown device 'gpu:x': did you mean 'gpu:0'?"),
     "precision": (("--precision", "float16"), "unknown precision 'float16': did you mean "),
+    "precision of a GPU": (("--precision", "bf16"), "products in bf16 are for a GPU, and for the device reference"),
     "data dir": (("--dataset", "mnist", "--data-dir", "/nowhere/at/all"), "/nowhere/at/all"),
     "no data dir": (("--dataset", "folder"), "--data-dir DIR"),
     "model too deep": (

@@ -131,7 +131,9 @@ def test_onnx_is_imported_by_its_own_package_only() -> None:
 @pytest.mark.parametrize("file", SOURCES)
 def test_nothing_dangerous(file: str) -> None:
     modules = {name.partition(".")[0] for name, _ in imports(SOURCES[file], package_of(file))}
-    forbidden = {"pickle", "marshal", "shelve", "subprocess", "ctypes"}
+    forbidden = {"pickle", "marshal", "shelve", "subprocess"}
+    if file != "backend/gpu/gemm.py":
+        forbidden |= {"ctypes"}
     if file != "data/download.py":
         forbidden |= {"urllib", "http", "socket", "ftplib", "requests"}
     assert not modules & forbidden

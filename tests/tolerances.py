@@ -6,7 +6,15 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["DIFFERENCE_STEP", "FILTERED", "GRADIENT", "KEEP_RATE_SIGMAS", "assert_close", "tolerance"]
+__all__ = [
+    "DIFFERENCE_STEP",
+    "FILTERED",
+    "GRADIENT",
+    "KEEP_RATE_SIGMAS",
+    "ROUNDED_FACTOR",
+    "assert_close",
+    "tolerance",
+]
 
 # Elementary functions are right to 4 units in the last place on the CPU and to 8 in CUDA; a formula strings a
 # few together, and e^x turns the rounding of an x of 10 into 10 units.
@@ -19,6 +27,10 @@ TERM_UNITS = 8
 # Winograd's minimal filtering adds and subtracts values several times as large as the result: its rounding errors were
 # six to eight times those of the plain sum, which `TERM_UNITS` bounds generously.
 FILTERED = 8.0
+
+# How far a factor of a product is moved at most, relatively, with p significant bits: 2^-p to the nearest, and twice
+# that for a GPU that cuts bits off. A GPU may also leave a factor as exact as it was.
+ROUNDED_FACTOR = {"float32": 0.0, "float64": 0.0, "tf32": 2.0**-10, "bf16": 2.0**-7}
 
 # Central differences in float64: truncation h^2 and cancellation eps/h are equal at h = eps^(1/3) = 6e-6, and
 # leave about h^2 = 4e-11 times the third derivative, which for the operations here stays below 1000.

@@ -12,7 +12,7 @@ from gpucnn.errors import DeviceError, InputError, unknown_name
 
 __all__ = ["Backend", "CpuBackend", "available_devices", "backend_of", "get_backend"]
 
-PRECISIONS = ("float32", "float64")
+PRECISIONS = ("float32", "float64", "tf32", "bf16")
 
 
 def get_backend(device: str = "auto", float_dtype: Any = "float32", *, threads: int | None = None) -> Backend:
@@ -21,10 +21,14 @@ def get_backend(device: str = "auto", float_dtype: Any = "float32", *, threads: 
     "auto" is the first GPU if there is one, else the CPU, which computes on as many `threads` as there are cores unless
     given. A backend holds its own scratch memory: use one per thread of the program.
 
+    Arrays are of `float_dtype`, "float32" or "float64". With "tf32" or "bf16" they are float32, and so are all sums,
+    but the factors of matrix products are rounded to 11 or 8 significant bits, as tensor cores of a GPU take them; the
+    reference does so too.
+
     Raises
     ------
     InputError
-        For an unknown device name or precision, or a wrong number of threads.
+        For an unknown device name or precision, one that the device does not have, or a wrong number of threads.
     DeviceError
         Where a GPU is asked for and none can be used; the message says why, and what to install.
     """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
@@ -113,6 +114,7 @@ class World:
         self.array_class: type[FakeArray] = FakeArray
         self.no_device: type[Exception] = RuntimeError
         self.allocators: list[Callable[[int], Any]] = []  # set by the program; the last one is asked
+        self.memories: weakref.WeakSet[Memory] = weakref.WeakSet()
 
     def require_device(self, device: int = 0) -> None:
         if self.device_count == 0:
@@ -128,6 +130,14 @@ class World:
                 self.allocators[-1](array.nbytes)
             self.stats.allocate(what, array.nbytes)
         return self.array_class._wrap(array, Memory(self, array))
+
+    def find(self, pointer: int, size: int, error: type[Exception]) -> tuple[Memory, int]:
+        """Return the memory of the current device that contains these bytes, and where they begin in it."""
+        for memory in self.memories:
+            offset = pointer - memory.bytes.ctypes.data
+            if memory.device == self.device and offset >= 0 and offset + size <= memory.bytes.size:
+                return memory, offset
+        raise error(f"{size} bytes at {pointer:#x} are not in one piece of memory that is alive")
 
     def launch(self, work: Callable[[], object], stream: int | None = None) -> None:
         """Do some work of the device now, or record it if its stream captures; without a stream, the current one."""
@@ -162,6 +172,7 @@ class Memory:
         self.device = world.device
         self.bytes = array.ravel(order="K").view(np.uint8)
         self.rounded = -(-array.nbytes // 512) * 512
+        world.memories.add(self)
         world.used_bytes += self.rounded
         world.total_bytes = max(world.total_bytes, world.used_bytes)
 

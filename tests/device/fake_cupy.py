@@ -17,6 +17,7 @@ import numpy as np
 
 from .emulator import BlockProgram, ElementwiseProgram
 from .fake_array import Counts, FakeArray, ForbiddenInStep, MemoryPointer, World, unwrap
+from .fake_cublas import FakeCublas
 from .fake_cuda import add_cuda
 
 __all__ = ["Counts", "ForbiddenInStep", "make_fake_cupy"]
@@ -79,6 +80,7 @@ def make_fake_cupy(device_count: int = 1, *, order: str | int = "forward", execu
     module.__spec__ = importlib.machinery.ModuleSpec("cupy", None, is_package=True)
     module.__version__ = "14.2.0"
     module.stats = world.stats
+    module.libcublas = FakeCublas(world)  # what `installed_cupy` gives who opens the library
     world.module = module
     members = {"__module__": "cupy", "__slots__": (), "_world": world}
     world.array_class = type("ndarray", (FakeArray,), members)

@@ -11,6 +11,8 @@ from types import ModuleType
 
 import pytest
 
+from gpucnn.backend.gpu import gemm
+
 from .fake_cupy import make_fake_cupy
 from .host_compiler import missing_compiler
 
@@ -40,10 +42,15 @@ def _replaced_modules(modules: dict[str, ModuleType | None]) -> Iterator[None]:
 
 @contextmanager
 def installed_cupy(fake: ModuleType) -> Iterator[ModuleType]:
-    """Make `import cupy` give `fake`, a module of `make_fake_cupy`."""
+    """Make `import cupy` give `fake`, a module of `make_fake_cupy`, and let cuBLAS be its own."""
     modules = {"cupy": fake, "cupy.cuda": fake.cuda, "cupy.cuda.runtime": fake.cuda.runtime}
+    open_library = gemm.open_library
     with _replaced_modules(modules):
-        yield fake
+        gemm.open_library = lambda cupy: cupy.libcublas
+        try:
+            yield fake
+        finally:
+            gemm.open_library = open_library
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from gpucnn.backend.reference import Backend
+from gpucnn.errors import InputError
 
 __all__ = ["BLOCK", "Array", "CpuArrays", "blocks"]
 
@@ -23,6 +24,11 @@ class CpuArrays(Backend):
 
     def __init__(self, float_dtype: Any = "float32"):
         super().__init__(float_dtype)
+        if self.products != self.precision:
+            raise InputError(
+                f"products in {self.products} are for a GPU, and for the device reference, which shows what they do to "
+                "a training; use float32 or float64 on a CPU"
+            )
         self._ones: dict[np.dtype, Array] = {}
         self._ramp = np.arange(0, dtype=np.uint64)
 

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from gpucnn.backend.gpu.device import INSTALL, device_count, first_line, import_cupy
+from gpucnn.backend.gpu.gemm import Gemm, is_readable, multiplies
 from gpucnn.backend.gpu.graph import Recording, record_graph
 from gpucnn.backend.kernels import Block, Elementwise, sums
 from gpucnn.backend.reference import Backend
@@ -137,18 +138,37 @@ class GpuArrays(Backend):
 
     # ---- sums and products ----------------------------------------------------------------------------------------
 
+    @functools.cached_property
+    def _gemm(self) -> Gemm:
+        """cuBLAS with its workspace, which a layer without products spares."""
+        return Gemm(self.xp, self.device)
+
     def matmul(self, a: Array, b: Array, *, out: Array = None) -> Array:
-        return self.xp.matmul(a, b, out=out)
+        """As the reference; the factors of a stack are not rounded."""
+        return self._multiply(a, b, out, self.products)
+
+    def _multiply(self, a: Array, b: Array, out: Array | None, precision: str) -> Array:
+        """`a @ b`, with factors rounded to a precision: by cuBLAS, and what is not for it by CuPy."""
+        if not multiplies(a, b):
+            return self.xp.matmul(a, b, out=out)
+        a, b = (x if is_readable(x) else self.xp.ascontiguousarray(x) for x in (a, b))
+        out = self._result(out, (len(a), b.shape[1]), a.dtype)
+        self._keep((a, b, out, self._gemm.workspace))
+        self._gemm.multiply(a, b, out, precision)
+        return out
 
     def add(self, a: Array, b: Array, *, out: Array = None) -> Array:
         """As the reference, in one kernel."""
         return self._map(sums.ADD, a, b, out=out)
 
     def sum_rows(self, rows: Array, *, out: Array = None) -> Array:
-        """As the reference, as a matrix product with ones, which is fast where a column sum is not."""
+        """As the reference, as a matrix product with ones, which is fast where a column sum is not.
+
+        No factor is rounded: it is a sum, whatever the precision of products.
+        """
         out = self._result(out, rows.shape[1:], rows.dtype)
         ones = self._ones.get(rows.dtype)
         if ones is None or ones.shape[1] < len(rows):
             ones = self._ones[rows.dtype] = self.xp.ones((1, len(rows)), rows.dtype)
-        self.matmul(ones[:, : len(rows)], rows, out=out.reshape(1, -1))
+        self._multiply(ones[:, : len(rows)], rows, out.reshape(1, -1), self.precision)
         return out

@@ -30,12 +30,14 @@ class Backend(
 
     Parameters
     ----------
-    float_dtype : "float32" or "float64", what layers compute in
+    float_dtype : "float32" or "float64", what layers compute in; or "tf32" or "bf16": in float32, with the factors of
+        matrix products rounded to 11 or 8 significant bits, as tensor cores do
     xp : the array module, NumPy unless given
 
     Attributes
     ----------
     name : "reference", "cpu" or "gpu:N"
     precision, float_dtype : the dtype of its floats, as a name and as `xp` has it
+    products : the precision of the factors of matrix products, the dtype's name or "tf32" or "bf16"
     host_reads : how often a result was read back to the host, each a wait for the device
     """

@@ -17,6 +17,8 @@ __all__ = ["Array", "Arrays"]
 
 Array = Any  # numpy.ndarray, cupy.ndarray, or another array of the Python array API standard
 
+SIGNIFICANT_BITS = {"tf32": 11, "bf16": 8}  # of the 24 of float32, the leading one included
+
 
 class Arrays:
     """The arrays of one device; `Backend` adds the operations."""
@@ -26,7 +28,8 @@ class Arrays:
 
     def __init__(self, float_dtype: Any = "float32", *, xp: Any = np):
         self.xp = xp
-        self.precision = np.dtype(float_dtype).name
+        self.products = float_dtype if float_dtype in SIGNIFICANT_BITS else np.dtype(float_dtype).name
+        self.precision = "float32" if self.products in SIGNIFICANT_BITS else self.products
         self.float_dtype = getattr(xp, self.precision)
         self.host_reads = 0
         self.workspace = Workspace(self)
@@ -119,8 +122,23 @@ class Arrays:
     # ---- sums and products ----------------------------------------------------------------------------------------
 
     def matmul(self, a: Array, b: Array, *, out: Array = None) -> Array:
-        """Matrix product `a @ b` of two matrices or stacks of them; a transposed view is welcome as an operand."""
-        return self._store(self.xp.matmul(a, b), out)
+        """Matrix product `a @ b` of two matrices or stacks of them; a transposed view is welcome as an operand.
+
+        Factors of float32 are first rounded to the precision of `products`, where that is a lower one.
+        """
+        return self._store(self.xp.matmul(self._factor(a), self._factor(b)), out)
+
+    def _factor(self, x: Array) -> Array:
+        """Round a factor of a product to the p significant bits of `products`: to the nearest, ties to even.
+
+        Beside 2^(53-p) |x| a sum in float64 has room for no more than p bits of |x|, and is rounded as every sum is.
+        Below 2^-126, the smallest normal number of float32, the spacing stays; the upper limit spares infinity.
+        """
+        if self.products not in SIGNIFICANT_BITS or x.dtype != self.xp.float32:
+            return x
+        size = self.xp.abs(self.cast(x, self.xp.float64))
+        large = 2.0 ** (53 - SIGNIFICANT_BITS[self.products]) * self.xp.clip(size, 2.0**-126, 2.0**128)
+        return self.cast(self.xp.copysign((size + large) - large, x), self.xp.float32)
 
     def add(self, a: Array, b: Array, *, out: Array = None) -> Array:
         """`a + b`, of one shape; `out` may be either."""

@@ -69,7 +69,7 @@ class Convolution(Windows):
         OC, groups = w.shape[-1], C // w.shape[2]
         columns = self._split(self.im2col(x, window), groups, window.taps)  # (groups, N*OH*OW, KH*KW*C/groups)
         kernels = self._split(self.xp.reshape(w, (-1, OC)), groups)  # (groups, KH*KW*C/groups, OC/groups)
-        y = self._join(self.xp.matmul(columns, kernels))  # (N*OH*OW, OC)
+        y = self._join(self.matmul(columns, kernels))  # (N*OH*OW, OC)
         y = y if b is None else y + b
         return self._store(self.xp.reshape(y, (N, *window.output_size(H, W), OC)), out)
 
@@ -82,7 +82,7 @@ class Convolution(Windows):
         """
         OC, groups = w.shape[-1], x_shape[-1] // w.shape[2]
         rows, kernels = (self._split(self.xp.reshape(array, (-1, OC)), groups) for array in (dy, w))
-        dcolumns = self._join(self.xp.matmul(rows, self.xp.permute_dims(kernels, (0, 2, 1))), window.taps)
+        dcolumns = self._join(self.matmul(rows, self.xp.permute_dims(kernels, (0, 2, 1))), window.taps)
         return self.col2im(dcolumns, x_shape, window, out=out)
 
     def conv2d_dw_db(self, x: Array, dy: Array, window: Window, *, dw: Array, db: Array | None) -> None:
@@ -94,7 +94,7 @@ class Convolution(Windows):
         groups = x.shape[-1] // dw.shape[2]
         columns, rows = self.im2col(x, window), self.xp.reshape(dy, (-1, dy.shape[-1]))
         transposed = self.xp.permute_dims(self._split(columns, groups, window.taps), (0, 2, 1))
-        dw[...] = self.xp.reshape(self._join(self.xp.matmul(transposed, self._split(rows, groups))), dw.shape)
+        dw[...] = self.xp.reshape(self._join(self.matmul(transposed, self._split(rows, groups))), dw.shape)
         if db is not None:
             self.sum_rows(rows, out=db)
 

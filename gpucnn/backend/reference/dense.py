@@ -15,18 +15,18 @@ class Dense(Arrays):
 
         Paper: section 3.1, fully connected. x (N, I), w (I, O), b (O,) or None -> (N, O).
         """
-        y = self.xp.matmul(x, w)
+        y = self.matmul(x, w)
         return self._store(y if b is None else y + b, out)
 
     def dense_dx(self, dy: Array, w: Array, *, out: Array = None) -> Array:
         """Gradient of `dense` in its input: `W^T delta`. Paper: section 3, backward, fully connected, delta."""
-        return self._store(self.xp.matmul(dy, w.T), out)
+        return self.matmul(dy, w.T, out=out)
 
     def dense_dw_db(self, x: Array, dy: Array, *, dw: Array, db: Array | None) -> None:
         """Gradients of `dense`: `dL/dW = delta a^T`, `dL/db = delta`, summed over the batch.
 
         Paper: section 3, backward, fully connected, dL/dW and dL/db.
         """
-        dw[...] = self.xp.matmul(x.T, dy)
+        self.matmul(x.T, dy, out=dw)
         if db is not None:
             self.sum_rows(dy, out=db)
