@@ -15,7 +15,6 @@ Array = Any
 RESULTS = {  # of a layer's methods
     "_forward": "the output of",
     "_forward_normalized": "the output of",
-    "_forward_rectified": "the output of",
     "_backward": "the gradient in the input of",
 }
 

@@ -15,7 +15,7 @@ import numpy as np
 from gpucnn.backend import Backend
 from gpucnn.checks import integer
 from gpucnn.errors import InputError, OutOfMemoryError
-from gpucnn.layers import BatchNorm2D, Conv2D, MaxPool2D, ReLU
+from gpucnn.layers import BatchNorm2D, Conv2D, Dense, MaxPool2D, ReLU
 from gpucnn.layers.base import Context, Layer, Shape
 from gpucnn.layers.container import Container
 from gpucnn.layers.lifetimes import Slots, Value, Walk, assign, lifetimes
@@ -76,13 +76,21 @@ class Sequential(Container):
     def infer(self, input_shape: Shape) -> Shape:
         for layer in self.layers:
             input_shape = layer._set_shapes(input_shape)
-        # Pairs that compute together; a subclass may compute something else.
-        kinds = {layer: (type(layer), type(following)) for layer, following in pairwise(self.layers)}
-        self._normalized = {layer for layer, pair in kinds.items() if pair == (Conv2D, BatchNorm2D)}
-        pooled = {layer: following for layer, following in pairwise(self.layers) if kinds[layer] == (ReLU, MaxPool2D)}
-        self._rectified = set(pooled.values())
-        self.order = [layer for layer in self.layers if layer not in pooled]
+        self._pair_up()
         return input_shape
+
+    def _pair_up(self) -> None:
+        """Find the layers that compute together; a subclass may compute something else.
+
+        A ReLU before a max pooling is a part of it altogether; one behind a convolution or a dense layer is its own
+        layer in the backward pass.
+        """
+        pooled = {relu: pool for relu, pool in pairwise(self.layers) if (type(relu), type(pool)) == (ReLU, MaxPool2D)}
+        self.order = [layer for layer in self.layers if layer not in pooled]
+        kinds = {layer: (type(layer), type(following)) for layer, following in pairwise(self.order)}
+        self._normalized = {layer for layer, pair in kinds.items() if pair == (Conv2D, BatchNorm2D)}
+        self._activated = {layer for layer, pair in kinds.items() if pair in ((Conv2D, ReLU), (Dense, ReLU))}
+        self._rectified = {*pooled.values(), *self._activated}
 
     def bind(self, context: Context) -> None:
         self.slots = self._shards = None
@@ -95,12 +103,12 @@ class Sequential(Container):
 
     def front(self, count: int) -> Sequential:
         """Return a network of this one's own layers: the first ones, at most `count` of `order`."""
-        while count and self.order[count - 1] in self._normalized:  # it computes together with the next
+        while count and self.order[count - 1] in self._normalized | self._activated:  # computes together with the next
             count -= 1
         front = copy.copy(self)
-        front.order = self.order[:count]
-        end = self.layers.index(front.order[-1]) + 1 if count else 0
+        end = self.layers.index(self.order[count - 1]) + 1 if count else 0
         front.layers = self.layers[:end]
+        front._pair_up()
         front.output_shape = front.layers[-1].output_shape if count else self.input_shape
         return front
 
@@ -154,7 +162,9 @@ class Sequential(Container):
             if not train and layer in self._normalized:
                 x = layer._forward_normalized(x, next(layers))
             elif layer in self._rectified:
-                x = layer._forward_rectified(x)
+                x = layer._forward(x, train, rectify=True)
+                if layer in self._activated:
+                    next(layers).y = x  # which its backward pass reads
             else:
                 x = layer._forward(x, train)
         return x
@@ -174,6 +184,9 @@ class Sequential(Container):
                 x = walk.fold(layer, next(layers), x)
             else:
                 x = walk.forward(layer, x)
+                if layer in self._activated:
+                    next(layers)
+                    x = walk.keep(x) if walk.train else x  # the ReLU's backward pass reads it
         return x
 
     def _walk_backward(self, walk: Walk, dy: Value, need_dx: bool) -> Value:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from typing import Any
 
@@ -57,9 +57,7 @@ def leaves(layer: Any, name: str = "") -> list[tuple[str, Any]]:
 def spans(trainer: Trainer) -> Iterator[tuple[Any, str, tuple[str, str]]]:
     """Yield what a step consists of: an object, its method, and the row and column of the table that it counts for."""
     for name, layer in leaves(trainer.model):
-        for method in ("_forward", "_forward_rectified"):  # the second is that of a pooling and the ReLU before it
-            if hasattr(layer, method):
-                yield layer, method, (name, "forward")
+        yield layer, "_forward", (name, "forward")
         yield layer, "_backward", (name, "backward")
     yield trainer.loss, "forward", ("loss", "forward")
     yield trainer.loss, "backward", ("loss", "backward")
@@ -81,7 +79,8 @@ def profile(options: argparse.Namespace, model_name: str, batch_size: int) -> di
     with ExitStack() as stack:
         methods = {name: by_operation.timed(name, getattr(backend, name)) for name in operations()}
         stack.enter_context(replaced(backend, methods))
-        for owner, method, key in spans(trainer):
+        parts = list(spans(trainer))
+        for owner, method, key in parts:
             stack.enter_context(replaced(owner, {method: by_layer.timed(key, getattr(owner, method))}))
         for _ in range(options.rounds):
             start = time.perf_counter()
@@ -95,7 +94,7 @@ def profile(options: argparse.Namespace, model_name: str, batch_size: int) -> di
         "threads": backend.threads,
         "seconds": statistics.median(wholes),
         "operations": operation_rows(wholes, operation_times),
-        "layers": layer_rows(wholes, layer_times),
+        "layers": layer_rows(wholes, layer_times, [name for *_, (name, _) in parts]),
     }
 
 
@@ -106,10 +105,14 @@ def operation_rows(wholes: Sequence[float], times: Sequence[Times]) -> list[dict
     return with_shares([*rows, {"operation": OTHER, "seconds": rest(wholes, times)}])
 
 
-def layer_rows(wholes: Sequence[float], times: Sequence[Times]) -> list[dict[str, Any]]:
-    """Return a row for each layer, the loss and the optimizer, in the order of the forward pass; then for the rest."""
+def layer_rows(wholes: Sequence[float], times: Sequence[Times], names: Iterable[str]) -> list[dict[str, Any]]:
+    """Return a row for each of the names that was called, and for the rest.
+
+    Another layer may compute a ReLU: one that is pooled has no row, one behind a convolution only a backward pass.
+    """
     rows = []
-    for name in dict.fromkeys(name for name, _ in times[0]):
+    called = {name for name, _ in times[0]}
+    for name in (name for name in dict.fromkeys(names) if name in called):
         forward, backward = (median(times, (name, column)) for column in ("forward", "backward"))
         rows.append({"layer": name, "forward": forward, "backward": backward, "seconds": forward + backward})
     return with_shares([*rows, {"layer": OTHER, "seconds": rest(wholes, times)}])

@@ -74,7 +74,8 @@ CONVOLUTION = [
         "kernels = self._split(self.xp.reshape(w, (-1, OC)), groups)",
         "kernels = self._split(self.xp.reshape(self.xp.flip(w, axis=(0, 1)), (-1, OC)), groups)",
     ),
-    of("convolution", "conv2d", "bias forgotten", "y = y if b is None else y + b", "y = y"),
+    of("convolution", "conv2d", "bias forgotten", "self._finish(y, b, rectify)", "self._finish(y, None, rectify)"),
+    of("convolution", "conv2d", "ReLU forgotten", "self._finish(y, b, rectify)", "self._finish(y, b, False)"),
     of(
         "convolution",
         "conv2d",
@@ -193,7 +194,8 @@ POOLING = [
 ]
 
 DENSE = [
-    of("dense", "dense", "bias forgotten", "y if b is None else y + b", "y"),
+    of("dense", "dense", "bias forgotten", "w), b, rectify)", "w), None, rectify)"),
+    of("dense", "dense", "ReLU forgotten", "w), b, rectify)", "w), b, False)"),
     of("dense", "dense_dw_db", "bias gradient missing", "self.sum_rows(dy, out=db)", "db[...] = 0.0"),
     of(
         "dense",

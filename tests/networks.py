@@ -132,6 +132,13 @@ class Halved(Conv2D):
         return 0.5 * self.buffer("dx", self.x.shape)
 
 
+class Shifted(ReLU):
+    """A layer of the library with another function."""
+
+    def _forward(self, x, train):
+        return super()._forward(x - 0.5, train)
+
+
 class Product(layers.join.Join):
     """A join of a user's own, which keeps its inputs and returns dy itself for all but the first."""
 
@@ -178,6 +185,14 @@ NETWORKS: dict[str, Callable[[], list[Layer]]] = {
     "ends in a pool": lambda: [Conv2D(4, 1), ReLU(), MaxPool2D(2)],
     "two activations": lambda: [Conv2D(4, 1), ReLU(), GELU(), Tanh(), Softmax(), Swish(), Conv2D(2, 1), PReLU()],
     "activations in a row": lambda: [*(layer() for layer in ACTIVATIONS), Conv2D(2, 1)],
+    "rectified": lambda: [
+        *(Conv2D(4, 3), ReLU(), Conv2D(3, 2, bias=False), ReLU(), ReLU(), Conv2D(4, 2), ReLU(), MaxPool2D(2)),
+        *(Conv2D(4, 1), ReLU(), Flatten(), Dense(9), ReLU(), Dense(5, bias=False), ReLU(), Dense(3), ReLU()),
+    ],
+    "rectified branches": lambda: [
+        *(Residual(block(ReLU(), Conv2D(4, 1))), ReLU(), Residual(block(ReLU())), block(), ReLU(), Conv2D(4, 1)),
+        *(ReLU(), Parallel([block(ReLU()), Conv2D(2, 1)]), Conv2D(4, 1), ReLU(), block(ReLU())),
+    ],
     "dropouts": lambda: [Conv2D(4, 1), Dropout(0.5), Dropout(0.2), ReLU(), Dropout(0.1), Conv2D(4, 1), Dropout(0.5)],
     "norms": lambda: [BatchNorm2D(), Conv2D(4, 3), BatchNorm2D(), ReLU(), GroupNorm(2), Tanh(), Conv2D(4, 1)],
     "pools": lambda: [AveragePool2D(2, 1), LpPool2D(2), AdaptiveMaxPool2D(5), AdaptiveMaxPool2D(3)],
@@ -211,6 +226,7 @@ NETWORKS: dict[str, Callable[[], list[Layer]]] = {
     "own: first and last": lambda: [Returned(), ReLU(), Conv2D(4, 1), Sine(), Mirrored()],
     "own: a convolution": lambda: [Conv2D(4, 1), ReLU(), Halved(4, 3), Tanh(), Halved(4, 1), ReLU(), Conv2D(4, 1)],
     "own: a join": lambda: [Conv2D(4, 1), Parallel([ReLU(), Conv2D(4, 1), Tanh()], Product()), ReLU(), Conv2D(4, 1)],
+    "own: a rectifier": lambda: [Conv2D(4, 1), Shifted(), Conv2D(4, 1), ReLU(), Halved(4, 1), ReLU(), Conv2D(4, 1)],
     "own: a container": lambda: [Conv2D(4, 1), Twice([ReLU(), Conv2D(4, 1), Tanh()]), ReLU(), Conv2D(4, 1)],
 }  # fmt: skip
 ACTIVATIONS = [kind for kind in vars(layers).values() if isinstance(kind, type) and issubclass(kind, Activation)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from tolerances import assert_close
 from gpucnn.backend.reference import Backend
 
 SMALL = [case for case in CASES if not case.large]
+RECTIFIED = [case for case in CASES if case.operation in ("conv2d", "dense") and "rectify" in case.arguments]
 
 
 def compare(backend: Backend, reference: Backend, case: Case) -> None:
@@ -28,6 +30,19 @@ def compare(backend: Backend, reference: Backend, case: Case) -> None:
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_agrees_with_the_reference(case: Case, backend_name: str, make_backend: Callable) -> None:
     compare(make_backend(backend_name, case.dtype), make_backend("reference", case.dtype), case)
+
+
+@pytest.mark.parametrize(
+    "name", ["reference", *("cpu", "cpu-3-threads", "fake-gpu"), pytest.param("gpu", marks=[pytest.mark.gpu])]
+)
+@pytest.mark.parametrize("case", RECTIFIED, ids=str)
+def test_rectified_it_is_relu_of_it_to_the_bit(case: Case, name: str, make_backend: Callable) -> None:
+    backend = make_backend(name, case.dtype)
+    plain = replace(case, arguments={**case.arguments, "rectify": False})
+    with np.errstate(invalid="ignore"):
+        y, rectified = (run(backend, each)["out"] for each in (plain, case))
+    assert np.any(y < 0)
+    assert rectified.tobytes() == backend.to_host(backend.relu(backend.from_host(y))).tobytes()
 
 
 @pytest.mark.parametrize("case", SMALL, ids=str)

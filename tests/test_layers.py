@@ -165,6 +165,16 @@ GRADIENT_CASES: dict[str, tuple[Callable[[], Layer], tuple[int, ...]]] = {
         ),
         IMAGES,
     ),
+    "relu behind": (  # with so many inputs to each sum that none is of zeros alone, where ReLU has a kink
+        lambda: Sequential(
+            [
+                *(Conv2D(8, 3), ReLU(), Residual(Sequential([Conv2D(8, 3, 1, 1), ReLU(), Conv2D(8, 3, 1, 1)]))),
+                *(ReLU(), Residual(Sequential([Conv2D(8, 3, padding=1), ReLU()])), Conv2D(8, 2, groups=2), ReLU()),
+                *(Flatten(), Dense(16), ReLU(), Dense(4), ReLU()),
+            ]
+        ),
+        IMAGES,
+    ),
     "network": (
         lambda: Sequential(
             [Conv2D(4, 3, padding="same"), Tanh(), AveragePool2D(2), Flatten(), Dropout(0.3), Dense(5), Sigmoid()]

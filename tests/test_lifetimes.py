@@ -62,7 +62,7 @@ def built(make: Callable[[], list[Layer]], backend: Backend, *, share: bool, **o
         for network in copies(model):
             network.slots = {True: {}, False: {}}
     if options:
-        model._warm_up(**options)
+        model.warm_up(**options)
     return model
 
 
@@ -242,11 +242,11 @@ def results(backend: Backend, case: Case, over: str | None) -> list[bytes]:
 
 
 def test_an_activation_lies_over_its_input() -> None:
-    model = Sequential([Conv2D(4, 1), ReLU(), Conv2D(4, 1), Dropout(0.5), MaxPool2D(2)])
+    model = Sequential([Conv2D(4, 1), Tanh(), Conv2D(4, 1), Dropout(0.5), MaxPool2D(2)])
     model.build(SHAPE, "cpu")
-    [conv, relu, *_] = model.layers
+    [conv, tanh, *_] = model.layers
     slots = model.slots[True]
-    assert slots[conv.buffer_key("y")] == slots[relu.buffer_key("y")]
+    assert slots[conv.buffer_key("y")] == slots[tanh.buffer_key("y")]
     outputs = {slots[layer.buffer_key("y")] for layer in model.layers[2:4]}
     assert len(outputs) == 1
 
@@ -301,3 +301,15 @@ def test_what_lasts() -> None:
     model.build((6, 6, 1), "cpu")
     kept = {f"{buffer.layer.name}.{buffer.name}" for buffer in lifetimes(model, train=True) if buffer.is_kept}
     assert kept == {"maxpool2d1.y", "maxpool2d1.winners", "dense1.y", "conv2d1.dx"}
+
+
+def test_a_relu_behind_has_no_output_of_its_own() -> None:
+    """It is that of the convolution, which lasts in training: the ReLU's backward pass reads it."""
+    model = Sequential([Conv2D(4, 1), ReLU(), Tanh(), Flatten(), Dense(4), ReLU(), Sigmoid()])
+    model.build(SHAPE, "cpu")
+    outputs = {}
+    for train in (True, False):
+        buffers = [buffer for buffer in lifetimes(model, train=train) if buffer.name == "y"]
+        outputs[train] = {buffer.layer.name: buffer.is_kept for buffer in buffers}
+    assert outputs[True] == {"conv2d1": True, "tanh1": True, "dense1": True, "sigmoid1": True}
+    assert outputs[False] == {"conv2d1": False, "tanh1": False, "dense1": False, "sigmoid1": True}

@@ -428,7 +428,8 @@ def test_sharing_among_threads_allocates_no_array_either(name: str, larger: int)
     lambda: [AveragePool2D(3, stride=1, padding=1), LpPool2D(2), LpPool2D(2, p=3), Flatten()],
     lambda: [Dropout(0.5), Flatten(), Dense(20)],
     lambda: [Conv2D(4, 3), BatchNorm2D(), Flatten(), Dense(20)],
-], ids=["strided", "dilated", "max pool", "pools", "dropout", "batch norm"])  # fmt: skip
+    lambda: [Conv2D(4, 3), ReLU(), Conv2D(8, 3), ReLU(), Flatten(), Dense(20), ReLU()],
+], ids=["strided", "dilated", "max pool", "pools", "dropout", "batch norm", "relu"])  # fmt: skip
 def test_other_layers_and_losses_allocate_no_array_either(layers: Callable[[], list[Layer]], loss: str) -> None:
     check_memory(make_step(layers(), get_loss(loss), 16), make_step(layers(), get_loss(loss), 512))
 
@@ -445,6 +446,43 @@ def test_relu_and_max_pooling_are_one_to_the_bit(device: str) -> None:
     pool.build((8, 8, 3), device)
     np.testing.assert_array_equal(model.forward(x), pool.forward(relu.forward(x)))
     np.testing.assert_array_equal(model.backward(dy), relu.backward(pool.backward(dy)))
+
+
+@pytest.mark.parametrize("device", ["reference", "cpu"])
+@pytest.mark.parametrize("make", [
+    lambda: Conv2D(4, 3, padding=1),
+    lambda: Conv2D(8, 3, padding=1, bias=False),
+    lambda: Conv2D(8, 3, padding=1, groups=4),
+    lambda: Conv2D(8, 3, padding=1, groups=8),
+    lambda: Dense(5),
+], ids=["conv", "filtered", "groups", "depthwise", "dense"])  # fmt: skip
+def test_a_layer_and_the_relu_behind_it_are_one_to_the_bit(make: Callable[[], Layer], device: str) -> None:
+    """`Sequential` does both at once; the layers one after another do it as written, and called alone no ReLU."""
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((5, 12) if isinstance(make(), Dense) else (5, 7, 6, 8)).astype(np.float32)
+    layer, relu, model = make(), ReLU(), Sequential([make(), ReLU()])
+    for built in (layer, model):
+        built.build(x.shape[1:], get_backend(device, threads=1 if device == "cpu" else None))
+    for parameter, value in zip(layer.parameters(), model.parameters(), strict=True):
+        value.value[...] = parameter.value[...] = rng.standard_normal(parameter.shape)
+    y = layer.forward(x)
+    assert y.min() < 0
+    y, dy = relu.forward(y), rng.standard_normal(y.shape).astype(np.float32)
+    assert model.predict(x).tobytes() == model.forward(x).tobytes() == y.tobytes()
+    assert model.backward(dy).tobytes() == layer.backward(relu.backward(dy)).tobytes()
+    for parameter, value in zip(layer.parameters(), model.parameters(), strict=True):
+        assert value.gradient.tobytes() == parameter.gradient.tobytes()
+    np.testing.assert_array_equal(model.layers[0].forward(x), layer.forward(x))
+
+
+def test_a_subclass_computes_by_itself() -> None:
+    """It may compute something else than the class that it is derived from."""
+    kinds = {kind: type("Odd", (kind,), {}) for kind in (Conv2D, Dense, ReLU)}
+    for first, arguments in ((Conv2D, (4, 3)), (Dense, (4,))):
+        for pair in ((kinds[first], ReLU), (first, kinds[ReLU])):
+            model = Sequential([pair[0](*arguments), pair[1]()])
+            model.build((6, 6, 2) if first is Conv2D else (6,), "cpu")
+            assert not model._rectified
 
 
 # Networks, and a shape that only their last layers refuse, when the first have already taken it.

@@ -119,6 +119,22 @@ def test_a_network_built_again_has_new_shards() -> None:
     assert model.forward(batch(4).astype(np.float32)).dtype == np.float32
 
 
+def test_layers_that_compute_together_stay_together() -> None:
+    model = Sequential(
+        [
+            *(Conv2D(4, 1), ReLU(), Conv2D(4, 1), ReLU(), MaxPool2D(2), Conv2D(4, 1), BatchNorm2D(), ReLU(), Flatten()),
+            *(Dense(4), ReLU(), Dense(3)),
+        ]
+    )
+    model.build(SHAPE, "cpu")
+    ends = [model.layers.index(front.layers[-1]) + 1 for front in map(model.front, range(2, len(model.order) + 1))]
+    assert ends == [2, 3, 5, 5, 7, 8, 9, 9, 11, 12]
+    for front in map(model.front, range(len(model.order) + 1)):
+        assert front.order == model.order[: len(front.order)]
+        assert front._normalized | front._rectified <= set(front.order), "copies for threads would hold more layers"
+    assert model.front(0).layers == model.front(1).layers == []
+
+
 class Custom(Layer):
     def infer(self, input_shape):
         return input_shape
@@ -144,9 +160,11 @@ class Normalized(ReLU):
         (lambda: Dropout(0.5), 1),
         (Custom, 1),
         (Normalized, 1),
+        (ReLU, 4),
         (lambda: Residual(BatchNorm2D()), 1),
         (lambda: Dense(3), 4),
         (lambda: Dense(20_000), 2),  # its matrix is shared by columns
+        (lambda: Sequential([ReLU(), Custom()]), 1),
     ],
 )
 def test_what_needs_the_whole_batch_gets_it(layer: Callable[[], Layer], shared: int) -> None:

@@ -97,9 +97,9 @@ class Conv2D(Convolution):
         self._declare(channels, self.filters)
         return (*self.window.output_size(H, W), self.filters)
 
-    def _forward(self, x: Array, train: bool) -> Array:
+    def _forward(self, x: Array, train: bool, *, rectify: bool = False) -> Array:
         self.x = x
-        return self._convolve(x, *self._weights())
+        return self._convolve(x, *self._weights(), rectify=rectify)
 
     def _forward_normalized(self, x: Array, norm: BatchNorm2D) -> Array:
         """Inference of this layer and of `norm` behind it, which scales the kernels or the output: what is smaller."""
@@ -117,9 +117,9 @@ class Conv2D(Convolution):
     def _weights(self) -> tuple[Array, Array | None]:
         return self.w.value, self.b.value if self.bias else None
 
-    def _convolve(self, x: Array, w: Array, b: Array | None) -> Array:
+    def _convolve(self, x: Array, w: Array, b: Array | None, *, rectify: bool = False) -> Array:
         y = self.buffer("y", (x.shape[0], *self.output_shape))
-        return self.backend.conv2d(x, w, b, self.window, out=y)
+        return self.backend.conv2d(x, w, b, self.window, rectify=rectify, out=y)
 
     def _backward(self, dy: Array, need_dx: bool) -> Array | None:
         db = self.b.gradient if self.bias else None

@@ -50,10 +50,11 @@ class Dense(Layer):
     def parameters(self) -> list[Parameter]:
         return [parameter for parameter in (self.w, self.b) if parameter is not None]
 
-    def _forward(self, x: Array, train: bool) -> Array:
+    def _forward(self, x: Array, train: bool, *, rectify: bool = False) -> Array:
         self.x = x
         b = self.b.value if self.bias else None
-        return self.backend.dense(x, self.w.value, b, out=self.buffer("y", (x.shape[0], self.units)))
+        y = self.buffer("y", (x.shape[0], self.units))
+        return self.backend.dense(x, self.w.value, b, rectify=rectify, out=y)
 
     def _backward(self, dy: Array, need_dx: bool) -> Array | None:
         db = self.b.gradient if self.bias else None

@@ -71,14 +71,7 @@ class MaxPool2D(Pool2D):
         winners = Spec(self.output_shape, self.backend.winner_dtype(self.window))
         return super().forward_buffers(train) | {"winners": winners}
 
-    def _forward(self, x: Array, train: bool) -> Array:
-        return self._pool(x)
-
-    def _forward_rectified(self, x: Array) -> Array:
-        """ReLU and this layer; `_backward` is then that of both."""
-        return self._pool(x, rectify=True)
-
-    def _pool(self, x: Array, rectify: bool = False) -> Array:
+    def _forward(self, x: Array, train: bool, *, rectify: bool = False) -> Array:
         y = self._output_buffer(x)
         self.winners = self.buffer("winners", y.shape, self.backend.winner_dtype(self.window))
         self.backend.max_pool2d(x, self.window, rectify=rectify, out=y, winners=self.winners)

@@ -70,6 +70,9 @@ LARGE_FILTERED = {
     "many images": ((61, 14, 13, 16), 16, Window((5, 5), padding=border(2, 2, 2, 2))),
     "many channels": ((3, 4, 5, 160), 96, Window((3, 3), padding=border(1, 1, 1, 1))),
 }
+# Each way to convolve on some backend, with a ReLU behind it.
+RECTIFIED = ("3x3", "2 groups", "depthwise", "strided", "filtered, 3x3", "filtered, 1 pixel more than tiles")
+RECTIFIED += ("pairs, 3x3", "large batch of 17", "large 1x1", "large groups, stride 2", "filtered, many images")
 SHAPE_WINDOW = "dilation, stride and padding"
 
 
@@ -147,6 +150,10 @@ def conv2d(dtype: str) -> Iterator[Case]:
         yield Case("conv2d", label, dtype, arguments, outputs, **more)
         if label in ("3x3", "2 groups", "depthwise"):
             yield Case("conv2d", f"{label}, no bias", dtype, {**arguments, "b": None}, outputs, **more)
+        if label in RECTIFIED:
+            arguments, more = {**arguments, "rectify": True}, {**more, "smooth": False}
+            yield Case("conv2d", f"{label}, rectified", dtype, arguments, outputs, **more)
+            yield Case("conv2d", f"{label}, no bias, rectified", dtype, {**arguments, "b": None}, outputs, **more)
 
         arguments = {"dy": dy, "w": w, "x_shape": x_shape, "window": window}
         more = {"terms": window.taps * OC // groups, **fields(further, "dy", "w")}
@@ -157,3 +164,17 @@ def conv2d(dtype: str) -> Iterator[Case]:
         yield Case("conv2d_dw_db", label, dtype, arguments, {"dw": dw, "db": db}, **more)
         if label in ("3x3", "2 groups", "depthwise"):
             yield Case("conv2d_dw_db", f"{label}, no bias", dtype, {**arguments, "db": None}, {"dw": dw}, **more)
+
+
+@cases_of
+def rectified_conv2d(dtype: str) -> Iterator[Case]:
+    """Zeros of both signs, what is rounded to them, infinities and NaN before a ReLU."""
+    w, tiny = np.array([1, 1e-9], dtype).reshape(1, 1, 1, 2), np.finfo(dtype).smallest_subnormal
+    biases = {"few": np.array([-1, 1], dtype), "zeros": np.array([0.0, -0.0], dtype), "no bias": None}
+    for kind, C in (("one channel", 1), ("depthwise", 2)):  # no sum is of two products, of which both may be infinite
+        x, y = Draw(f"rectified {kind}", dtype).few(2, 5, 4, C), Output((2, 5, 4, 2), dtype)
+        x[0, 2, 3] = x[1, 0, 0] = np.nan
+        x[0, 0, 1], x[1, 4, 2], x[0, 1, 1], x[1, 1, 1] = np.inf, -np.inf, tiny, -tiny
+        for label, b in biases.items():
+            arguments = {"x": x, "w": w, "b": b, "window": Window((1, 1)), "rectify": True}
+            yield Case("conv2d", f"rectified, {kind}, {label}", dtype, arguments, {"out": y}, smooth=False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import numpy as np
 from case import LAYOUTS, Case, Draw, Output, cases_of, fields
 
 
@@ -36,6 +37,20 @@ def dense(dtype: str) -> Iterator[Case]:
             yield Case("dense", "no bias", dtype, {"x": x, "w": w, "b": None}, y, terms=inputs)
             gradients = {"dw": gradients["dw"]}
             yield Case("dense_dw_db", "no bias", dtype, {"x": x, "dy": dy, "db": None}, gradients, terms=N)
+
+
+@cases_of
+def rectified_dense(dtype: str) -> Iterator[Case]:
+    """A ReLU behind it; of one input with zeros of both signs, infinities and NaN, so that no sum is of two of them."""
+    for label, (N, inputs, outputs) in {"few": (6, 4, 3), "special": (9, 1, 2), "large": (65, 300, 130)}.items():
+        draw = Draw(f"rectified dense {label}", dtype)
+        x, w, b = draw.few(N, inputs), draw.normal(inputs, outputs), draw.few(outputs)
+        if label == "special":
+            x[:4, 0], b[...] = [np.nan, np.inf, -np.inf, -0.0], -0.0
+        arguments, y = {"x": x, "w": w, "b": b, "rectify": True}, {"out": Output((N, outputs), dtype)}
+        more = {"terms": inputs + 1, "smooth": False, "large": label == "large"}
+        yield Case("dense", f"rectified, {label}", dtype, arguments, y, **more)
+        yield Case("dense", f"rectified, {label}, no bias", dtype, {**arguments, "b": None}, y, **more)
 
 
 @cases_of

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from itertools import product
 
+from loops.activations import relu
 from loops.numbers import Array, each, indices, zeros
 
 
-def dense(x: Array, w: Array, b: Array | None) -> Array:
+def dense(x: Array, w: Array, b: Array | None, rectify: bool = False) -> Array:
     z = zeros(x.shape[0], w.shape[1])
     for n, j in indices(z):
         z[n, j] = sum(float(w[i, j]) * float(x[n, i]) for i in range(w.shape[0]))
         z[n, j] += 0.0 if b is None else float(b[j])
-    return z
+    return relu(z) if rectify else z
 
 
 def dense_dx(dy: Array, w: Array) -> Array:

@@ -14,7 +14,7 @@ class CpuActivations(CpuArrays):
 
     def relu(self, x: Array, *, out: Array = None) -> Array:
         """As the reference, in one pass."""
-        return np.maximum(x, 0, out=out)
+        return self._clip(x, self._result(out, x.shape, x.dtype))
 
     def relu_dx(self, dy: Array, y: Array, *, out: Array = None) -> Array:
         """As the reference, by bits."""

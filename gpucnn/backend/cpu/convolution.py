@@ -24,29 +24,30 @@ FEW_MAPS = 8  # half of what the longest vectors of a processor hold
 class CpuConvolution(CpuWinograd):
     """Part of `CpuBackend`."""
 
-    def conv2d(self, x: Array, w: Array, b: Array | None, window: Window, *, out: Array = None) -> Array:
+    def conv2d(
+        self, x: Array, w: Array, b: Array | None, window: Window, *, rectify: bool = False, out: Array = None
+    ) -> Array:
         """As the reference, by the cheapest of five ways.
 
         Kernels with a group for each channel are no matrix product (`CpuDepthwise`); those of usual widths on many
         channels need fewer multiplications (`CpuWinograd`); few maps are computed for two pixels at once; others read
         the pixels in bands where rows are long enough (see `Bands`), else in columns. The matrix products then take all
-        but a tenth of the time.
+        but a tenth of the time. Bias and ReLU follow on each part while it is in the cache.
         """
         OC, groups = w.shape[-1], x.shape[-1] // w.shape[2]
         out = self._result(out, (len(x), *window.output_size(*x.shape[1:3]), OC), x.dtype)
         if 1 < groups == OC == x.shape[-1]:
-            return self._depthwise(x, w, b, window, out)
+            return self._depthwise(x, w, b, window, rectify, out)
         if groups == 1 and self._is_filtered(x, out, window):
-            return self._filter(x, w, b, window, out)
+            return self._filter(x, w, b, window, rectify, out)
         OW = out.shape[2]
         if groups == 1 and window.dilation == (1, 1) and OC <= FEW_MAPS and OW % 2 == 0 and OW >= 2 * LEAST_ROW:
-            return self._convolve_pairs(x, w, b, window, out)
+            return self._convolve_pairs(x, w, b, window, rectify, out)
         for y in self._multiply(x, w.reshape(-1, OC), window, groups, out):
-            if b is not None:
-                self._add_bias(y, b)
+            self._finish(y, b, rectify)
         return out
 
-    def _convolve_pairs(self, x: Array, w: Array, b: Array | None, window: Window, out: Array) -> Array:
+    def _convolve_pairs(self, x: Array, w: Array, b: Array | None, window: Window, rectify: bool, out: Array) -> Array:
         """Take two pixels of a row as one with twice the maps: BLAS computes them in the time of one.
 
         Its vectors are longer than a few maps. The second pixel has the kernels of the first, a stride further, beside
@@ -59,8 +60,7 @@ class CpuConvolution(CpuWinograd):
         kernels[:, :KW, :, 0] = kernels[:, SW:, :, 1] = w
         window = replace(window, kernel=(KH, KW + SW), stride=(SH, 2 * SW))
         for y in self._multiply(x, kernels.reshape(-1, 2 * OC), window, 1, out.reshape(*out.shape[:2], -1, 2 * OC)):
-            if b is not None:
-                self._add_bias(y.reshape(*y.shape[:2], -1, OC), b)
+            self._finish(y.reshape(*y.shape[:2], -1, OC), b, rectify)
         return out
 
     def _multiply(self, x: Array, kernels: Array, window: Window, groups: int, out: Array) -> Iterator[Array]:
@@ -75,13 +75,6 @@ class CpuConvolution(CpuWinograd):
             rows = out[images].reshape(-1, out.shape[-1])
             np.matmul(columns.lower(x[images]), kernels, out=by_group(rows, groups))
             yield out[images]
-
-    def _add_bias(self, y: Array, b: Array) -> None:
-        """Add it to whole images at a time: NumPy is slow on rows of a few channels."""
-        image = self.scratch("bias", y.shape[1:], y.dtype)
-        np.copyto(image, b)
-        y = y.reshape(len(y), -1)
-        np.add(y, image.reshape(-1), out=y)
 
     def conv2d_dx(self, dy: Array, w: Array, x_shape: tuple[int, ...], window: Window, *, out: Array = None) -> Array:
         """As the reference; where it can be by forward convolutions of dy with rotated kernels, without a scatter."""

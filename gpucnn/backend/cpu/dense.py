@@ -12,10 +12,9 @@ __all__ = ["CpuDense"]
 class CpuDense(CpuArrays):
     """Part of `CpuBackend`."""
 
-    def dense(self, x: Array, w: Array, b: Array | None, *, out: Array = None) -> Array:
+    def dense(self, x: Array, w: Array, b: Array | None, *, rectify: bool = False, out: Array = None) -> Array:
         """As the reference, in place."""
-        out = self._product(x, w, out)
-        return out if b is None else np.add(out, b, out=out)
+        return self._finish(self._product(x, w, out), b, rectify)
 
     def dense_dx(self, dy: Array, w: Array, *, out: Array = None) -> Array:
         """As the reference, in place."""

@@ -51,7 +51,7 @@ class CpuPooling(CpuConvolution):
         if rectify:
             least = np.finfo(x.dtype).smallest_subnormal  # so that a pixel equals `largest` only if it is above 0
             largest = np.maximum(out, least, out=self.scratch("largest", out.shape, x.dtype))
-            np.maximum(out, 0, out=out)
+            self._clip(out, out)
         wins = np.equal(taps, largest, out=self.scratch("mask", taps.shape, np.bool_))
         ranks = self.scratch("ranks", taps.shape, winners.dtype)
         np.multiply(wins, _numbers(window.taps, winners.dtype)[::-1] + 1, out=ranks)

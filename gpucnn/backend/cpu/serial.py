@@ -44,6 +44,7 @@ class SerialCpuBackend(
     def held_bytes(self) -> int:
         """Return the bytes of what the operations keep for their next call."""
         lowered = (array for lowering in self._lowerings.values() for array in vars(lowering).values())
-        arrays = [*self._padded.values(), *self._counts.values(), *self._ones.values(), self._ramp, *lowered]
+        kept = self._padded, self._counts, self._ones, self._zeros
+        arrays = [*(array for arrays in kept for array in arrays.values()), self._ramp, *lowered]
         own = {id(array): array.nbytes for array in arrays if isinstance(array, np.ndarray) and array.base is None}
         return self.workspace.nbytes + sum(own.values())

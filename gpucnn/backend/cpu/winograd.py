@@ -149,7 +149,7 @@ class CpuWinograd(CpuDepthwise):
             and y.shape[2] >= OUTPUTS
         )
 
-    def _filter(self, x: Array, w: Array, b: Array | None, window: Window, out: Array) -> Array:
+    def _filter(self, x: Array, w: Array, b: Array | None, window: Window, rectify: bool, out: Array) -> Array:
         """As `conv2d`."""
         KH, KW, C, OC = w.shape
         A, G, B = filtering(KW, x.dtype)
@@ -165,6 +165,7 @@ class CpuWinograd(CpuDepthwise):
             if b is not None:
                 np.add(products[1], b, out=products[1])  # the values at 1 count once in each of the four pixels
             tiles.restore(products, A, y)
+            self._finish(y, None, rectify)
         return out
 
     def _filter_dw(self, x: Array, dy: Array, window: Window, dw: Array) -> None:

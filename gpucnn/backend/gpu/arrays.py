@@ -161,6 +161,13 @@ class GpuArrays(Backend):
         """As the reference, in one kernel."""
         return self._map(sums.ADD, a, b, out=out)
 
+    def _finish(self, y: Array, b: Array | None, rectify: bool) -> Array:
+        """As the reference, in place and in one kernel."""
+        if b is None:
+            return self.relu(y, out=y) if rectify else y
+        self._run(sums.ADD_BIAS, self._contiguous(b), len(b), rectify, y)
+        return y
+
     def sum_rows(self, rows: Array, *, out: Array = None) -> Array:
         """As the reference, as a matrix product with ones, which is fast where a column sum is not.
 

@@ -10,7 +10,6 @@ import numpy as np
 
 from gpucnn.backend.gpu.arrays import Array, GpuArrays
 from gpucnn.backend.kernels import convolution as kernels
-from gpucnn.backend.kernels import sums
 from gpucnn.errors import InputError
 from gpucnn.geometry import Window
 
@@ -68,19 +67,20 @@ class GpuConvolution(GpuArrays):
         images = min(N, max(1, COLUMN_BYTES // image))
         return images * image + (math.prod(w_shape) * itemsize if train and images < N else 0)
 
-    def conv2d(self, x: Array, w: Array, b: Array | None, window: Window, *, out: Array = None) -> Array:
-        """As the reference, with the columns in one buffer and the bias added in place."""
+    def conv2d(
+        self, x: Array, w: Array, b: Array | None, window: Window, *, rectify: bool = False, out: Array = None
+    ) -> Array:
+        """As the reference, with the columns in one buffer, and bias and ReLU in place."""
         N, H, W, C = x.shape
         OC = w.shape[-1]
         out = self._result(out, (N, *window.output_size(H, W), OC), x.dtype)
         if w.shape[2] < C:
-            return self._grouped_conv2d(x, w, b, window, out)
+            return self._grouped_conv2d(x, w, b, window, rectify, out)
         for images, columns in self._chunks(x.shape, window, x.dtype):
             y = out[images].reshape(-1, OC)
             self.im2col(x[images], window, out=columns)
             self.matmul(columns, self._contiguous(w).reshape(-1, OC), out=y)
-            if b is not None:
-                self._run(sums.ADD_BIAS, self._contiguous(b), OC, y)
+            self._finish(y, b, rectify)
         return out
 
     def conv2d_dx(self, dy: Array, w: Array, x_shape: tuple[int, ...], window: Window, *, out: Array = None) -> Array:
@@ -121,12 +121,10 @@ class GpuConvolution(GpuArrays):
         _, _, CG, OC = w_shape
         return *self._window_arguments(x_shape, window, OC), OC, CG, OC * CG // x_shape[3]
 
-    def _grouped_conv2d(self, x: Array, w: Array, b: Array | None, window: Window, out: Array) -> Array:
+    def _grouped_conv2d(self, x: Array, w: Array, b: Array | None, window: Window, rectify: bool, out: Array) -> Array:
         scalars = self._group_arguments(x.shape, w.shape, window)
         self._run(kernels.GROUPED_CONV2D, self._contiguous(x), self._contiguous(w), *scalars, out)
-        if b is not None:
-            self._run(sums.ADD_BIAS, self._contiguous(b), w.shape[-1], out)
-        return out
+        return self._finish(out, b, rectify)
 
     def _grouped_conv2d_dx(self, dy: Array, w: Array, window: Window, out: Array) -> Array:
         scalars = self._group_arguments(out.shape, w.shape, window)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from gpucnn.backend.gpu.arrays import Array, GpuArrays
-from gpucnn.backend.kernels import sums
 
 __all__ = ["GpuDense"]
 
@@ -11,13 +10,11 @@ __all__ = ["GpuDense"]
 class GpuDense(GpuArrays):
     """Part of `GpuBackend`."""
 
-    def dense(self, x: Array, w: Array, b: Array | None, *, out: Array = None) -> Array:
-        """As the reference, with the bias added in place."""
+    def dense(self, x: Array, w: Array, b: Array | None, *, rectify: bool = False, out: Array = None) -> Array:
+        """As the reference, with bias and ReLU in place."""
         out = self._result(out, (len(x), w.shape[1]), x.dtype)
         self.matmul(x, w, out=out)
-        if b is not None:
-            self._run(sums.ADD_BIAS, self._contiguous(b), w.shape[1], out)
-        return out
+        return self._finish(out, b, rectify)
 
     def dense_dx(self, dy: Array, w: Array, *, out: Array = None) -> Array:
         """As the reference, in place."""

@@ -144,6 +144,11 @@ class Arrays:
         """`a + b`, of one shape; `out` may be either."""
         return self._store(a + b, out)
 
+    def _finish(self, y: Array, b: Array | None, rectify: bool) -> Array:
+        """Return what a sum of products becomes by a bias (OC,), if there is one, and by a ReLU, if it is asked for."""
+        y = y if b is None else y + b
+        return self.relu(y) if rectify else y
+
     def sum_rows(self, rows: Array, *, out: Array = None) -> Array:
         """Sum over the first axis: the gradient of a bias. (M, C) -> (C,)."""
         return self._store(self.xp.sum(rows, axis=0), out)

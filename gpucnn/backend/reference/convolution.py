@@ -55,7 +55,9 @@ class Convolution(Windows):
         taps = [columns[:, :, :, tap, :] for tap in range(window.taps)]
         return self._store(self.sum_taps(taps, x_shape, window), out)
 
-    def conv2d(self, x: Array, w: Array, b: Array | None, window: Window, *, out: Array = None) -> Array:
+    def conv2d(
+        self, x: Array, w: Array, b: Array | None, window: Window, *, rectify: bool = False, out: Array = None
+    ) -> Array:
         """Convolve: `y[m,n,o] = sum_u sum_v sum_c w[u,v,c,o] x[m*SH + u*DH, n*SW + v*DW, c] + b[o]`.
 
         With groups, the C and the OC channels are cut into as many equal runs, and output channel o sees the input
@@ -64,13 +66,15 @@ class Convolution(Windows):
         Paper: section 3.1, convolution.
         Differs: the paper also writes the kernel flipped; like every library this computes the cross-correlation.
         x (N, H, W, C), w (KH, KW, C/groups, OC), b (OC,) or None -> (N, OH, OW, OC).
+
+        With `rectify` of `max(y, 0)`: the ReLU behind it, too.
         """
         N, H, W, C = x.shape
         OC, groups = w.shape[-1], C // w.shape[2]
         columns = self._split(self.im2col(x, window), groups, window.taps)  # (groups, N*OH*OW, KH*KW*C/groups)
         kernels = self._split(self.xp.reshape(w, (-1, OC)), groups)  # (groups, KH*KW*C/groups, OC/groups)
         y = self._join(self.matmul(columns, kernels))  # (N*OH*OW, OC)
-        y = y if b is None else y + b
+        y = self._finish(y, b, rectify)
         return self._store(self.xp.reshape(y, (N, *window.output_size(H, W), OC)), out)
 
     def conv2d_dx(self, dy: Array, w: Array, x_shape: tuple[int, ...], window: Window, *, out: Array = None) -> Array:
