@@ -1,0 +1,202 @@
+"""What the part `steps` of `scripts/gpu_check.py` times, in a process for gpucnn and another one for PyTorch.
+
+Reads an order (JSON) from each line of input and answers it with a line: `import torch`, `set up` a kind of training
+step on one network, take a `turn` of some steps, `forget` all that was set up. Neither process imports what the other
+one times.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import sys
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from functools import partial
+from typing import Any
+
+import numpy as np
+from bench_worker import LEARNING_RATE, MOMENTUM, Engine, make_batch, make_trainer
+
+WARM_UP = 3  # steps that compile and allocate
+
+Order = dict[str, Any]
+
+
+class Unavailable(Exception):
+    """What is asked for is not on this machine, which is no failure."""
+
+
+# ---- gpucnn -------------------------------------------------------------------------------------------------------
+
+
+def gpucnn_step(order: Order, x: Any, labels: Any) -> Engine:
+    """A step of gpucnn: launched kernel by kernel ("eager"), or as one graph, with either kind of convolution."""
+    from gpu_job import make_backend
+
+    from gpucnn import zoo
+
+    backend = make_backend(order["device"], order["precision"], "implicit" if order["kind"] == "implicit" else "")
+    model = zoo.get_recipe(order["network"]).model()
+    model.build(x.shape[1:], backend, max_batch=len(x), seed=0)
+    trainer = make_trainer(model, len(x))
+    x, labels = backend.from_host(x), backend.from_host(labels)
+    size = float(np.abs(backend.to_host(model.predict(x))).mean())
+    step = partial(trainer.step, x, labels)
+    if order["kind"] != "eager":
+        step()
+        step = backend.record(step)
+    probe = backend.zeros((1,))
+    return Engine(step, backend.versions(), size, wait=lambda: backend.to_host(probe))
+
+
+def gpucnn_bytes(*, free: bool = False) -> int:
+    """Return the memory that CuPy's pool has taken from the device, perhaps after giving back what is not in use."""
+    import cupy
+
+    pool = cupy.get_default_memory_pool()
+    if free:
+        pool.free_all_blocks()
+    return pool.total_bytes()
+
+
+# ---- PyTorch ------------------------------------------------------------------------------------------------------
+
+
+def import_torch() -> Any:
+    """Import PyTorch, or say that it is not installed or cannot use the GPU."""
+    try:
+        import torch
+    except ModuleNotFoundError:
+        raise Unavailable("PyTorch is not installed") from None
+    if not torch.cuda.is_available():
+        raise Unavailable(f"PyTorch {torch.__version__} finds no GPU that it can use")
+    return torch
+
+
+class TorchStep:
+    """A whole step of PyTorch, channels last: forward, loss, backward, and SGD in one kernel."""
+
+    def __init__(self, order: Order, x: Any, labels: Any, device: str):
+        import torch
+        from torch_nets import load_network
+
+        self.torch, self.device, self.precision = torch, device, order["precision"]
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = self.precision == "tf32"
+        torch.backends.cudnn.benchmark = True
+        self.forward = self.model = load_network(order["path"]).to(device, memory_format=torch.channels_last)
+        x = torch.from_numpy(x).permute(0, 3, 1, 2).to(device)
+        self.x = x.contiguous(memory_format=torch.channels_last)
+        self.labels = torch.from_numpy(labels).long().to(device)
+        self.loss = torch.nn.CrossEntropyLoss()
+        self.optimizer = torch.optim.SGD(self.model.parameters(), lr=LEARNING_RATE, momentum=MOMENTUM, fused=True)
+
+    def mixed(self) -> AbstractContextManager:
+        """Return the context in which products are computed in bfloat16, if that is asked for."""
+        is_wanted = self.precision == "bf16"
+        return self.torch.autocast(self.device, self.torch.bfloat16, enabled=is_wanted, cache_enabled=False)
+
+    def size(self) -> float:
+        """Return the mean size of the outputs, before the first step."""
+        self.model.eval()
+        with self.torch.no_grad(), self.mixed():
+            size = float(self.model(self.x).abs().mean())
+        self.model.train()
+        return size
+
+    def __call__(self) -> None:
+        self.optimizer.zero_grad()
+        with self.mixed():
+            loss = self.loss(self.forward(self.x), self.labels)
+        loss.backward()
+        self.optimizer.step()
+
+    def compiled(self) -> Callable[[], Any]:
+        """Return the step with its forward and backward passes compiled and recorded by PyTorch."""
+        self.torch.compiler.reset()
+        self.forward = self.torch.compile(self.model, mode="reduce-overhead")
+        return self
+
+    def recorded(self) -> Callable[[], Any]:
+        """Return the whole step as one CUDA graph; the optimizer's rate is a constant in it, as in ours."""
+        cuda = self.torch.cuda
+        stream = cuda.Stream()
+        stream.wait_stream(cuda.current_stream())
+        with cuda.stream(stream):
+            for _ in range(WARM_UP):
+                self()
+        cuda.current_stream().wait_stream(stream)
+        graph = cuda.CUDAGraph()
+        with cuda.graph(graph):
+            self()
+        return graph.replay
+
+
+def torch_step(order: Order, x: Any, labels: Any) -> Engine:
+    """A step of PyTorch: eager, compiled, or as one graph."""
+    torch = import_torch()
+    torch.cuda.set_device(int(order["device"].partition(":")[2] or 0))
+    step = TorchStep(order, x, labels, "cuda")
+    size = step.size()
+    made = {"torch eager": lambda: step, "torch compiled": step.compiled, "torch graph": step.recorded}[order["kind"]]()
+    return Engine(made, {"torch": torch.__version__}, size, torch.cuda.synchronize)
+
+
+def torch_bytes(*, free: bool = False) -> int:
+    """Return the memory that PyTorch has taken from the device, perhaps after giving back what is not in use."""
+    torch = import_torch()
+    if free:
+        torch.cuda.empty_cache()
+    return torch.cuda.memory_reserved()
+
+
+# ---- orders -------------------------------------------------------------------------------------------------------
+
+
+def set_up(order: Order, engines: dict[str, Engine]) -> Order:
+    """Make a step of a kind; return the size of its first outputs and the memory that it holds."""
+    is_peer = order["kind"].startswith("torch")
+    make, held = (torch_step, torch_bytes) if is_peer else (gpucnn_step, gpucnn_bytes)
+    before = held(free=True)
+    engine = make(order, *make_batch(order["batch_size"], order["image_shape"]))
+    engine.seconds(WARM_UP)
+    engines[order["kind"]] = engine
+    return {"size": engine.sum, "bytes": held() - before, "versions": engine.versions}
+
+
+def carry_out(order: Order, engines: dict[str, Engine]) -> Order:
+    """Do what an order says."""
+    if order["do"] == "set up":
+        return set_up(order, engines)
+    if order["do"] == "turn":
+        return {"seconds": engines[order["kind"]].seconds(order["steps"])}
+    if order["do"] == "import torch":
+        return {"torch": import_torch().__version__}
+    engines.clear()
+    gc.collect()
+    return {}
+
+
+def answer(order: Order, engines: dict[str, Engine]) -> Order:
+    """Carry out an order; return what came of it, or why nothing did."""
+    try:
+        return carry_out(order, engines)
+    except Unavailable as reason:
+        return {"unavailable": str(reason)}
+    except Exception as error:
+        return {"error": f"{type(error).__name__}: {next(iter(str(error).strip().splitlines()), '')}"}
+
+
+def main() -> None:
+    """Answer orders until the input ends; what libraries print goes elsewhere."""
+    answers, sys.stdout = sys.stdout, sys.stderr
+    engines: dict[str, Engine] = {}
+    for line in sys.stdin:
+        print(json.dumps(answer(json.loads(line), engines)), file=answers, flush=True)
+
+
+if __name__ == "__main__":
+    from pathlib import Path
+
+    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+    main()

@@ -1,0 +1,80 @@
+"""What the parts of `scripts/gpu_check.py` share: what is asked of them, their time, and how a backend is made."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from gpucnn import get_backend
+from gpucnn.backend import Backend
+from gpucnn.backend.gpu.device import first_line
+from gpucnn.data import ResidentSplit, Split
+from gpucnn.data.resident import Normalization
+
+Row = dict[str, Any]  # one result; a part fails if "ok" is False in one of them
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a part is asked to do; the sizes are those that a GPU is checked with."""
+
+    device: str = "gpu:0"
+    data_dir: str | None = None
+    precisions: tuple[str, ...] = ("float32", "tf32", "bf16")
+    tests: tuple[str, ...] = ("tests",)
+    networks: tuple[str, ...] = ("lenet5", "mnist", "vgg", "resnet20")  # trained for `graph` and `determinism`
+    batch_size: int = 64
+    batches: int = 8  # and a half in an epoch
+    classifiers: tuple[str, ...] = ("lenet5", "mnist")  # trained for `accuracy`
+    epochs: int = 10
+    timed: tuple[tuple[str, int], ...] = (
+        *(("lenet5", 64), ("lenet5", 512)),
+        *(("mnist", 512), ("vgg", 512), ("resnet18", 512)),
+    )
+    rounds: int = 5
+    turn_seconds: float = 0.1
+    images: tuple[int, ...] = (128, 64, 64, 64)  # 134 MB, which no cache holds
+    nodes: tuple[int, ...] = (1, 10, 50)  # of the graphs whose launches are timed
+
+
+class Clock:
+    """How long a part may still take."""
+
+    def __init__(self, seconds: float):
+        self.end = time.monotonic() + seconds
+
+    @property
+    def left(self) -> float:
+        """Seconds; below 0 once they are over."""
+        return self.end - time.monotonic()
+
+
+def attempt(clock: Clock, about: Row, find: Callable[[], Row]) -> Row:
+    """Return a row of what was found, or of why it could not be: one failure hides no other row."""
+    if clock.left <= 0:
+        return {**about, "left_out": "no time left"}
+    try:
+        return about | find()
+    except Exception as error:
+        return {**about, "ok": False, "reason": first_line(error)}
+
+
+def make_backend(device: str, precision: str = "float32", convolution: str = "") -> Backend:
+    """Make a backend; the one place that says how a kind of convolution ("columns", "implicit") is asked for."""
+    if not convolution:
+        return get_backend(device, precision)
+    from gpucnn.backend.gpu import GpuBackend
+
+    return GpuBackend(precision, device=int(device.partition(":")[2] or 0), convolution=convolution)
+
+
+def random_data(backend: Backend, samples: int, shape: tuple[int, ...]) -> ResidentSplit:
+    """Return random images and labels on a device, the same in every call."""
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (samples, *shape), dtype=np.uint8)
+    split = Split(images, rng.integers(0, 10, samples, dtype=np.int32))
+    return ResidentSplit(split, backend, Normalization(images))

@@ -1,0 +1,343 @@
+"""The parts of `scripts/gpu_check.py` that say how fast everything is; each yields rows."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import select
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import bench_ops
+import numpy as np
+from bench_engine import image_shape
+from gpu_job import Clock, Job, Row, attempt, make_backend
+from torch_nets import save_network
+
+from gpucnn import zoo
+from gpucnn.backend import Backend
+from gpucnn.backend.kernels import sums
+from gpucnn.geometry import Window
+
+FOLDER = Path(__file__).resolve().parent
+OURS, PEERS = ("eager", "graph", "implicit"), ("torch eager", "torch graph")
+# What takes turns. Compiling takes PyTorch longer than all the rest, so that is a second pass over all networks.
+PASSES = (*OURS, *PEERS), ("graph", "torch compiled")
+ALIKE = 0.05  # relative difference of the first outputs that bfloat16 explains
+
+
+# ---- steps --------------------------------------------------------------------------------------------------------
+
+
+class Worker:
+    """A process that carries out orders; one that died or was stopped is started anew for the next order."""
+
+    def __init__(self) -> None:
+        self.process: subprocess.Popen | None = None
+
+    def ask(self, *, seconds: float = 60.0, **order: Any) -> Row:
+        """Give an order; return the answer, or, after so many seconds, that there was no time for it."""
+        if self.process is None:
+            command = [sys.executable, str(FOLDER / "gpu_engines.py")]
+            self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        try:
+            self.process.stdin.write(json.dumps(order) + "\n")
+            self.process.stdin.flush()
+            if not select.select([self.process.stdout], [], [], seconds)[0]:
+                self.process.kill()
+                self.close()
+                return {"left_out": "no time left"}
+            line = self.process.stdout.readline()
+        except BrokenPipeError:
+            line = ""
+        if line:
+            return json.loads(line)
+        return {"error": f"the process ended with {self.close()}"}
+
+    def close(self) -> int | None:
+        """End the process, if there is one; return its exit code."""
+        process, self.process = self.process, None
+        if process is None:
+            return None
+        process.communicate()  # which closes its input
+        return process.returncode
+
+
+def steps(job: Job, clock: Clock) -> Iterator[Row]:
+    """Time training steps of gpucnn and of PyTorch, which take turns."""
+    workers = {"gpucnn": Worker(), "torch": Worker()}
+    try:
+        found = workers["torch"].ask(do="import torch")
+        if "torch" not in found:
+            yield {"network": "all", "missing": "; ".join(found.values())}
+        for kinds in PASSES if "torch" in found else (OURS,):
+            for precision in job.precisions:
+                for network, batch_size in job.timed:
+                    about = {"network": network, "batch": batch_size, "precision": precision}
+                    yield attempt(clock, about, partial(time_network, job, clock, workers, kinds, **about))
+    finally:
+        for worker in workers.values():
+            worker.close()
+
+
+def time_network(
+    job: Job, clock: Clock, workers: dict[str, Worker], kinds: Sequence[str], network: str, batch: int, precision: str
+) -> Row:
+    """Set all kinds of steps up, let them take turns, and sum up."""
+    order = {"device": job.device, "network": network, "batch_size": batch, "precision": precision}
+    with tempfile.TemporaryDirectory() as folder:
+        order |= {"path": f"{folder}/{network}", "image_shape": image_shape(network)}
+        model = zoo.get_recipe(network).model()
+        model.build(image_shape(network), "cpu", seed=0)
+        save_network(model, order["path"])
+        answers = {
+            kind: worker_of(workers, kind).ask(seconds=max(1, clock.left), do="set up", kind=kind, **order)
+            for kind in kinds
+        }
+    try:
+        return summary(answers, take_turns(job, clock, workers, [kind for kind in kinds if "size" in answers[kind]]))
+    finally:
+        for worker in workers.values():
+            worker.ask(do="forget")
+
+
+def ours_of(kinds: Iterable[str]) -> list[str]:
+    """Return the kinds that are steps of gpucnn."""
+    return [kind for kind in kinds if not kind.startswith("torch")]
+
+
+def worker_of(workers: dict[str, Worker], kind: str) -> Worker:
+    """Return the process for a kind of step."""
+    return workers["gpucnn" if ours_of([kind]) else "torch"]
+
+
+def take_turns(job: Job, clock: Clock, workers: dict[str, Worker], kinds: Sequence[str]) -> list[dict[str, float]]:
+    """Return the seconds of a step of each kind in each round; the first round takes place whatever the time."""
+
+    def turn(kind: str, steps: int) -> float:
+        found = worker_of(workers, kind).ask(do="turn", kind=kind, steps=steps)
+        if "seconds" not in found:
+            raise RuntimeError(f"{kind}: {found}")
+        return found["seconds"]
+
+    counts = {kind: max(1, math.ceil(job.turn_seconds / turn(kind, 2))) for kind in kinds}
+    rounds: list[dict[str, float]] = []
+    while len(rounds) < job.rounds and (clock.left > 0 or not rounds):
+        rounds.append({kind: turn(kind, count) for kind, count in counts.items()})
+    return rounds
+
+
+def summary(answers: dict[str, Row], rounds: list[dict[str, float]]) -> Row:
+    """Return medians in milliseconds, and how many times as fast the best of ours is as the best of PyTorch's."""
+    ready = list(rounds[0])
+    ours = ours_of(ready)
+    peers = [kind for kind in ready if kind not in ours]
+    found: Row = {f"{kind}, ms": 1e3 * statistics.median(turns[kind] for turns in rounds) for kind in ready}
+    if ours and peers:
+        best = [tuple(min(turns[kind] for kind in kinds) for kinds in (peers, ours)) for turns in rounds]
+        ratios = sorted(theirs / own for theirs, own in best)
+        found["ratio"] = statistics.median(ratios)
+        found["ratio, from"], found["ratio, to"] = ratios[len(ratios) // 4], ratios[-1 - len(ratios) // 4]
+    for side, kinds in (("gpucnn", ours), ("torch", peers)):
+        if kinds:
+            found[f"{side}, MB"] = min(answers[kind]["bytes"] for kind in kinds) / 1e6
+    sizes = [answers[kind]["size"] for kind in ready]
+    found["alike"] = not sizes or max(sizes) <= (1 + ALIKE) * min(sizes)
+    missing = {kind: reason for kind, told in answers.items() for reason in told.values() if kind not in ready}
+    if missing:
+        found["missing"] = "; ".join(f"{kind}: {reason}" for kind, reason in missing.items())
+    failed = [kind for kind in ours_of(missing) if "error" in answers[kind]]  # PyTorch's failures are not ours
+    return {**found, "ok": found["alike"] and not failed}
+
+
+# ---- bandwidth ----------------------------------------------------------------------------------------------------
+
+
+def bandwidth(job: Job, clock: Clock) -> Iterator[Row]:
+    """Time the kernels that are bound by memory, as a share of the rate at which the device copies."""
+    backend = make_backend(job.device)
+    source, target = random_array(backend, job.images), backend.empty(job.images)
+    moved, copy = 2 * source.nbytes, partial(backend.xp.copyto, target, source)
+    rate = moved / bench_ops.time_call(backend, copy)
+    yield {"kernel": "copy", "bytes": moved, "seconds": moved / rate, "bytes_per_second": rate, "share": 1.0}
+    for name, prepare in MEMORY_BOUND.items():
+        yield attempt(clock, {"kernel": name}, partial(measure_kernel, backend, prepare, source, rate))
+
+
+def measure_kernel(backend: Backend, prepare: Callable, x: Any, rate: float) -> Row:
+    """Time a kernel; `prepare` returns a call of it and the bytes that it must move at least."""
+    call, moved = prepare(backend, x)
+    seconds = bench_ops.time_call(backend, call)
+    return {
+        "bytes": moved,
+        "seconds": seconds,
+        "bytes_per_second": moved / seconds,
+        "share": moved / seconds / rate,
+    }
+
+
+def random_array(backend: Backend, shape: Sequence[int]) -> Any:
+    """Return normally distributed numbers: zeros may be faster."""
+    return backend.from_host(np.random.default_rng(0).standard_normal(shape, dtype=np.float32))
+
+
+def nbytes(*arrays: Any) -> int:
+    """Return the bytes of some arrays together."""
+    return sum(array.nbytes for array in arrays)
+
+
+def _relu(backend: Backend, x: Any) -> tuple[Callable, int]:
+    out = backend.empty(x.shape)
+    return partial(backend.relu, x, out=out), nbytes(x, out)
+
+
+def _relu_dx(backend: Backend, x: Any) -> tuple[Callable, int]:
+    dy, out = x.copy(), backend.empty(x.shape)
+    return partial(backend.relu_dx, dy, x, out=out), nbytes(dy, x, out)
+
+
+def _bias(backend: Backend, x: Any) -> tuple[Callable, int]:
+    """The kernel behind a matrix product, with the arguments that its record names."""
+    C = x.shape[-1]
+    record, values = sums.ADD_BIAS, {"b": backend.zeros((C,)), "OC": C, "rectify": True}
+    kernel = backend.xp.ElementwiseKernel(record.inputs, record.outputs, record.body, "bias", preamble=record.preamble)
+    arguments = [values[parameter.split()[-1]] for parameter in record.inputs.split(",")]
+    return partial(kernel, *arguments, x.copy()), 2 * x.nbytes
+
+
+def _im2col(backend: Backend, x: Any) -> tuple[Callable, int]:
+    columns = backend.im2col(x, WINDOW)
+    return partial(backend.im2col, x, WINDOW, out=columns), nbytes(x, columns)
+
+
+def _col2im(backend: Backend, x: Any) -> tuple[Callable, int]:
+    columns, out = backend.im2col(x, WINDOW), backend.empty(x.shape)
+    return partial(backend.col2im, columns, x.shape, WINDOW, out=out), nbytes(columns, out)
+
+
+def _max_pool2d(backend: Backend, x: Any) -> tuple[Callable, int]:
+    out, winners = backend.max_pool2d(x, POOLING)
+    return partial(backend.max_pool2d, x, POOLING, out=out, winners=winners), nbytes(x, out, winners)
+
+
+def _max_pool2d_dx(backend: Backend, x: Any) -> tuple[Callable, int]:
+    dy, winners = backend.max_pool2d(x, POOLING)
+    out = backend.empty(x.shape)
+    return partial(backend.max_pool2d_dx, dy, winners, x.shape, POOLING, out=out), nbytes(dy, winners, out)
+
+
+def _batch_norm(backend: Backend, x: Any) -> tuple[Callable, int]:
+    """Two passes that read: the moments are those of the whole batch."""
+    C, out = x.shape[-1], backend.empty(x.shape)
+    gamma, beta, running, moments = (backend.xp.ones(shape, "float32") for shape in ((C,), (C,), (2, C), (2, C)))
+    call = partial(backend.batch_norm, x, gamma, beta, running, 0.1, 1e-5, out=out, moments=moments)
+    return call, nbytes(x, x, out)
+
+
+def _batch_norm_dx(backend: Backend, x: Any) -> tuple[Callable, int]:
+    """Two passes that read x and dy: the sums are those of the whole batch."""
+    C, dy, out = x.shape[-1], x.copy(), backend.empty(x.shape)
+    gamma, dgamma, dbeta, moments = (backend.xp.ones(shape, "float32") for shape in ((C,), (C,), (C,), (2, C)))
+    call = partial(backend.batch_norm_dx, dy, x, gamma, moments, dgamma=dgamma, dbeta=dbeta, out=out)
+    return call, nbytes(dy, x, dy, x, out)
+
+
+def _sgd_step(backend: Backend, x: Any) -> tuple[Callable, int]:
+    w, v, g = x.copy().reshape(-1), x.copy().reshape(-1), x.reshape(-1)
+    hyper = backend.from_host(np.array([1e-3, 0.9, 0.0], np.float32))
+    return partial(backend.sgd_step, w, g, v, hyper), nbytes(w, g, v, w, v)
+
+
+def _gather_batch(backend: Backend, x: Any) -> tuple[Callable, int]:
+    N, C = len(x), x.shape[-1]
+    images = backend.from_host(np.random.default_rng(0).integers(0, 256, x.shape, dtype=np.uint8))
+    order = backend.from_host(np.random.default_rng(1).permutation(N).astype(np.int32))
+    labels, cursor, y = (backend.zeros((size,), dtype) for size, dtype in ((N, "int32"), (1, "int64"), (N, "int32")))
+    scale, shift, out = (backend.zeros(shape) for shape in ((C,), (C,), x.shape))
+    call = "gather_batch", (images, labels, order, cursor, scale, shift), {"x": out, "y": y}
+    return bench_ops.repeatable(call, backend), nbytes(images, out)
+
+
+WINDOW, POOLING = Window((3, 3), padding=((1, 1), (1, 1))), Window((2, 2), stride=(2, 2))
+MEMORY_BOUND = {
+    "relu": _relu,
+    "relu_dx": _relu_dx,
+    "bias and activation": _bias,
+    "im2col 3x3": _im2col,
+    "col2im 3x3": _col2im,
+    "max_pool2d 2x2": _max_pool2d,
+    "max_pool2d_dx 2x2": _max_pool2d_dx,
+    "batch_norm": _batch_norm,
+    "batch_norm_dx": _batch_norm_dx,
+    "sgd_step": _sgd_step,
+    "gather_batch": _gather_batch,
+}
+
+
+# ---- costs --------------------------------------------------------------------------------------------------------
+
+
+def costs(job: Job, clock: Clock) -> Iterator[Row]:
+    """Time single calls on arrays so small that the host's part is all there is, and the start of a program."""
+    backend = make_backend(job.device)
+    x = random_array(backend, (8, 8))
+    outs = [backend.empty((8, 8)) for _ in range(3)]
+    calls = {
+        "elementwise kernel (relu)": partial(backend.relu, x, out=outs[0]),
+        "raw kernel (softmax)": partial(backend.softmax, x, out=outs[1]),
+        "matrix product (matmul)": partial(backend.matmul, x, x, out=outs[2]),
+        "matrix product of CuPy": partial(backend.xp.matmul, x, x, out=outs[2]),
+    }
+    for what, call in calls.items():
+        yield attempt(clock, {"what": what}, partial(cost, backend, call))
+    for count in job.nodes:
+        find = partial(graph_cost, backend, calls["elementwise kernel (relu)"], count)
+        yield attempt(clock, {"what": f"graph of {count} kernels"}, find)
+    with tempfile.TemporaryDirectory() as cache:
+        for state in ("cold", "warm"):
+            find = partial(start_cost, job, clock, cache)
+            yield attempt(clock, {"what": f"from `python -c` to the first step, kernel cache {state}"}, find)
+
+
+def cost(backend: Backend, call: Callable[[], Any]) -> Row:
+    """Return the microseconds of a call among many, the wait for the last one included."""
+    return {"microseconds": 1e6 * bench_ops.time_call(backend, call)}
+
+
+def graph_cost(backend: Backend, call: Callable[[], Any], count: int) -> Row:
+    """Return the cost of launching a graph of so many nodes."""
+
+    def work() -> None:
+        for _ in range(count):
+            call()
+
+    return cost(backend, backend.record(work))
+
+
+FIRST_STEP = """
+import numpy as np
+from gpucnn import SGD, SoftmaxCrossEntropy, Trainer, get_backend, zoo
+backend = get_backend({device!r})
+model = zoo.lenet5()
+model.build((28, 28, 1), backend, seed=0)
+x, labels = backend.from_host(np.ones((64, 28, 28, 1), "float32")), backend.zeros((64,), "int32")
+Trainer(model, SoftmaxCrossEntropy(), SGD(0.01, 0.9)).step(x, labels)
+backend.to_host(model.arena.values)
+"""
+
+
+def start_cost(job: Job, clock: Clock, cache: str) -> Row:
+    """Return the microseconds of a fresh process that trains one step of LeNet-5; CuPy keeps its kernels in `cache`."""
+    command = [sys.executable, "-c", FIRST_STEP.format(device=job.device)]
+    environment = os.environ | {"CUPY_CACHE_DIR": cache}
+    start = time.perf_counter()
+    subprocess.run(command, check=True, cwd=FOLDER.parent, env=environment, timeout=clock.left)
+    return {"microseconds": 1e6 * (time.perf_counter() - start)}
