@@ -95,6 +95,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--average", type=_number, metavar="DECAY", help="test the moving average of the weights, e.g. 0.999")
     add("--device", default="auto", help="auto, cpu, gpu, gpu:N or reference (default: %(default)s)")
     add("--threads", type=_whole(), metavar="N", help="of the CPU (default: as many as there are cores)")
+    add("--convolution", metavar="WAY", help="of a GPU: columns (default), or implicit, which never writes them")
     add("--eager", action="store_true", help="launch the kernels of a step one by one on a GPU, not as one graph")
     add("--precision", default="float32", help=f"{', '.join(PRECISIONS)} (default: %(default)s)")
     add("--seed", type=_whole(least=0), default=0, metavar="N", help="of weights and order (default: %(default)s)")

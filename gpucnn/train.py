@@ -47,7 +47,8 @@ def train(options: argparse.Namespace) -> None:
     optimizer = _optimizer(options, recipe)
     average = None if options.average is None else WeightAverage(options.average)
     checkpoints = None if options.checkpoint_dir is None else Checkpoints(options.checkpoint_dir, keep=options.keep)
-    backend = get_backend(options.device, options.precision, threads=options.threads)
+    settings = {"threads": options.threads, "convolution": options.convolution}
+    backend = get_backend(options.device, options.precision, **settings)
     say(f"device: {backend.describe()}")
     if options.device == "auto" and backend.name == "cpu":
         say(f"no GPU: {missing_gpu_reason()}")

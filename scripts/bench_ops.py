@@ -200,6 +200,16 @@ def compare(call: Call, backend: Backend, reference: Backend, rounds: int) -> di
     return {"operation": name, "shapes": shapes, "seconds": medians, "ratio": statistics.median(ratios)}
 
 
+def in_all_ways(calls: Sequence[Call], backend: Backend) -> Iterator[tuple[str, Call]]:
+    """Yield each call with a name for its figure; on a GPU convolutions come again, for a backend without columns."""
+    for call in calls:
+        yield call[0], call
+        if call[0].startswith("conv2d") and hasattr(backend, "convolution"):
+            backend.convolution = "implicit"
+            yield f"{call[0]}, implicit", call
+            backend.convolution = "columns"
+
+
 def repeatable(call: Call, backend: Backend) -> Callable[[], Any]:
     """Return a call on a backend as a function that may be called any number of times."""
     name, arguments, keywords = call
@@ -269,9 +279,9 @@ def run_operations(options: argparse.Namespace) -> dict[str, Any]:
     heading = f"{'operation':<26} {'override':>10} {'reference':>10}  ratio "
     results = []
     print(f"{heading} arguments")
-    for call in record_all(backend):
+    for name, call in in_all_ways(record_all(backend), backend):
         with backend.at_work():
-            results.append(compare(call, backend, reference, options.rounds))
+            results.append(compare(call, backend, reference, options.rounds) | {"operation": name})
         print(line(results[-1], results[-1]["shapes"]), flush=True)
     rows = totals(results)
     print(f"\n{heading} calls")

@@ -65,11 +65,7 @@ def attempt(clock: Clock, about: Row, find: Callable[[], Row]) -> Row:
 
 def make_backend(device: str, precision: str = "float32", convolution: str = "") -> Backend:
     """Make a backend; the one place that says how a kind of convolution ("columns", "implicit") is asked for."""
-    if not convolution:
-        return get_backend(device, precision)
-    from gpucnn.backend.gpu import GpuBackend
-
-    return GpuBackend(precision, device=int(device.partition(":")[2] or 0), convolution=convolution)
+    return get_backend(device, precision, convolution=convolution or None)
 
 
 def random_data(backend: Backend, samples: int, shape: tuple[int, ...]) -> ResidentSplit:

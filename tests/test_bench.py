@@ -84,6 +84,22 @@ def test_every_override_is_timed(monkeypatch: pytest.MonkeyPatch) -> None:
                     run()
 
 
+def test_convolutions_of_a_gpu_are_timed_in_both_ways() -> None:
+    class GPU:
+        convolution = "columns"
+
+    backend, calls = GPU(), [(name, (), {}) for name in ("conv2d", "conv2d_dw_db", "relu")]
+    found = [(name, call[0], backend.convolution) for name, call in bench_ops.in_all_ways(calls, backend)]
+    assert found == [
+        ("conv2d", "conv2d", "columns"),
+        ("conv2d, implicit", "conv2d", "implicit"),
+        ("conv2d_dw_db", "conv2d_dw_db", "columns"),
+        ("conv2d_dw_db, implicit", "conv2d_dw_db", "implicit"),
+        ("relu", "relu", "columns"),
+    ]
+    assert [call for _, call in bench_ops.in_all_ways(calls, get_backend("cpu"))] == calls
+
+
 def test_operations_are_summed_up() -> None:
     def timed(operation: str, override: float, reference: float) -> dict:
         return {"operation": operation, "seconds": {"override": override, "reference": reference}}

@@ -197,6 +197,129 @@ def test_warp_shuffles(order):
     np.testing.assert_allclose(sums, x.reshape(6, 32).sum(1), rtol=1e-5, atol=1e-6)
 
 
+# One product by a warp of what is already rounded; each lane finds its fragments as the PTX manual lists them.
+TENSOR_CORE = """
+extern "C" __global__ void tensor_core(const float* a, const float* b, float* c) {
+  const int group = threadIdx.x / 4, member = threadIdx.x % 4;
+  unsigned left[4], right[2];
+  for (int n = 0; n < 4; ++n) left[n] = pack(a + (group + n % 2 * 8) * DEPTH, member + n / 2 * 4, 1);
+  for (int n = 0; n < 2; ++n) right[n] = pack(b + group, member + n * 4, 8);
+  float sums[4];
+  for (int n = 0; n < 4; ++n) sums[n] = c[(group + n / 2 * 8) * 8 + member * 2 + n % 2];
+  MULTIPLY(sums, left, right);
+  for (int n = 0; n < 4; ++n) c[(group + n / 2 * 8) * 8 + member * 2 + n % 2] = sums[n];
+}
+"""
+PACKED = {
+    "tf32": """
+#define MULTIPLY mma_tf32
+enum { DEPTH = 8 };
+__device__ unsigned pack(const float* x, int word, int apart) { return to_tf32(x[word * apart]); }
+""",
+    "bf16": """
+#define MULTIPLY mma_bf16
+enum { DEPTH = 16 };
+__device__ unsigned pack(const float* x, int word, int apart) {  // the first of the two in the lower half
+  return to_bf16(x[2 * word * apart]) | (unsigned)to_bf16(x[(2 * word + 1) * apart]) << 16;
+}
+""",
+}
+
+
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize(("kind", "depth"), [("tf32", 8), ("bf16", 16)])
+def test_a_tensor_core_adds_the_product_of_two_matrices(kind, depth, order):
+    a, b, c = np.round(8 * random(16, depth)), np.round(8 * random(depth, 8, seed=1)), random(16, 8, seed=2)
+    expected = c + a @ b
+    BlockProgram(Block("tensor_core", PACKED[kind] + TENSOR_CORE)).run(1, 32, (a, b, c), order=order)
+    np.testing.assert_allclose(c, expected, rtol=1e-5, atol=1e-4)
+
+
+BITS = """
+extern "C" __global__ void bits(const float* x, unsigned* tf32, unsigned* bf16) {
+  tf32[threadIdx.x] = to_tf32(x[threadIdx.x]);
+  bf16[threadIdx.x] = (unsigned)to_bf16(x[threadIdx.x]) << 16;
+}
+"""
+
+
+def test_factors_of_tensor_cores_are_rounded():
+    """Of tf32 ties go away from zero, of bf16 to even; what is too large becomes infinite, and NaN stays."""
+    step, largest, infinity = 2.0**-10, np.finfo("float32").max, np.inf
+    rows = [  # x, as tf32, as bf16
+        (1, 1, 1),
+        (1 + step / 2, 1 + step, 1),
+        (-1 - step / 2, -1 - step, -1),
+        (1 + 0.49 * step, 1, 1),
+        (1 + 4 * step, 1 + 4 * step, 1),
+        (1 + 12 * step, 1 + 12 * step, 1 + 16 * step),
+        (1 + 4.01 * step, 1 + 4 * step, 1 + 8 * step),
+        (largest, infinity, infinity),
+        (-infinity, -infinity, -infinity),
+        (np.nan, np.nan, np.nan),
+        (-0.0, -0.0, -0.0),
+    ]
+    x, *expected = np.array(rows, np.float32).T.copy()
+    found = [np.zeros(len(x), np.uint32) for _ in expected]
+    BlockProgram(Block("bits", BITS)).run(1, len(x), (x, *found))
+    for bits, values in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(bits.view("float32"), values)
+    assert np.signbit(found[0].view("float32")[-1])
+
+
+def test_a_tensor_core_reads_no_more_bits_than_its_format_has():
+    source = """
+extern "C" __global__ void unrounded(const float* x, float* y) {
+  unsigned a[4], b[2];
+  for (int n = 0; n < 4; ++n) a[n] = b[n % 2] = __float_as_uint(*x);
+  float sums[4] = {0, 0, 0, 0};
+  mma_tf32(sums, a, b);
+  y[threadIdx.x] = sums[0];
+}
+"""
+    x, y = np.float32([1 + 2.0**-10 + 2.0**-11]), np.zeros(32, np.float32)
+    BlockProgram(Block("unrounded", source)).run(1, 32, (x, y))
+    np.testing.assert_array_equal(y, np.float32(8 * (1 + 2.0**-10) ** 2))
+
+
+def test_kernels_of_one_name_share_no_memory():
+    """Of two types, that is: the arrays of their templates have one name."""
+    source = """
+struct Cell { T value[2]; };
+template <class S> __device__ S& held() {
+  __shared__ S cell;
+  return cell;
+}
+extern "C" __global__ void same_name(T* x, int writes) {
+  if (writes) held<Cell>().value[0] = *x;
+  *x = held<Cell>().value[0];
+}
+"""
+    for dtype, writes, expected in (("float32", 1, 5), ("float64", 0, 0), ("float32", 0, 5)):
+        x = np.full(1, 5, dtype)
+        BlockProgram(Block("same_name", source)).run(1, 1, (x, np.int32(writes)))
+        assert x[0] == expected
+
+
+def test_a_warp_waits_for_no_other():
+    """Warps run ahead of each other: behind a barrier of the own one, what the others write may be missing."""
+    source = """
+extern "C" __global__ void exchange(T* x) {
+  __shared__ T held[64];
+  held[threadIdx.x] = x[threadIdx.x];
+  __syncwarp();
+  x[threadIdx.x] = held[63 - threadIdx.x];
+}
+"""
+    results = []
+    for seed, order in enumerate(ORDERS):
+        x = random(64, seed=seed)
+        expected = x[::-1].copy()
+        BlockProgram(Block("exchange", source)).run(1, 64, (x,), order=order)
+        results.append(np.array_equal(x, expected))
+    assert not any(results)
+
+
 def test_indices_of_a_grid_in_three_dimensions():
     record = Block(
         "where",

@@ -43,7 +43,9 @@ TINY = Job(
 FAKE = """
 import sys
 from device.fake_cupy import make_fake_cupy
+from gpucnn.backend.gpu import gemm
 fake = sys.modules["cupy"] = make_fake_cupy()
+gemm.open_library = lambda cupy: cupy.libcublas
 sys.modules.update({"cupy.cuda": fake.cuda, "cupy.cuda.runtime": fake.cuda.runtime})
 """
 

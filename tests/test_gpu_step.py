@@ -55,14 +55,14 @@ def make_trainer(
     model: Sequential,
     loss,
     optimizer,
-    device: str,
+    device,
     shape: tuple[int, ...],
     batch: int = 4,
     augmentation: Augmentation | None = None,
     **options,
 ):
-    """Return a trainer and its data, two batches and a half, on a device."""
-    model.build(shape, get_backend(device), max_batch=batch, seed=0)
+    """Return a trainer and its data, two batches and a half, on a device given by its name or its backend."""
+    model.build(shape, get_backend(device) if isinstance(device, str) else device, max_batch=batch, seed=0)
     trainer = Trainer(model, loss, optimizer, batch_size=batch, **options)
     split = random_split(5 * batch // 2, shape)
     return trainer, ResidentSplit(split, model.backend, Normalization(split.images), augmentation)
@@ -96,7 +96,16 @@ def normalized(filters: int, stride: int = 1) -> list[Layer]:
     return [Conv2D(filters, 3, stride, padding=1, bias=False), BatchNorm2D(), ReLU()]
 
 
-TRAINERS = {**{name: partial(zoo_trainer, name) for name in IMAGES}, "kitchen sink": kitchen_sink, "residual": residual}
+def implicit(device: str):
+    """Convolutions that write no columns; the gradient of the first is summed up in parts."""
+    layers = [Conv2D(4, 3, padding=1), ReLU(), Conv2D(6, 3, 2, "same", bias=False), Conv2D(6, 3, groups=2)]
+    backend = gpu.GpuBackend(convolution="implicit") if device == "gpu" else device
+    model, loss = Sequential([*layers, Flatten(), Dense(10)]), get_loss("softmax_cross_entropy")
+    return make_trainer(model, loss, SGD(0.01, 0.9), backend, (9, 9, 2))
+
+
+TRAINERS = {name: partial(zoo_trainer, name) for name in IMAGES}
+TRAINERS |= {"kitchen sink": kitchen_sink, "residual": residual, "implicit": implicit}
 
 
 @requires_compiler

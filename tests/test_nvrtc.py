@@ -52,6 +52,8 @@ LAYOUTS = {
 @pytest.mark.parametrize("name", RECORDS)
 def test_every_kernel_compiles_for_every_architecture(name, dtype):
     for architecture in nvrtc.supported_architectures():
+        if int(architecture.removeprefix("sm_")) < getattr(RECORDS[name], "architecture", 0):
+            continue
         compiled = compile_record(RECORDS[name], dtype, architecture)
         assert compiled.registers > 0
         if dtype == "float32":

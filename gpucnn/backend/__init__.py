@@ -15,7 +15,13 @@ __all__ = ["Backend", "CpuBackend", "available_devices", "backend_of", "get_back
 PRECISIONS = ("float32", "float64", "tf32", "bf16")
 
 
-def get_backend(device: str = "auto", float_dtype: Any = "float32", *, threads: int | None = None) -> Backend:
+def get_backend(
+    device: str = "auto",
+    float_dtype: Any = "float32",
+    *,
+    threads: int | None = None,
+    convolution: str | None = None,
+) -> Backend:
     """Return a new backend for a device by name: "cpu", "gpu", "gpu:N", "reference", or "auto".
 
     "auto" is the first GPU if there is one, else the CPU, which computes on as many `threads` as there are cores unless
@@ -23,20 +29,25 @@ def get_backend(device: str = "auto", float_dtype: Any = "float32", *, threads: 
 
     Arrays are of `float_dtype`, "float32" or "float64". With "tf32" or "bf16" they are float32, and so are all sums,
     but the factors of matrix products are rounded to 11 or 8 significant bits, as tensor cores of a GPU take them; the
-    reference does so too.
+    reference does so too. `convolution` is how a GPU convolves: by "columns" (the default), or "implicit" ones that are
+    never written.
 
     Raises
     ------
     InputError
-        For an unknown device name or precision, one that the device does not have, or a wrong number of threads.
+        For an unknown device name or precision, one that the device does not have, a wrong number of threads, or a
+        setting of another device.
     DeviceError
         Where a GPU is asked for and none can be used; the message says why, and what to install.
     """
     precision = float_dtype if isinstance(float_dtype, str) else np.dtype(float_dtype).name
     if precision not in PRECISIONS:
         raise unknown_name("precision", precision, PRECISIONS)
+    ways = {} if convolution is None else {"convolution": convolution}
     if device == "auto":
-        return _best_backend(precision, threads)
+        return _best_backend(precision, threads, ways)
+    if ways and not str(device).startswith("gpu"):
+        raise InputError(f"convolution: only a GPU has several ways, received the device {device}; leave it out")
     if device == "cpu":
         return CpuBackend(precision, threads=threads)
     if threads is not None:
@@ -48,14 +59,14 @@ def get_backend(device: str = "auto", float_dtype: Any = "float32", *, threads: 
         raise unknown_name("device", device, ("auto", "cpu", "gpu", "gpu:0", "reference"))
     from gpucnn.backend.gpu import GpuBackend
 
-    return GpuBackend(precision, device=int(number or 0))
+    return GpuBackend(precision, device=int(number or 0), **ways)
 
 
-def _best_backend(precision: str, threads: int | None) -> Backend:
+def _best_backend(precision: str, threads: int | None, ways: dict[str, str]) -> Backend:
     from gpucnn.backend.gpu import GpuBackend
 
     try:
-        return GpuBackend(precision)
+        return GpuBackend(precision, **ways)
     except DeviceError:
         return CpuBackend(precision, threads=threads)
 

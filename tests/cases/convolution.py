@@ -66,6 +66,16 @@ PAIRED_SHAPES = {
     "stride 2": ((1, 5, 45, 2), 4, Window((2, 4), (1, 2), border(1, 0, 0, 1))),
     "stride over kernel": ((1, 4, 67, 1), 2, Window((2, 2), (2, 3))),
 }
+# What leaves tiles of 64 by 64, and of 16 steps, partly empty, or needs more than one of them in a direction.
+TILED_SHAPES = {
+    "one column too many": ((1, 4, 5, 5), 65, Window((3, 2), (2, 1), border(1, 0, 0, 1))),
+    "one row and one column too many": ((1, 5, 13, 66), 65, Window((1, 1))),
+    "one channel, one map": ((3, 9, 10, 1), 1, Window((5, 5), padding=border(2, 2, 2, 2))),
+    "many steps": ((1, 5, 6, 17), 7, Window((3, 3), padding=border(0, 1, 1, 2))),
+    "stride 3 over kernel": ((1, 11, 10, 5), 7, Window((2, 2), (3, 3))),
+    "unequal strides": ((2, 10, 12, 3), 10, Window((3, 3), (2, 3), border(2, 1, 0, 3), (2, 2))),
+    "many windows": ((3, 14, 13, 1), 3, Window((3, 3), padding=border(1, 1, 1, 1))),
+}
 LARGE_FILTERED = {
     "many images": ((61, 14, 13, 16), 16, Window((5, 5), padding=border(2, 2, 2, 2))),
     "many channels": ((3, 4, 5, 160), 96, Window((3, 3), padding=border(1, 1, 1, 1))),
@@ -97,6 +107,8 @@ def convolutions() -> Iterator[tuple[str, tuple[int, ...], int, Window, dict[str
         yield f"filtered, {layout}", x_shape, OC, window, {"scale": FILTERED, "layouts": layout}
     for label, (x_shape, OC, window) in PAIRED_SHAPES.items():
         yield f"pairs, {label}", x_shape, OC, window, {}
+    for label, (x_shape, OC, window) in TILED_SHAPES.items():
+        yield f"tiles, {label}", x_shape, OC, window, {}
     for label, (x_shape, OC, window) in LARGE_FILTERED.items():
         yield f"filtered, {label}", x_shape, OC, window, {"scale": FILTERED, **large}
     yield "large stride 2", (17, 29, 28, 8), 16, Window((3, 3), (2, 2), border(0, 1, 0, 1)), large

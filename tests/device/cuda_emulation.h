@@ -5,7 +5,8 @@
 // within a phase, and of the blocks within the grid, is forward, reverse or seeded random: a kernel that
 // lacks a barrier gives a different result in some order. Differences from a GPU: atomics are sequential,
 // a warp does not run in lockstep, __shared__ means `static` (no dynamic shared memory, and the values of
-// the previous block remain), there is no flush to zero and no contraction to fused multiply-add.
+// the previous block remain), there is no flush to zero and no contraction to fused multiply-add, and tensor
+// cores add one product after another.
 #pragma once
 #include <math.h>
 #include <stddef.h>
@@ -17,6 +18,8 @@
 #include <utility>
 #include <vector>
 
+#define CUDA_EMULATION  // kernels leave out what is written in PTX, and take it from here
+
 #define __global__
 #define __device__
 #define __host__
@@ -25,6 +28,7 @@
 #define __forceinline__ inline
 #define __noinline__ __attribute__((noinline))
 #define __launch_bounds__(...)
+#define __align__(bytes) __attribute__((aligned(bytes)))
 
 #undef INFINITY  // NVRTC has neither: write -__int_as_float(0x7f800000), or define them in the preamble
 #undef NAN
@@ -220,23 +224,21 @@ static void start(int thread) {
   makecontext(&fiber.context, fiber_main, 0);
 }
 
-// Let go every group of lanes whose members have all arrived; lanes that have ended do not count.
-static bool release_warps() {
-  bool released = false;
-  for (int thread = 0; thread < thread_count; ++thread) {
-    if (fibers[thread].state != at_warp_barrier) continue;
-    const int first = thread & ~31, mask = fibers[thread].mask;
+// Let go the lanes that wait at a warp barrier for this thread, if all have arrived; lanes that have ended do not count.
+static bool release_warp(int thread) {
+  const int first = thread & ~31, end = min(first + 32, thread_count);
+  for (int waiting = first; waiting < end; ++waiting) {
+    if (fibers[waiting].state != at_warp_barrier) continue;
+    const unsigned mask = fibers[waiting].mask;
+    const auto counts = [=](int other) { return (mask >> (other - first) & 1) && fibers[other].state != finished; };
     bool complete = true;
-    for (int lane = 0; lane < 32 && first + lane < thread_count; ++lane) {
-      const Fiber &other = fibers[first + lane];
-      if (!(mask >> lane & 1) || other.state == finished) continue;
-      complete &= other.state == at_warp_barrier && (int)other.mask == mask;
-    }
-    for (int lane = 0; complete && lane < 32 && first + lane < thread_count; ++lane)
-      if ((mask >> lane & 1) && fibers[first + lane].state != finished)
-        fibers[first + lane].state = runnable, released = true;
+    for (int other = first; complete && other < end; ++other)
+      complete = !counts(other) || (fibers[other].state == at_warp_barrier && fibers[other].mask == mask);
+    for (int other = first; complete && other < end; ++other)
+      if (counts(other)) fibers[other].state = runnable;
+    if (complete) return true;
   }
-  return released;
+  return false;
 }
 
 // Let the block go on if all its threads wait at the same __syncthreads.
@@ -259,9 +261,12 @@ static Status run_block(Shuffler &shuffler) {
   for (int thread = 0; thread < thread_count; ++thread) start(thread);
   for (;;) {
     shuffler.fill(threads, thread_count);
-    for (long long thread : threads)
-      if (fibers[thread].state == runnable) place(thread), swapcontext(&scheduler, &fibers[thread].context);
-    if (release_warps()) continue;
+    for (int k = 0; k < thread_count; ++k) {
+      const int thread = threads[k];
+      if (fibers[thread].state != runnable) continue;
+      place(thread), swapcontext(&scheduler, &fibers[thread].context);
+      if (release_warp(thread)) k = -1;  // which runs on, ahead of the others, as soon as it can
+    }
     bool all_finished = true;
     for (int thread = 0; thread < thread_count; ++thread) all_finished &= fibers[thread].state == finished;
     if (all_finished) return ok;
@@ -314,6 +319,29 @@ template <class T> static T shuffle(unsigned mask, T value, int source) {
   return value;
 }
 static inline int lane() { return current & 31; }
+
+// Tensor cores: c (16, 8) += a (16, k) b (k, 8) for one warp, where k is 8 words of 4 bytes: 8 values of tf32 or 16 of
+// bf16. Of each matrix a lane holds the pieces that the PTX manual gives it ("Matrix Fragments for mma.m16n8k8" and
+// "mma.m16n8k16"), with group = lane / 4 and member = lane % 4:
+//   a[0..3]: rows group, group + 8, group, group + 8; words member, member, member + 4, member + 4
+//   b[0..1]: words member, member + 4; column group
+//   c[0..3]: rows group, group, group + 8, group + 8; columns 2 member, 2 member + 1, 2 member, 2 member + 1
+struct Fragments { unsigned a[4], b[2]; };
+static Fragments fragments[max_threads];
+
+template <class Product> static void mma(float *c, const unsigned *a, const unsigned *b, Product product) {
+  memcpy(fragments[current].a, a, sizeof(Fragments::a)), memcpy(fragments[current].b, b, sizeof(Fragments::b));
+  warp_barrier(0xffffffffu);
+  const Fragments *warp = fragments + (current & ~31);
+  const int group = lane() / 4, member = lane() % 4;
+  for (int n = 0; n < 4; ++n)
+    for (int k = 0; k < 8; ++k) {
+      const Fragments &left = warp[group * 4 + k % 4], &right = warp[(2 * member + n % 2) * 4 + k % 4];
+      c[n] = product(left.a[n / 2 + k / 4 * 2], right.b[k / 4], c[n]);
+    }
+  warp_barrier(0xffffffffu);  // nobody may bring new fragments before all have read
+}
+
 static inline int segment(int width) { return lane() & ~(width - 1); }  // first lane of the own segment
 static inline int within(int width, int source) {  // a source outside the own segment reads the own value
   return source >= segment(width) && source < segment(width) + width ? source : lane();
@@ -334,4 +362,24 @@ template <class T> static inline T __shfl_up_sync(unsigned mask, T value, unsign
 }
 template <class T> static inline T __shfl_xor_sync(unsigned mask, T value, int lanes, int width = 32) {
   return emulation::shuffle(mask, value, emulation::within(width, emulation::lane() ^ lanes));
+}
+
+// What a tensor core multiplies. It reads no more bits than its formats have: who forgets to round truncates.
+static inline unsigned to_tf32(float x) {  // 10 bits of the mantissa; to the nearest, ties away from zero
+  return isnan(x) ? 0x7fffffffu : (__float_as_uint(x) + 0x1000u) & ~0x1fffu;
+}
+static inline unsigned short to_bf16(float x) {  // 7 bits of the mantissa; to the nearest, ties to even
+  const unsigned bits = __float_as_uint(x);
+  return isnan(x) ? 0x7fffu : (bits + 0x7fffu + (bits >> 16 & 1)) >> 16;
+}
+static inline void mma_tf32(float *c, const unsigned *a, const unsigned *b) {
+  emulation::mma(c, a, b, [](unsigned left, unsigned right, float sum) {
+    return sum + __uint_as_float(left & ~0x1fffu) * __uint_as_float(right & ~0x1fffu);
+  });
+}
+static inline void mma_bf16(float *c, const unsigned *a, const unsigned *b) {
+  emulation::mma(c, a, b, [](unsigned left, unsigned right, float sum) {
+    sum += __uint_as_float(left << 16) * __uint_as_float(right << 16);  // the even step is the lower half
+    return sum + __uint_as_float(left & ~0xffffu) * __uint_as_float(right & ~0xffffu);
+  });
 }

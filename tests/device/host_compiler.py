@@ -36,6 +36,7 @@ FLAGS = (
     "-fPIC",
     "-ffp-contract=off",
     "-fno-strict-aliasing",
+    "-fno-gnu-unique",  # else kernels of one name share the __shared__ arrays of their templates, whatever their types
     "-Werror=return-type",
     "-Werror=uninitialized",
     "-Wno-unknown-pragmas",

@@ -1,4 +1,4 @@
-"""Convolution: kernels lower the images, cuBLAS multiplies; with groups, kernels alone."""
+"""Convolution: kernels lower the images, cuBLAS multiplies; or kernels do all of it, as they do with groups."""
 
 from __future__ import annotations
 
@@ -8,20 +8,40 @@ from typing import Any
 
 import numpy as np
 
-from gpucnn.backend.gpu.arrays import Array, GpuArrays
+from gpucnn.backend.gpu.arrays import Array
+from gpucnn.backend.gpu.implicit import GpuImplicit
 from gpucnn.backend.kernels import convolution as kernels
-from gpucnn.errors import InputError
+from gpucnn.errors import DeviceError, InputError, unknown_name
 from gpucnn.geometry import Window
 
 __all__ = ["GpuConvolution"]
 
-INDEX_LIMIT = 2**31 - 1  # of elements that a kernel addresses
+INDEX_LIMIT = 2**31 - 2**7  # of elements that a kernel addresses; it may count two tiles beyond them
 COLUMN_BYTES = 1 << 28  # of columns lowered at a time: bounds their memory, and keeps their indices below 2^31
 DW_THREADS = 1 << 18  # that share the images of a gradient with groups
+WAYS = ("columns", "implicit")
+TENSOR_CORES = ("tf32", "bf16")  # precisions of products that only they have
+AMPERE = 80  # compute capability from which on they have them
 
 
-class GpuConvolution(GpuArrays):
-    """Part of `GpuBackend`."""
+class GpuConvolution(GpuImplicit):
+    """Part of `GpuBackend`.
+
+    `convolution` is the way to convolve without groups: "columns" writes those of `im2col`, and cuBLAS multiplies them;
+    "implicit" has kernels of its own, which need no memory for columns.
+    """
+
+    def __init__(self, float_dtype: Any = "float32", *, convolution: str = "columns", **options: Any):
+        if convolution not in WAYS:
+            raise unknown_name("convolution", convolution, WAYS)
+        super().__init__(float_dtype, **options)
+        self.convolution = convolution
+        capability = int(self.xp.cuda.Device(self.device).compute_capability)
+        if convolution == "implicit" and self.products in TENSOR_CORES and capability < AMPERE:
+            raise DeviceError(
+                f"{self.name} has compute capability {capability / 10}: implicit convolution in {self.products} needs "
+                f"{AMPERE / 10}; use convolution columns, or float32"
+            )
 
     def _window_arguments(self, x_shape: tuple[int, ...], window: Window, OC: int = 1) -> tuple[int, ...]:
         """Return the scalars that `kernels.WINDOW` names, for arrays that 32-bit indices can reach."""
@@ -61,9 +81,13 @@ class GpuConvolution(GpuArrays):
     ) -> int:
         """Return the bytes of one buffer of columns, and in training of partial gradients."""
         (N, H, W, C), itemsize = x_shape, np.dtype(self.precision).itemsize
+        pixels = math.prod(window.output_size(H, W))
         if w_shape[2] < C:
             return math.prod(w_shape) * self._parts(N, math.prod(w_shape)) * itemsize if train else 0
-        image = math.prod(window.output_size(H, W)) * window.taps * C * itemsize
+        if self.convolution == "implicit":
+            parts, _ = self._dw_parts(w_shape, N * pixels)
+            return math.prod(w_shape) * parts * itemsize if train and parts > 1 else 0
+        image = pixels * window.taps * C * itemsize
         images = min(N, max(1, COLUMN_BYTES // image))
         return images * image + (math.prod(w_shape) * itemsize if train and images < N else 0)
 
@@ -76,6 +100,8 @@ class GpuConvolution(GpuArrays):
         out = self._result(out, (N, *window.output_size(H, W), OC), x.dtype)
         if w.shape[2] < C:
             return self._grouped_conv2d(x, w, b, window, rectify, out)
+        if self.convolution == "implicit":
+            return self._implicit_conv2d(x, w, b, self._sizes(x.shape, OC, window), out, rectify=rectify)
         for images, columns in self._chunks(x.shape, window, x.dtype):
             y = out[images].reshape(-1, OC)
             self.im2col(x[images], window, out=columns)
@@ -89,6 +115,8 @@ class GpuConvolution(GpuArrays):
         out = self._result(out, x_shape, dy.dtype)
         if w.shape[2] < x_shape[3]:
             return self._grouped_conv2d_dx(dy, w, window, out)
+        if self.convolution == "implicit":
+            return self._implicit_conv2d_dx(dy, w, self._sizes(x_shape, OC, window), out)
         kernels_transposed = self._contiguous(w).reshape(-1, OC).T
         for images, dcolumns in self._chunks(x_shape, window, dy.dtype):
             self.matmul(self._contiguous(dy[images]).reshape(-1, OC), kernels_transposed, out=dcolumns)
@@ -104,6 +132,9 @@ class GpuConvolution(GpuArrays):
         if dw.shape[2] < x.shape[3]:
             self._grouped_conv2d_dw(x, dy, window, dw)
             return
+        if self.convolution == "implicit":
+            self._implicit_conv2d_dw(x, dy, self._sizes(x.shape, OC, window), dw)
+            return
         total = dw.reshape(-1, OC)
         done = 0
         for images, columns in self._chunks(x.shape, window, x.dtype):
@@ -113,6 +144,10 @@ class GpuConvolution(GpuArrays):
             if done:
                 self.xp.add(total, part, out=total)
             done += len(columns)
+
+    def _sizes(self, x_shape: tuple[int, ...], OC: int, window: Window) -> tuple[int, ...]:
+        """Return the scalars that `SIZES` of the implicit kernels names."""
+        return x_shape[0], OC, *self._window_arguments(x_shape, window, OC)
 
     # ---- groups ---------------------------------------------------------------------------------------------------
 

@@ -15,8 +15,8 @@ __all__ = ["GpuPooling"]
 class GpuPooling(GpuConvolution):
     """Part of `GpuBackend`."""
 
-    def __init__(self, float_dtype: Any = "float32", *, device: int = 0):
-        super().__init__(float_dtype, device=device)
+    def __init__(self, float_dtype: Any = "float32", **options: Any):
+        super().__init__(float_dtype, **options)
         self._counts: dict[tuple, Array] = {}
 
     def max_pool2d(

@@ -20,11 +20,15 @@ class Elementwise:
 
 @dataclass(frozen=True)
 class Block:
-    """One `extern "C" __global__` function named `name`, launched with `threads` threads per block."""
+    """One `extern "C" __global__` function named `name`, launched with `threads` threads per block.
+
+    `architecture` is the first that has its instructions: the compute capability, times ten.
+    """
 
     name: str
     source: str
     threads: int = 256
+    architecture: int = 75
 
     def code(self, element_type: str) -> str:
         """Return the source with `T` defined as `element_type` ("float" or "double")."""
