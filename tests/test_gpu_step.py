@@ -10,33 +10,22 @@ import numpy as np
 import pytest
 from device.fake_cupy import ForbiddenInStep, make_fake_cupy
 from device.fixtures import absent_cupy, broken_cupy, installed_cupy, requires_compiler
+from trainers import TRAINERS, random_split, zoo_trainer
 
-from gpucnn import Conv2D, Dropout, Sequential, Sigmoid, Softmax, Tanh, WeightAverage, available_devices, get_backend
+from gpucnn import Conv2D, available_devices, get_backend
 from gpucnn.backend import backend_of, gpu
-from gpucnn.data import Augmentation, ResidentSplit, Split
-from gpucnn.data.resident import Normalization
-from gpucnn.errors import DeviceError
-from gpucnn.layers import (
-    AveragePool2D,
-    BatchNorm2D,
-    Dense,
-    Flatten,
-    GlobalAveragePool2D,
-    Layer,
-    LpPool2D,
-    ReLU,
-    Residual,
-)
-from gpucnn.losses import MeanSquaredError, get_loss
-from gpucnn.optimizers import SGD, AdamW, get_optimizer
-from gpucnn.schedules import Cosine
+from gpucnn.data import Normalization, ResidentSplit
+from gpucnn.errors import DeviceError, InputError
+from gpucnn.layers import Dense
+from gpucnn.losses import get_loss
+from gpucnn.optimizers import get_optimizer
+from gpucnn.replay import Replay
 from gpucnn.trainer import Trainer
 from gpucnn.zoo import MODELS
 
-IMAGES = {"paper": (8, 8, 1), "lenet5": (28, 28, 1), "mnist": (8, 8, 1), "vgg": (8, 8, 3)}
-
-# What a step may launch: measured, and bounded so that it does not grow unseen.
-LAUNCHES = {"paper": 33, "lenet5": 39, "mnist": 33, "vgg": 70, "kitchen sink": 44, "residual": 65}
+# What a step may launch: measured, and bounded so that it does not grow unseen. Taking the batch is a part of it.
+LAUNCHES = {"paper": 33, "lenet5": 39, "mnist": 33, "vgg": 70, "resnet20": 317, "resnet18": 299}
+LAUNCHES |= {"kitchen sink": 44, "residual": 65, "implicit": 23}
 
 
 @pytest.fixture
@@ -46,66 +35,28 @@ def cupy() -> Iterator[ModuleType]:
         yield module
 
 
-def random_split(N: int, shape: tuple[int, ...]) -> Split:
-    rng = np.random.default_rng(0)
-    return Split(rng.integers(0, 256, (N, *shape), dtype=np.uint8), rng.integers(0, 10, N, dtype=np.int32))
-
-
-def make_trainer(
-    model: Sequential,
-    loss,
-    optimizer,
-    device,
-    shape: tuple[int, ...],
-    batch: int = 4,
-    augmentation: Augmentation | None = None,
-    **options,
-):
-    """Return a trainer and its data, two batches and a half, on a device given by its name or its backend."""
-    model.build(shape, get_backend(device) if isinstance(device, str) else device, max_batch=batch, seed=0)
-    trainer = Trainer(model, loss, optimizer, batch_size=batch, **options)
-    split = random_split(5 * batch // 2, shape)
-    return trainer, ResidentSplit(split, model.backend, Normalization(split.images), augmentation)
-
-
-def zoo_trainer(name: str, device: str):
-    recipe = MODELS[name]
-    optimizer = get_optimizer(recipe.optimizer, recipe.learning_rate)
-    return make_trainer(recipe.model(10), get_loss(recipe.loss), optimizer, device, IMAGES[name])
-
-
-def kitchen_sink(device: str):
-    """A net of the layers that the zoo does not use, trained with everything that a step may have beside them."""
-    layers = [Conv2D(4, 3, 2, "same", bias=False), Tanh(), Conv2D(4, 3, padding=1, groups=2)]
-    layers += [AveragePool2D(3, 2, 1, ceil_mode=True), LpPool2D(2, 1)]
-    layers += [Flatten(), Dense(12), Sigmoid(), Dropout(0.3), Dense(10), Softmax()]
-    optimizer = AdamW(0.01, clip_norm=0.5)
-    optimizer.follow(Cosine(), 6)
-    options = {"augmentation": Augmentation(2, flip=True), "average": WeightAverage(0.8)}
-    return make_trainer(Sequential(layers), MeanSquaredError(), optimizer, device, (9, 9, 2), **options)
-
-
-def residual(device: str):
-    """What the resnets of the zoo are made of, narrower: the emulator takes seconds for their channels."""
-    blocks = [Residual(Sequential(normalized(4))), Residual(Sequential(normalized(6, 2)), Conv2D(6, 1, 2)), ReLU()]
-    layers = [*normalized(4), *blocks, GlobalAveragePool2D(), Dense(10)]
-    return make_trainer(Sequential(layers), get_loss("softmax_cross_entropy"), SGD(0.01, 0.9), device, (9, 9, 2))
-
-
-def normalized(filters: int, stride: int = 1) -> list[Layer]:
-    return [Conv2D(filters, 3, stride, padding=1, bias=False), BatchNorm2D(), ReLU()]
-
-
-def implicit(device: str):
-    """Convolutions that write no columns; the gradient of the first is summed up in parts."""
-    layers = [Conv2D(4, 3, padding=1), ReLU(), Conv2D(6, 3, 2, "same", bias=False), Conv2D(6, 3, groups=2)]
-    backend = gpu.GpuBackend(convolution="implicit") if device == "gpu" else device
-    model, loss = Sequential([*layers, Flatten(), Dense(10)]), get_loss("softmax_cross_entropy")
-    return make_trainer(model, loss, SGD(0.01, 0.9), backend, (9, 9, 2))
-
-
-TRAINERS = {name: partial(zoo_trainer, name) for name in IMAGES}
-TRAINERS |= {"kitchen sink": kitchen_sink, "residual": residual, "implicit": implicit}
+@pytest.mark.parametrize("name", MODELS)
+def test_a_step_of_the_zoo_only_launches_kernels(name: str) -> None:
+    """At its usual size, without computing anything: no transfer, wait or allocation; as a graph, one launch."""
+    recipe, shape = MODELS[name], (28, 28, 1) if name in ("paper", "lenet5", "mnist") else (32, 32, 3)
+    with installed_cupy(make_fake_cupy(executes=False)) as cupy:
+        model, backend = recipe.model(10), get_backend("gpu")
+        model.build(shape, backend, max_batch=64)
+        optimizer = get_optimizer(recipe.optimizer, recipe.learning_rate)
+        trainer = Trainer(model, get_loss(recipe.loss), optimizer, batch_size=64)
+        split = random_split(64, shape)
+        data = ResidentSplit(split, backend, Normalization(split.images))
+        step = partial(trainer._next_step, data, 64)
+        step()
+        with cupy.stats.step() as counts:
+            step()
+        print(f"{name}: {counts.launches} launches in a step")
+        assert counts.launches <= LAUNCHES[name]
+        replay = Replay(backend)
+        replay.run(64, step)
+        with cupy.stats.step() as counts:
+            replay.run(64, step)
+        assert (counts.launches, counts.graph_launches, replay.reason) == (1, 1, "")
 
 
 @requires_compiler
@@ -197,6 +148,22 @@ def test_two_gpus_in_one_thread() -> None:
             for device, (layer, x) in enumerate(layers):
                 assert layer.forward(x).device.id == device
                 assert layer.w.value.device.id == device
+
+
+def test_ways_to_convolve() -> None:
+    with installed_cupy(make_fake_cupy()) as cupy:
+        assert get_backend("gpu").convolution == "columns"
+        assert get_backend("auto", convolution="implicit").convolution == "implicit"
+        with pytest.raises(InputError, match="unknown convolution 'implicite': did you mean 'implicit'"):
+            get_backend("gpu", convolution="implicite")
+        cupy.cuda.Device.compute_capability = "75"
+        with pytest.raises(
+            DeviceError, match=r"capability 7\.5: implicit convolution in bf16 needs 8\.0; use convolution"
+        ):
+            get_backend("gpu", "bf16", convolution="implicit")
+        assert get_backend("gpu", convolution="implicit").products == "float32"
+    with pytest.raises(InputError, match="only a GPU has several ways, received the device cpu"):
+        get_backend("cpu", convolution="implicit")
 
 
 @requires_compiler

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from device.fake_cupy import make_fake_cupy
 from device.fixtures import installed_cupy, requires_compiler
-from test_gpu_step import TRAINERS, random_split
+from trainers import TRAINERS, random_split
 
 from gpucnn import SGD, Dense, Dropout, Flatten, GroupNorm, Layer, ReLU, Sequential, SoftmaxCrossEntropy, Trainer
 from gpucnn.data import Normalization, ResidentSplit
