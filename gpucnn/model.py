@@ -195,7 +195,7 @@ class Sequential(Container):
         return walk.backward(self.order[0], dy, need_dx)
 
     def forward(self, x: Array, *, train: bool = True) -> Array:
-        with self.explained(len(x) if getattr(x, "ndim", 0) else 1):
+        with self.explained(x.shape[0] if getattr(x, "ndim", 0) else 1):
             return super().forward(x, train=train)
 
     def backward(self, dy: Array, *, need_dx: bool = True) -> Array | None:

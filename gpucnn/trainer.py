@@ -84,7 +84,7 @@ class Trainer:
 
     def step(self, x: Array, y: Array) -> None:
         """Enqueue one update from a batch; nothing is read back."""
-        with self.backend.at_work(), self.model.explained(len(x)):
+        with self.backend.at_work(), self.model.explained(x.shape[0]):
             outputs = self.model._forward(x, train=True)
             self.loss.forward(outputs, y, totals=self._totals)
             self.model._backward(self.loss.backward(), need_dx=False)
