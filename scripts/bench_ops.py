@@ -226,7 +226,8 @@ def repeatable(call: Call, backend: Backend) -> Callable[[], Any]:
 
 
 def time_call(backend: Backend, call: Callable[[], Any]) -> float:
-    """Return the mean time of one call in seconds, over as many as fill a turn."""
+    """Return the mean time of one call in seconds, over as many as fill a turn; the first two may compile and load."""
+    timed(backend, call, 2)
     once = timed(backend, call, 1)
     return timed(backend, call, max(1, int(SECONDS_PER_TURN / once)))
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import gc
 import json
+import os
 import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -75,7 +76,7 @@ def import_torch() -> Any:
 
 
 class TorchStep:
-    """A whole step of PyTorch, channels last: forward, loss, backward, and SGD in one kernel."""
+    """A whole step of PyTorch: forward, loss, backward, and SGD in one kernel; channels last, if not "NCHW"."""
 
     def __init__(self, order: Order, x: Any, labels: Any, device: str):
         import torch
@@ -84,9 +85,9 @@ class TorchStep:
         self.torch, self.device, self.precision = torch, device, order["precision"]
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = self.precision == "tf32"
         torch.backends.cudnn.benchmark = True
-        self.forward = self.model = load_network(order["path"]).to(device, memory_format=torch.channels_last)
-        x = torch.from_numpy(x).permute(0, 3, 1, 2).to(device)
-        self.x = x.contiguous(memory_format=torch.channels_last)
+        layout = torch.contiguous_format if "NCHW" in order["kind"] else torch.channels_last
+        self.forward = self.model = load_network(order["path"]).to(device, memory_format=layout)
+        self.x = torch.from_numpy(x).permute(0, 3, 1, 2).to(device).contiguous(memory_format=layout)
         self.labels = torch.from_numpy(labels).long().to(device)
         self.loss = torch.nn.CrossEntropyLoss()
         self.optimizer = torch.optim.SGD(self.model.parameters(), lr=LEARNING_RATE, momentum=MOMENTUM, fused=True)
@@ -117,6 +118,12 @@ class TorchStep:
         self.forward = self.torch.compile(self.model, mode="reduce-overhead")
         return self
 
+    def compiled_and_recorded(self) -> Callable[[], Any]:
+        """Return the whole step as one CUDA graph of compiled passes."""
+        self.torch.compiler.reset()
+        self.forward = self.torch.compile(self.model)
+        return self.recorded()
+
     def recorded(self) -> Callable[[], Any]:
         """Return the whole step as one CUDA graph; the optimizer's rate is a constant in it, as in ours."""
         cuda = self.torch.cuda
@@ -129,7 +136,11 @@ class TorchStep:
         graph = cuda.CUDAGraph()
         with cuda.graph(graph):
             self()
-        return graph.replay
+
+        def replay(kept: TorchStep = self) -> None:  # a graph keeps none of the arrays that it reads and writes
+            graph.replay()
+
+        return replay
 
 
 def torch_step(order: Order, x: Any, labels: Any) -> Engine:
@@ -138,16 +149,24 @@ def torch_step(order: Order, x: Any, labels: Any) -> Engine:
     torch.cuda.set_device(int(order["device"].partition(":")[2] or 0))
     step = TorchStep(order, x, labels, "cuda")
     size = step.size()
-    made = {"torch eager": lambda: step, "torch compiled": step.compiled, "torch graph": step.recorded}[order["kind"]]()
-    return Engine(made, {"torch": torch.__version__}, size, torch.cuda.synchronize)
+    make = {
+        "torch eager": lambda: step,
+        "torch graph": step.recorded,
+        "torch graph NCHW": step.recorded,
+        "torch compiled": step.compiled,
+        "torch compiled graph": step.compiled_and_recorded,
+    }
+    return Engine(make[order["kind"]](), {"torch": torch.__version__}, size, torch.cuda.synchronize)
 
 
 def torch_bytes(*, free: bool = False) -> int:
-    """Return the memory that PyTorch has taken from the device, perhaps after giving back what is not in use."""
+    """Return the most memory that PyTorch's arrays have taken, or what they take, after freeing what is not in use."""
     torch = import_torch()
-    if free:
-        torch.cuda.empty_cache()
-    return torch.cuda.memory_reserved()
+    if not free:
+        return torch.cuda.max_memory_allocated()
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats()
+    return torch.cuda.memory_allocated()
 
 
 # ---- orders -------------------------------------------------------------------------------------------------------
@@ -189,7 +208,8 @@ def answer(order: Order, engines: dict[str, Engine]) -> Order:
 
 def main() -> None:
     """Answer orders until the input ends; what libraries print goes elsewhere."""
-    answers, sys.stdout = sys.stdout, sys.stderr
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # for libraries in C and for their processes too
     engines: dict[str, Engine] = {}
     for line in sys.stdin:
         print(json.dumps(answer(json.loads(line), engines)), file=answers, flush=True)

@@ -44,8 +44,8 @@ WRITTEN = "out", "dw", "db", "dx", "dgamma", "dbeta", "moments"  # arguments of 
 
 # Rounding of sums in float32, in units of the last place of the largest result, or in products of the sum of |a||b|.
 SUM_ERROR = 128 * 2.0**-23
-# Of each factor, rounded to 8 significant bits, or cut off to 11.
-FACTOR_ERROR = {"float32": 0.0, "tf32": 2.0**-10, "bf16": 2.0**-8}
+# Of each factor, cut off to 11 or 8 significant bits.
+FACTOR_ERROR = {"float32": 0.0, "tf32": 2.0**-10, "bf16": 2.0**-7}
 
 
 # ---- machine ------------------------------------------------------------------------------------------------------
@@ -65,7 +65,7 @@ def machine(job: Job, clock: Clock) -> Iterator[Row]:
         "driver": driver,
         "CUDA of the driver": lambda: str(runtime.driverGetVersion()),
         "CUDA runtime": lambda: str(runtime.runtimeGetVersion()),
-        "cuBLAS": lambda: str(cublas_version(backend.xp)),
+        "cuBLAS": lambda: str(Gemm(backend.xp, backend.device).version()),
         "NVRTC": nvrtc_version,
         "CuPy": lambda: backend.xp.__version__,
         "NumPy": lambda: np.__version__,
@@ -93,13 +93,6 @@ def driver() -> str:
     """Return the version of the NVIDIA driver."""
     command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
     return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.split()[0]
-
-
-def cublas_version(cupy: Any) -> int:
-    """Return the version of the cuBLAS that CuPy has loaded."""
-    from cupy_backends.cuda.libs import cublas
-
-    return cublas.getVersion(cupy.cuda.device.get_cublas_handle())
 
 
 def nvrtc_version() -> str:
@@ -299,10 +292,10 @@ def compare_epochs(job: Job, network: str) -> Row:
 
 def launches(trainer: Trainer, split: ResidentSplit) -> int | None:
     """Return how many nodes the graph of a step has, if CuPy can tell: what a step launches without it."""
-    recording = trainer.backend.record(lambda: trainer.step(*split.next_batch(trainer.batch_size)))
     try:
+        recording = trainer.backend.record(lambda: trainer.step(*split.next_batch(trainer.batch_size)))
         return len(set(re.findall(r"graph_\d+_node_\d+", recording.graph.debug_dot_str())))
-    except AttributeError:
+    except Exception:  # it is the bits that count
         return None
 
 

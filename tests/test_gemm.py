@@ -320,3 +320,7 @@ def test_the_library_of_cupy_has_these_functions() -> None:
     for name in ("cublasCreate_v2", "cublasSetStream_v2", "cublasSetWorkspace_v2", "cublasGemmEx"):
         assert getattr(library, name).argtypes
     assert library.cublasGetStatusName(15) == b"CUBLAS_STATUS_NOT_SUPPORTED"
+
+
+def test_the_version_is_told(fake_cupy) -> None:
+    assert Gemm(fake_cupy, 0).version() == 130200

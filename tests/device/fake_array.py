@@ -149,7 +149,7 @@ class World:
 
     def is_capturing(self) -> bool:
         """Whether some stream captures."""
-        return any(stream.is_capturing() for stream in self.known_streams.values())
+        return any(stream.captures for stream in self.known_streams.values())
 
     def result(self, array: Any, what: str, order: str = "C") -> FakeArray:
         """Make the device array that one launch computed into new memory, in C order as CuPy does."""

@@ -107,7 +107,14 @@ class FakeCublas:
         self.handles: dict[int, Handle] = {}
         self.failing: dict[str, int] = {}
         self.calls: list[str] = []
-        for name in ("cublasCreate_v2", "cublasSetStream_v2", "cublasSetWorkspace_v2", "cublasGemmEx"):
+        names = (
+            "cublasCreate_v2",
+            "cublasGetVersion_v2",
+            "cublasSetStream_v2",
+            "cublasSetWorkspace_v2",
+            "cublasGemmEx",
+        )
+        for name in names:
             setattr(self, name, Function(self._noted(name)))
         self.cublasGetStatusName = Function(STATUS.__getitem__)
 
@@ -124,6 +131,10 @@ class FakeCublas:
         self.world.stats.sync("cublasCreate()")
         handle._obj.value = 1 + len(self.handles)
         self.handles[handle._obj.value] = Handle(self.world.device)
+        return 0
+
+    def _cublasGetVersion_v2(self, handle: int, version: Any) -> int:
+        version._obj.value = 130200
         return 0
 
     def _cublasSetStream_v2(self, handle: int, stream: int) -> int:

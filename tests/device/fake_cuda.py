@@ -182,18 +182,24 @@ def _make_stream_and_event(world: World) -> tuple[type, type]:
             if self._recorded is not None:
                 self._recorded.append(work)
                 return
-            blocking = [s for s in world.known_streams.values() if s.is_capturing() and not s.non_blocking]
+            blocking = [s for s in world.known_streams.values() if s.captures and not s.non_blocking]
             if self.ptr == 0 and blocking:
                 raise CUDARuntimeError(906)
             if world.executes:
                 work()
             world.stats.launch()
 
-        def is_capturing(self) -> bool:
+        @property
+        def captures(self) -> bool:
             return self._recorded is not None
 
+        def is_capturing(self) -> bool:
+            if self.captures and not self._is_valid:
+                raise CUDARuntimeError(901)
+            return self.captures
+
         def begin_capture(self, mode: Any = None) -> None:
-            if self.ptr == 0 or self.is_capturing():
+            if self.ptr == 0 or self.captures:
                 raise CUDARuntimeError(900)
             self._recorded, self._is_valid = [], True
 
@@ -222,7 +228,7 @@ def _make_stream_and_event(world: World) -> tuple[type, type]:
 
     def during_capture(what: str) -> None:
         """Fail as CUDA does, which also spoils what was recorded; CuPy refuses transfers before that."""
-        capturing = [stream for stream in world.known_streams.values() if stream.is_capturing()]
+        capturing = [stream for stream in world.known_streams.values() if stream.captures]
         for stream in capturing:
             stream._is_valid = False
         if capturing:

@@ -36,11 +36,14 @@ ONE_AND_ZERO = {kind: (ctypes.byref(kind(1)), ctypes.byref(kind(0))) for kind in
 @functools.cache
 def open_library(cupy: ModuleType) -> Any:
     """Load the cuBLAS of CuPy's CUDA version: where NVIDIA's packages have it, else where the system finds it."""
+    name = f"libcublas.so.{cupy.cuda.runtime.runtimeGetVersion() // 1000}"
     with contextlib.suppress(Exception):  # the attempt below says what is missing
         from cuda.pathfinder import load_nvidia_dynamic_lib
 
-        return ctypes.CDLL(load_nvidia_dynamic_lib("cublas").abs_path)
-    return ctypes.CDLL(f"libcublas.so.{cupy.cuda.runtime.runtimeGetVersion() // 1000}")
+        path = load_nvidia_dynamic_lib("cublas").abs_path
+        if name in path:
+            return ctypes.CDLL(path)
+    return ctypes.CDLL(name)
 
 
 def _declare(library: Any) -> Any:
@@ -52,6 +55,7 @@ def _declare(library: Any) -> Any:
     library.cublasSetWorkspace_v2.argtypes = [pointer, pointer, ctypes.c_size_t]
     product = [number] * 5 + [pointer] + matrix * 2 + [pointer] + matrix + [number] * 2
     library.cublasGemmEx.argtypes = [pointer, *product]
+    library.cublasGetVersion_v2.argtypes = [pointer, ctypes.POINTER(number)]
     library.cublasGetStatusName.argtypes = [number]
     library.cublasGetStatusName.restype = ctypes.c_char_p
     return library
@@ -135,6 +139,12 @@ class Gemm:
             self._check(self._library.cublasCreate_v2(ctypes.byref(handle)), "a new handle")
         weakref.finalize(self, idle.append, handle).atexit = False
         return handle
+
+    def version(self) -> int:
+        """Return the version of cuBLAS: 130200 is 13.2.0."""
+        found = ctypes.c_int()
+        self._check(self._library.cublasGetVersion_v2(self._handle, ctypes.byref(found)), "its version")
+        return found.value
 
     def multiply(self, a: Array, b: Array, out: Array, precision: str = "float32") -> None:
         """Enqueue `out = a @ b`: (M, K), (K, N) -> (M, N).

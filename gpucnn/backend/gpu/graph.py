@@ -32,14 +32,13 @@ def record_graph(cuda: Any, work: Callable[[], None]) -> Any:
     """
     stream = cuda.Stream(non_blocking=True)
     with cuda.using_allocator(_refuse), stream:
-        stream.begin_capture()
         try:
+            stream.begin_capture()
             work()
             return stream.end_capture()
         except Exception as error:
-            with contextlib.suppress(Exception):  # what was recorded is spoilt
-                if stream.is_capturing():
-                    stream.end_capture()
+            with contextlib.suppress(Exception):  # what was recorded is spoilt, and to end it raises
+                stream.end_capture()
             reason = str(error) if isinstance(error, DeviceError) else first_line(error)
             raise DeviceError(f"a step cannot become a graph: {reason}") from error
 

@@ -42,7 +42,7 @@ SIZES = "int N, int OC, " + WINDOW.replace("int32", "int")
 # neighbouring threads read neighbours. Offsets are unsigned: one alone may point into padding, their sum does not.
 FACTORS = """
 struct Sizes { int N, OC, H, W, C, OH, OW, KH, KW, SH, SW, top, left, DH, DW; };
-struct Place { unsigned offset; int h, w, phase; };
+struct Place { unsigned offset; int h, w, phase; };  // `phase` is for `Errors` alone
 
 __device__ bool inside(int h, int w, int H, int W) { return h >= 0 && h < H && w >= 0 && w < W; }
 
@@ -135,7 +135,9 @@ struct ExchangedKernels {  // a line for each channel c, a step for each tap (u,
 # While a tile is multiplied, the next is on its way from memory to the threads' registers; and as there is room for two
 # tiles of each factor, those that are being written are never those that are being read, and one barrier is enough.
 PRODUCT = """
-template <class Factor> struct Share {  // what a thread carries of each tile of a factor: one step of some lines
+template <class Factor> struct Share {
+    // What a thread carries of each tile of a factor: one step of COUNT lines that lie APART from each other. Of 256
+    // threads each carries 4 lines, 16 apart.
     enum { COUNT = TILE * DEPTH / THREADS, APART = TILE / COUNT };
     const Factor factor;
     const int own_step, own_line, lines;  // the first of its lines in a tile, and how many the tile has
