@@ -26,6 +26,7 @@ import gpucnn
 from gpucnn import SGD, SoftmaxCrossEntropy, Trainer, data, zoo
 from gpucnn.backend import Backend
 from gpucnn.backend.gpu.device import first_line
+from gpucnn.backend.gpu.gemm import Gemm
 from gpucnn.data import ResidentSplit, Split
 from gpucnn.data.resident import Normalization
 from gpucnn.doctor import processor

@@ -322,5 +322,6 @@ def test_the_library_of_cupy_has_these_functions() -> None:
     assert library.cublasGetStatusName(15) == b"CUBLAS_STATUS_NOT_SUPPORTED"
 
 
-def test_the_version_is_told(fake_cupy) -> None:
-    assert Gemm(fake_cupy, 0).version() == 130200
+def test_the_version_is_told() -> None:
+    with installed_cupy(make_fake_cupy()) as cupy:
+        assert Gemm(cupy, 0).version() == 130200

@@ -256,7 +256,7 @@ def test_bandwidth(cupy: ModuleType) -> None:
     assert sizes == {
         **{"relu": 8, "relu_dx": 12, "bias and activation": 8, "im2col 3x3": 40, "col2im 3x3": 40},
         **{"max_pool2d 2x2": 4 + 5 / 4, "max_pool2d_dx 2x2": 4 + 5 / 4, "batch_norm": 12, "batch_norm_dx": 20},
-        **{"sgd_step": 20, "gather_batch": 5},
+        **{"sgd_step": 20, "sum_rows": 4, "sum_rows, 6 columns": 4, "gather_batch": 5},
     }
     for row in rows:
         assert row["share"] == pytest.approx(row["bytes_per_second"] / copy["bytes_per_second"])
@@ -273,8 +273,9 @@ def test_costs(cupy: ModuleType, cupy_of_children: None) -> None:
 # ---- PyTorch, without a GPU ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("kind", ["torch graph", "torch graph NCHW"])
 @pytest.mark.parametrize("precision", ["float32", "tf32", "bf16"])
-def test_a_step_of_pytorch_is_a_step_of_ours(precision: str, tmp_path: Path) -> None:
+def test_a_step_of_pytorch_is_a_step_of_ours(precision: str, kind: str, tmp_path: Path) -> None:
     pytest.importorskip("torch")
     from bench_worker import make_batch, make_trainer
     from torch_nets import save_network
@@ -283,7 +284,7 @@ def test_a_step_of_pytorch_is_a_step_of_ours(precision: str, tmp_path: Path) -> 
     model.build(shape, "cpu", seed=0)
     save_network(model, str(tmp_path / "lenet5"))
     x, labels = make_batch(8, shape)
-    order = {"path": str(tmp_path / "lenet5"), "precision": precision}
+    order = {"path": str(tmp_path / "lenet5"), "precision": precision, "kind": kind}
     step = gpu_engines.TorchStep(order, x, labels, "cpu")
     within = {"float32": 1e-5, "tf32": 1e-5, "bf16": 2e-2}[precision]  # a CPU has no tf32
     assert step.size() == pytest.approx(np.abs(model.predict(x)).mean(), rel=within)

@@ -107,15 +107,8 @@ class FakeCublas:
         self.handles: dict[int, Handle] = {}
         self.failing: dict[str, int] = {}
         self.calls: list[str] = []
-        names = (
-            "cublasCreate_v2",
-            "cublasGetVersion_v2",
-            "cublasSetStream_v2",
-            "cublasSetWorkspace_v2",
-            "cublasGemmEx",
-        )
-        for name in names:
-            setattr(self, name, Function(self._noted(name)))
+        for name in ("Create_v2", "GetVersion_v2", "SetStream_v2", "SetWorkspace_v2", "GemmEx"):
+            setattr(self, f"cublas{name}", Function(self._noted(f"cublas{name}")))
         self.cublasGetStatusName = Function(STATUS.__getitem__)
 
     def _noted(self, name: str) -> Callable[..., int]:
