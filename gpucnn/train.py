@@ -71,7 +71,8 @@ def train(options: argparse.Namespace) -> None:
         saver = Saver(run, checkpoints, options.checkpoint_every, say)
         saver.begin(resume=options.resume)
     try:
-        _fit(run, saver, options, summary)
+        with saver.listening() if saver else nullcontext():
+            _fit(run, saver, options, summary)
         tested = trainer.evaluate(test)
         if math.isnan(tested.loss):
             raise DivergedError(
@@ -127,7 +128,7 @@ def _fit(run: Run, saver: Saver | None, options: argparse.Namespace, summary: Su
     for epoch in range(first, options.epochs):
         images, before = data.samples - run.batch * trainer.batch_size, run.seconds
         with shown(epoch, options.epochs, data.samples, options.quiet) as (advance, end):
-            with run.timed(), saver.listening() if saver else nullcontext():
+            with run.timed():
                 metrics = trainer.train_epoch(data, epoch, _each_batch(run, saver, advance), done=run.batch)
             speed = f"{images / (run.seconds - before):,.0f} images/s"
             end(f"loss {metrics.loss:.4f}  accuracy {metrics.accuracy:7.2%}  {speed}")

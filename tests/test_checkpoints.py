@@ -15,7 +15,6 @@ from device.fixtures import installed_cupy, requires_compiler
 
 from gpucnn import (
     SGD,
-    Adam,
     BatchNorm2D,
     Conv2D,
     Dense,
@@ -36,6 +35,7 @@ from gpucnn.checkpoints import file as checkpoint_file
 from gpucnn.checkpoints.describe import describe_layer, differences, settings_of
 from gpucnn.data import ResidentSplit, Split
 from gpucnn.data.resident import Normalization
+from gpucnn.optimizers import get_optimizer
 from gpucnn.schedules import Cosine
 
 ARRAYS = {
@@ -155,15 +155,45 @@ def test_a_failed_write_leaves_the_file_before(failing: str, tmp_path: Path, mon
 
 
 def test_data_and_name_are_on_the_disk_in_this_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The content before the name that stands for it, and then the folder."""
-    done = []
+    """The whole content before the name that stands for it, and then the folder."""
+    done, sizes = [], []
     fsync, replace = os.fsync, os.replace
-    monkeypatch.setattr(
-        os, "fsync", lambda descriptor: (done.append(os.readlink(f"/proc/self/fd/{descriptor}")), fsync(descriptor))
-    )
+
+    def noted(descriptor: int) -> None:
+        done.append(os.readlink(f"/proc/self/fd/{descriptor}"))
+        sizes.append(os.fstat(descriptor).st_size)
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", noted)
     monkeypatch.setattr(os, "replace", lambda *paths: (done.append("replace"), replace(*paths)))
     write(tmp_path / "a.safetensors", ARRAYS, ABOUT)
     assert done == [str(tmp_path / f".a.safetensors.{os.getpid()}.part"), "replace", str(tmp_path)]
+    assert sizes[0] == (tmp_path / "a.safetensors").stat().st_size
+
+
+def test_a_second_signal_while_writing_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "fsync", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        write(tmp_path / "a.safetensors", ARRAYS, ABOUT)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_first_error_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where the temporary file cannot be removed either."""
+
+    def failing(number: int) -> Any:
+        def fail(*_: Any) -> None:
+            raise OSError(number, os.strerror(number))
+
+        return fail
+
+    monkeypatch.setattr(os, "replace", failing(errno.ENOSPC))
+    monkeypatch.setattr(os, "unlink", failing(errno.EROFS))
+    with pytest.raises(OSError, match="No space left"):
+        write(tmp_path / "a.safetensors", ARRAYS, ABOUT)
 
 
 # ---- a folder -----------------------------------------------------------------------------------------------------
@@ -211,11 +241,53 @@ def test_the_old_goes_when_the_new_is_there(tmp_path: Path, monkeypatch: pytest.
     assert checkpoints.newest().about == {"step": 1}
 
 
+def test_steps_are_numbers(tmp_path: Path) -> None:
+    """A name with one digit more is not one that comes before."""
+    for step in (99_999_999, 100_000_000):
+        write(tmp_path / f"step-{step:08}.safetensors", ARRAYS, {"step": step})
+    assert Checkpoints(tmp_path).newest().about == {"step": 100_000_000}
+
+
+def test_a_run_that_began_again_keeps_its_own(tmp_path: Path) -> None:
+    """Of more steps are only those that were damaged: they must not take the place of the new ones."""
+    checkpoints = Checkpoints(tmp_path, keep=2)
+    for step in (90, 100):
+        checkpoints.save(step, ARRAYS, {"step": step})
+    for path in checkpoints.paths():
+        path.write_bytes(b"damaged")
+    assert checkpoints.newest(str) is None
+    checkpoints.save(10, ARRAYS, {"step": 10})
+    assert checkpoints.newest(str).about == {"step": 10}
+    assert [path.name for path in tmp_path.iterdir()] == ["step-00000010.safetensors"]
+
+
+def test_an_old_one_that_stays_is_only_in_the_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    checkpoints = Checkpoints(tmp_path, keep=1)
+    checkpoints.save(1, ARRAYS, {"step": 1})
+
+    def fail(*_: Any) -> None:
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "unlink", fail)
+        checkpoints.save(2, ARRAYS, {"step": 2})
+    assert [read(path)[1]["step"] for path in checkpoints.paths()] == [2, 1]
+
+
 def test_what_a_killed_run_left_is_removed(tmp_path: Path) -> None:
     (tmp_path / ".step-00000001.safetensors.123.part").write_bytes(b"half")
     (tmp_path / "notes.txt").write_text("mine")
     Checkpoints(tmp_path).save(2, ARRAYS, {"step": 2})
     assert sorted(path.name for path in tmp_path.iterdir()) == ["notes.txt", "step-00000002.safetensors"]
+
+
+def test_a_folder_that_cannot_be_written_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(**_: Any) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr("tempfile.TemporaryFile", fail)
+    with pytest.raises(InputError, match=r"cannot hold checkpoints .*Read-only.*; name one that can be written to"):
+        Checkpoints(tmp_path)
 
 
 def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
@@ -269,7 +341,7 @@ def make_run(device: str = "cpu", optimizer: str = "sgd", *, seed: int = 0, sett
     split = Split(rng.integers(0, 255, (19, 8, 8, 1), dtype=np.uint8), rng.integers(0, 4, 19, dtype=np.int32))
     model = network()
     model.build((8, 8, 1), get_backend(device), max_batch=4, seed=seed)
-    updates = SGD(0.1, 0.9) if optimizer == "sgd" else Adam(0.01)
+    updates = get_optimizer(optimizer, 0.01, momentum=0.9 if optimizer in ("sgd", "rmsprop") else None)
     updates.follow(Cosine(), 10)
     average = WeightAverage(0.9)
     trainer = Trainer(model, SoftmaxCrossEntropy(), updates, average=average, batch_size=4, seed=seed)
@@ -306,13 +378,13 @@ def device(request: pytest.FixtureRequest):
 
 
 @requires_compiler
-@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+@pytest.mark.parametrize("optimizer", ["sgd", "adam", "rmsprop", "adagrad"])
 def test_a_run_goes_on_bit_for_bit(device: str, optimizer: str, tmp_path: Path) -> None:
     """From any step, in the middle of an epoch and at its end, again and again."""
     whole = make_run(device, optimizer)
     expected = train(whole), whole.trainer.model.weights_sha256()
     state = whole.held()[0]
-    for stop in ((1, 7), (4, 5), (5,), (9,)) if device == "cpu" else ((3, 6),):
+    for stop in ((1, 7), (4, 5), (5,), (9,), (10,)) if device == "cpu" else ((3, 6),):
         for step in stop:
             run = make_run(device, optimizer)
             if checkpoint := Checkpoints(tmp_path).newest():
@@ -345,6 +417,18 @@ def test_another_run_is_refused_and_changes_nothing(tmp_path: Path) -> None:
         adam.resume(checkpoint)
     assert other.trainer.model.weights_sha256() == before
     assert (other.step, adam.step) == (0, 0)
+
+
+def test_the_time_of_all_sessions_is_counted(tmp_path: Path) -> None:
+    """And what else was known is known again."""
+    run = make_run()
+    run.results = {"best_loss": 0.5}
+    with pytest.raises(Stopped), run.timed():
+        train(run, stop_at=3)
+    again = make_run()
+    again.resume(Checkpoint(tmp_path, *run.held()))
+    assert again.seconds == run.seconds > 0
+    assert again.results["best_loss"] == 0.5
 
 
 def test_another_place_is_told(tmp_path: Path) -> None:

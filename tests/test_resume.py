@@ -10,12 +10,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import gpucnn
-from gpucnn import Trainer
+from gpucnn import Trainer, data, zoo
 from gpucnn.checkpoints import Checkpoints, read
 from gpucnn.checkpoints import folder as checkpoint_folder
 from gpucnn.cli import main
@@ -135,6 +137,11 @@ def test_a_damaged_checkpoint_is_passed_over(run, tmp_path: Path) -> None:
         (("--flip",), "flip was False and is True"),
         (("--precision", "float64"), "precision was 'float32' and is 'float64'"),
         (("--optimizer", "adam"), r"optimizer\.kind was 'SGD' and is 'Adam'"),
+        (("--momentum", "0.5"), r"optimizer\.momentum was 0\.9 and is 0\.5"),
+        (("--clip-norm", "1"), r"optimizer\.clip_norm was nothing and is 1\.0"),
+        (("--warm-up", "0.1"), r"warm_up was 0\.0 and is 0\.1"),
+        (("--average", "0.99"), r"average was 0\.9 and is 0\.99"),
+        (("--shift", "2"), "shift was 1 and is 2"),
     ],
 )
 def test_another_run_is_refused(change: tuple, difference: str, run, tmp_path: Path) -> None:
@@ -145,6 +152,33 @@ def test_another_run_is_refused(change: tuple, difference: str, run, tmp_path: P
     assert code == 2
     assert re.search(rf"is of another run: .*{difference}", err)
     assert files == {path: path.read_bytes() for path in (tmp_path / "checkpoints").iterdir()}
+
+
+def test_other_images_are_refused(run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the same number and size, and one pixel is another."""
+    folder, load = ("--checkpoint-dir", str(tmp_path / "checkpoints")), data.load
+    run(*folder)
+
+    def other(*arguments: Any, **options: Any) -> data.Dataset:
+        dataset = load(*arguments, **options)
+        images = dataset.train.images.copy()
+        images[5, 4, 3, 0] ^= 1
+        return replace(dataset, train=replace(dataset.train, images=images))
+
+    monkeypatch.setattr(data, "load", other)
+    code, _, err, _ = run(*folder, "--resume")
+    assert code == 2
+    assert re.search(r"is of another run: data\.sha256 was '\w+\.\.\. and is '\w+\.\.\.; give the same", err)
+
+
+def test_another_loss_is_refused(run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = ("--checkpoint-dir", str(tmp_path / "checkpoints"))
+    run(*folder)
+    recipe = zoo.get_recipe("paper")
+    monkeypatch.setattr(zoo, "get_recipe", lambda name: replace(recipe, loss="softmax_cross_entropy"))
+    code, _, err, _ = run(*folder, "--resume")
+    assert code == 2
+    assert "is of another run: loss.kind was 'SigmoidCrossEntropy' and is 'SoftmaxCrossEntropy'" in err
 
 
 def test_another_number_of_threads_is_told(run, tmp_path: Path) -> None:
@@ -189,6 +223,57 @@ def test_a_full_disk_does_not_end_the_run(run, tmp_path: Path, monkeypatch: pyte
     assert out.count(" has no checkpoint ([Errno 28] No space left on device); going on with those before it") == 3
     assert summary["weights_sha256"] == whole["weights_sha256"]
     assert Checkpoints(folder).newest().about["step"] == 45
+
+
+def test_the_best_one_is_there_before_others_tell_of_it(run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where it cannot be written no other checkpoint says that it was."""
+    write = checkpoint_folder.write
+
+    def failing(path, arrays, about):
+        if path.name == "best.safetensors" and about["epoch"] > 1:
+            raise OSError(28, "No space left on device")
+        write(path, arrays, about)
+        if path.name != "best.safetensors":
+            best = read(path.with_name("best.safetensors"))[1]
+            assert about["results"]["best_loss"] == best["results"]["best_loss"] == best["results"]["train_loss"]
+
+    monkeypatch.setattr(checkpoint_folder, "write", failing)
+    assert run("--checkpoint-dir", str(tmp_path / "checkpoints"))[0] == 0
+    assert read(tmp_path / "checkpoints" / "best.safetensors")[1]["epoch"] == 1
+
+
+def test_only_a_smaller_loss_is_the_best(run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    losses, train_epoch = iter([0.5, 0.7, 0.6]), Trainer.train_epoch
+    monkeypatch.setattr(
+        Trainer, "train_epoch", lambda *a, **options: replace(train_epoch(*a, **options), loss=next(losses))
+    )
+    run("--checkpoint-dir", str(tmp_path / "checkpoints"))
+    assert read(tmp_path / "checkpoints" / "best.safetensors")[1]["results"]["best_loss"] == 0.5
+
+
+@pytest.mark.parametrize(("at", "stopped_after"), [(15, 16), (45, 45)])
+def test_a_signal_while_an_epoch_ends(
+    at: int, stopped_after: int, run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The run ends with the next step; after the last one before it is tested."""
+    _, _, _, whole = run()
+    folder = ("--checkpoint-dir", str(tmp_path / "checkpoints"))
+    save = Checkpoints.save
+
+    def save_and_signal(self, step, *held):
+        if step == at:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return save(self, step, *held)
+
+    handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    with monkeypatch.context() as patch:
+        patch.setattr(Checkpoints, "save", save_and_signal)
+        code, out, err, summary = run(*folder)
+    assert (code, err, summary["status"]) == (143, "gpucnn: terminated\n", "interrupted")
+    assert f"stopped after step {stopped_after}; --resume goes on from there" in out
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == handlers
+    assert Checkpoints(folder[1]).newest().about["step"] == stopped_after
+    assert run(*folder, "--resume")[3]["weights_sha256"] == whole["weights_sha256"]
 
 
 def test_a_diverged_run_keeps_its_last_good_checkpoint(run, tmp_path: Path) -> None:

@@ -67,11 +67,16 @@ class Checkpoints:
         return None
 
     def save(self, step: int, arrays: Mapping[str, np.ndarray], about: Mapping[str, Any]) -> Path:
-        """Write the checkpoint of a step, then remove the oldest beyond `keep`, and what an earlier run left behind."""
+        """Write the checkpoint of a step, then remove the oldest beyond `keep`, and what an earlier run left behind.
+
+        Those of later steps are such: a run goes on from the newest that is whole.
+        """
         path = self.folder / f"step-{step:08}{SUFFIX}"
         write(path, arrays, about)
         leftovers = [left for left in self.folder.glob(f".*{TEMPORARY}") if left.is_file()]
-        for old in [*self.paths()[self.keep :], *leftovers]:
+        paths = self.paths()
+        at = paths.index(path)
+        for old in [*paths[:at], *paths[at + self.keep :], *leftovers]:
             with contextlib.suppress(OSError):  # it is only in the way
                 old.unlink()
         return path

@@ -6,7 +6,8 @@ import math
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from functools import partial
+from typing import Any, NoReturn
 
 from gpucnn.checkpoints.folder import Checkpoints
 from gpucnn.checkpoints.run import Run
@@ -59,30 +60,39 @@ class Saver:
         """Write the checkpoint of this step if it is time, and end the run if a signal came."""
         if self.signal is not None:
             self._save()
-            self.say(f"stopped after step {self.run.step:,}; --resume goes on from there")
-            raise Stopped(self.signal)
+            self._stop()
         if self.every and self.run.step % self.every == 0:
             self._save()
 
     def on_epoch(self, loss: float) -> None:
-        """Write the checkpoint of an epoch; if its loss in training is the smallest so far, also as the best one.
+        """Write the checkpoint of an epoch; if its loss in training is the smallest so far, first as the best one.
 
-        The test set has no say in which is best: what it chose, it could not judge.
+        In this order no checkpoint tells of a best one that is not there. The test set has no say in which is best:
+        what it chose, it could not judge.
         """
-        best = self.run.results.get("best_loss")
-        is_best = loss < (math.inf if best is None else best)
-        if is_best:
-            self.run.results["best_loss"] = loss
-        self._save(is_best=is_best)
+        before = self.run.results
+        if loss < before.get("best_loss", math.inf):
+            self.run.results = before | {"best_loss": loss}
+            if not self._write(self.checkpoints.save_best):
+                self.run.results = before
+        self._save()
 
-    def _save(self, *, is_best: bool = False) -> None:
+    def _save(self) -> None:
+        self._write(partial(self.checkpoints.save, self.run.step))
+
+    def _write(self, save: Callable[..., object]) -> bool:
+        """Let a function write what the run holds; return whether it could."""
         held = self.run.held()
         try:
-            self.checkpoints.save(self.run.step, *held)
-            if is_best:
-                self.checkpoints.save_best(*held)
+            save(*held)
         except OSError as error:
             self.say(f"step {self.run.step:,} has no checkpoint ({error}); going on with those before it")
+            return False
+        return True
+
+    def _stop(self) -> NoReturn:
+        self.say(f"stopped after step {self.run.step:,}; --resume goes on from there")
+        raise Stopped(self.signal)
 
     @contextmanager
     def listening(self) -> Iterator[None]:
@@ -93,6 +103,8 @@ class Saver:
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
+        if self.signal is not None:  # it came after the last step
+            self._stop()
 
     def _note(self, number: int, frame: Any) -> None:
         if self.signal is not None:
