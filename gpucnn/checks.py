@@ -11,14 +11,15 @@ from gpucnn.errors import InputError
 __all__ = ["integer", "number", "pair"]
 
 
-def integer(value: object, what: str, *, least: int) -> int:
-    """Return `value` as an int of at least `least`; `what` names it in the error."""
+def integer(value: object, what: str, *, least: int, most: int | None = None) -> int:
+    """Return `value` as an int of at least `least`, and at most `most` if given; `what` names it in the error."""
     try:
         whole = operator.index(value)  # type: ignore[arg-type]
     except TypeError:
         whole = least - 1
-    if isinstance(value, bool) or whole < least:
-        raise InputError(f"{what} must be an integer of at least {least}, received {value!r}")
+    if isinstance(value, bool) or whole < least or (most is not None and whole > most):
+        limit = f"at most {most:,}" if most is not None and whole > most else f"at least {least}"
+        raise InputError(f"{what} must be an integer of {limit}, received {value!r}")
     return whole
 
 

@@ -17,6 +17,7 @@ from gpucnn.schedules import check_schedule
 __all__ = ["OPTIMIZERS", "SGD", "Adagrad", "Adam", "AdamW", "Optimizer", "RMSprop", "get_optimizer"]
 
 Array = Any
+MOST_STEPS = 10_000_000  # the learning rate of each is in a table
 NOT_ZERO = "else a weight whose gradient is 0 becomes 0/0; try 1e-8"
 
 
@@ -54,7 +55,7 @@ class Optimizer(Attached):
         its own. A `learning_rate` set later changes them all and leaves the clock alone.
         """
         name = type(self).__name__
-        steps = integer(steps, f"{name}: steps", least=1)
+        steps = integer(steps, f"{name}: steps", least=1, most=MOST_STEPS)
         check_schedule(schedule, f"{name}: schedule")
         shares = [number(schedule(t / steps), f"{name}: the schedule's share at {t}/{steps}") for t in range(steps)]
         self.shares = np.array(shares)

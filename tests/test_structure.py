@@ -23,7 +23,7 @@ MOST_LINES_OF_A_PATH = 350
 # only where `ALSO` says so. A package stands for all its modules.
 ROWS = [
     ["errors", "blas", "host"],
-    ["checks"],
+    ["checks", "config"],
     ["augmentation", "geometry"],
     ["memory"],
     ["backend"],

@@ -4,26 +4,36 @@ from __future__ import annotations
 
 import hashlib
 import inspect
+import math
 from collections.abc import Iterator
 from typing import Any
 
 from gpucnn.data import Dataset
 from gpucnn.layers import Layer
 
-__all__ = ["describe_data", "describe_layer", "differences", "settings_of"]
+__all__ = ["describe_data", "describe_layer", "differences", "is_plain", "settings_of"]
 
-PLAIN = (bool, int, float, str, type(None))
+DEEPEST = 100  # lists and objects in each other; a layer in a container takes two
 
 
 def settings_of(thing: object) -> dict[str, Any]:
     """Return the kind of a thing and the plain arguments that it was made with, of those that it keeps."""
     names = inspect.signature(type(thing).__init__).parameters
     held = {name: getattr(thing, name, ...) for name in names}
-    return {"kind": type(thing).__name__} | {name: value for name, value in held.items() if _is_plain(value)}
+    return {"kind": type(thing).__name__} | {name: value for name, value in held.items() if is_plain(value)}
 
 
-def _is_plain(value: object) -> bool:
-    return isinstance(value, PLAIN) or (isinstance(value, (tuple, list)) and all(map(_is_plain, value)))
+def is_plain(value: object, deepest: int = DEEPEST) -> bool:
+    """Whether a value is what JSON can hold: text, truth values, finite numbers, None, and not too many lists of them.
+
+    Objects count as such lists; `deepest` says how many may lie in each other.
+    """
+    if isinstance(value, float):
+        return math.isfinite(value)
+    if isinstance(value, (tuple, list, dict)):
+        parts = value.values() if isinstance(value, dict) else value
+        return deepest > 0 and all(is_plain(part, deepest - 1) for part in parts)
+    return value is None or isinstance(value, (bool, int, str))
 
 
 def describe_layer(layer: Layer) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import json
 import os
+import stat
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
+from gpucnn.checkpoints.describe import is_plain
 from gpucnn.errors import InputError
 
 __all__ = ["SUFFIX", "TEMPORARY", "DamagedError", "read", "write"]
@@ -38,7 +40,8 @@ def write(path: Path, arrays: Mapping[str, np.ndarray], about: Mapping[str, Any]
     content = safetensors.numpy.save(dict(arrays), {ABOUT: text, CHECKSUM: checksum(arrays, text)})
     temporary = path.with_name(f".{path.name}.{os.getpid()}{TEMPORARY}")
     try:
-        with open(temporary, "wb") as file:
+        temporary.unlink(missing_ok=True)
+        with open(temporary, "xb") as file:  # never through a link that lies there
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
@@ -69,15 +72,17 @@ def read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     DamagedError
         Where anything in it is not as it was written. An `OSError` says that the file cannot be read at all.
     """
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise DamagedError(f"{path}: is no checkpoint: no regular file")
     try:
         with safetensors.safe_open(path, "numpy") as file:
             metadata = file.metadata() or {}
             kinds = {name: file.get_slice(name).get_dtype() for name in file.keys()}  # noqa: SIM118
-            if unknown := {kind for kind in kinds.values() if kind not in DTYPES}:
-                raise DamagedError(f"{path}: is no checkpoint of gpucnn: it holds {', '.join(sorted(unknown))}")
-            arrays = {name: file.get_tensor(name) for name in kinds}
-    except safetensors.SafetensorError as error:
+            arrays = {name: file.get_tensor(name) for name, kind in kinds.items() if kind in DTYPES}
+    except (safetensors.SafetensorError, ValueError) as error:  # NumPy refuses what has more than 64 axes
         raise DamagedError(f"{path}: is damaged, or no checkpoint ({error})") from error
+    if unknown := set(kinds.values()) - DTYPES.keys():
+        raise DamagedError(f"{path}: is no checkpoint of gpucnn: it holds {', '.join(sorted(unknown))}")
     if ABOUT not in metadata or CHECKSUM not in metadata:
         raise DamagedError(f"{path}: is no checkpoint of gpucnn: it has no description")
     if checksum(arrays, metadata[ABOUT]) != metadata[CHECKSUM]:
@@ -88,6 +93,8 @@ def read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         raise DamagedError(f"{path}: is no checkpoint of gpucnn: its description is no JSON") from error
     if not isinstance(about, dict):
         raise DamagedError(f"{path}: is no checkpoint of gpucnn: its description is no JSON object")
+    if not is_plain(about):
+        raise DamagedError(f"{path}: is no checkpoint of gpucnn: its description has NaN, infinity or too deep lists")
     return arrays, about
 
 

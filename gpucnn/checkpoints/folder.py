@@ -61,6 +61,8 @@ class Checkpoints:
         """Return the newest checkpoint that is whole, or None; a damaged one is passed over, and that is said."""
         for path in self.paths():
             try:
+                if path.is_symlink():
+                    raise DamagedError(f"{path}: is a link, not the checkpoint itself")
                 return Checkpoint(path, *read(path))
             except DamagedError as error:
                 say(f"{error}; trying the one before")

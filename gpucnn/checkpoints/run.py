@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from gpucnn.checkpoints.describe import differences
+from gpucnn.checkpoints.describe import differences, is_plain
 from gpucnn.checkpoints.file import DamagedError
 from gpucnn.checkpoints.folder import Checkpoint
 from gpucnn.data import ResidentSplit
@@ -21,6 +21,7 @@ from gpucnn.trainer import Trainer
 __all__ = ["FORMAT", "Run"]
 
 PROGRESS = ("epoch", "batch", "step")
+MOST = 1 << 62  # of what is counted
 FORMAT = 1  # of the description; one with another number is refused
 
 
@@ -95,6 +96,7 @@ class Run:
         here = {name: [tuple(array.shape), str(array.dtype)] for name, array in state.items()}
         if found := list(differences(shapes, here)):
             raise InputError(f"{path}: has other arrays: {'; '.join(found)}; use the version of gpucnn that wrote it")
+        self._check_position(checkpoint)
         for name, array in state.items():
             self.trainer.backend.from_host(checkpoint.arrays[name], out=array)
         self.trainer.loaded()
@@ -108,6 +110,25 @@ class Run:
         about = checkpoint.about
         counts = [about.get(name) for name in PROGRESS]
         parts = [about.get(name) for name in ("settings", "place", "results")]
-        is_whole = all(isinstance(part, dict) for part in parts) and type(parts[-1].get("seconds")) is float
-        if not is_whole or not all(type(count) is int and count >= 0 for count in counts):
+        is_whole = all(isinstance(part, dict) for part in parts) and is_plain(parts)
+        if not is_whole or not all(type(count) is int and 0 <= count < MOST for count in counts):
             raise DamagedError(f"{checkpoint.path}: is no checkpoint of gpucnn: its description lacks something")
+        results = {"best_loss": 0.0} | parts[-1]  # it comes with the first epoch
+        if any(type(results.get(name)) is not float for name in ("seconds", "best_loss")):
+            raise DamagedError(
+                f"{checkpoint.path}: is no checkpoint of gpucnn: its results have no seconds, or no loss"
+            )
+
+    def _check_position(self, checkpoint: Checkpoint) -> None:
+        """Check the numbers that address something: a device would read elsewhere by wrong ones, and not say so."""
+        arrays, batch, samples = checkpoint.arrays, checkpoint.about["batch"], self.data.samples
+        whole = [array for array in arrays.values() if array.dtype.kind == "i"]
+        done = min(batch * self.trainer.batch_size, samples)
+        is_right = (
+            all(np.all((array >= 0) & (array < MOST)) for array in whole)
+            and np.array_equal(np.sort(arrays["data.order"]), np.arange(samples))
+            and batch <= self.trainer.steps(self.data)
+            and (not batch or arrays["data.cursor"].item() == done)
+        )
+        if not is_right:
+            raise DamagedError(f"{checkpoint.path}: is no checkpoint of gpucnn: it stands at no place in this data")

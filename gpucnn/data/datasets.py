@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import io
 import math
 import os
 import warnings
@@ -18,7 +19,8 @@ from typing import TYPE_CHECKING, BinaryIO
 import numpy as np
 
 from gpucnn.data.download import SOURCES, cache_folder, fill_cache
-from gpucnn.errors import InputError, unknown_name
+from gpucnn.errors import InputError, OutOfMemoryError, unknown_name
+from gpucnn.host import available_memory
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -33,6 +35,8 @@ CIFAR_TRAIN_FILES = tuple(f"data_batch_{i}.bin" for i in range(1, 6))
 CIFAR_TEST_FILE = "test_batch.bin"
 CIFAR_SHAPE = (32, 32, 3)
 CIFAR_RECORD_BYTES = 1 + math.prod(CIFAR_SHAPE)
+
+MOST_PIXELS = 1 << 24  # of one image: a file of 100 bytes may unpack to any number
 
 # Pillow reads many more formats, some through other programs; these are the ones that it decodes itself.
 PILLOW_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
@@ -115,6 +119,12 @@ def load(
     reader = DATASETS[name]
     try:
         return reader.read(_folder(name, data_dir, download, cache_dir))
+    except OutOfMemoryError:
+        raise
+    except MemoryError as error:
+        raise OutOfMemoryError(
+            f"{name}: does not fit into memory ({error}); train on fewer or smaller images"
+        ) from error
     except OSError as error:
         raise InputError(
             f"{error.filename or data_dir or name}: cannot be read ({error.strerror or error}); "
@@ -135,7 +145,7 @@ def _folder(
         raise InputError(f"{name}: expected data_dir or download, came both ({data_dir}); leave one out")
     if name not in SOURCES and data_dir is None:
         raise InputError(f"{name} cannot be found without its folder: pass --data-dir DIR with {files}")
-    folder = cache_folder(name, cache_dir) if data_dir is None else Path(data_dir).expanduser()
+    folder = cache_folder(name, cache_dir) if data_dir is None else Path(os.path.expanduser(data_dir))
     if download:
         fill_cache(name, folder)
     if not folder.is_dir():
@@ -150,10 +160,20 @@ def _cure(name: str) -> str:
 
 def _find(name: str, folder: Path, candidates: tuple[str, ...]) -> Path:
     """Return the first of the candidates that is a file in `folder`."""
-    for candidate in candidates:
-        if (folder / candidate).is_file():
-            return folder / candidate
+    for path in (folder / candidate for candidate in candidates):
+        if path.is_file():
+            return _inside(folder, path)
     raise InputError(f"{folder}: found no {' nor '.join(candidates)}, which {name} needs; {_cure(name)}")
+
+
+def _inside(folder: Path, path: Path) -> Path:
+    """Return the path, unless it is a link out of the folder: then somebody else's files would be read."""
+    if path.is_symlink() and not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder)):
+        raise InputError(
+            f"{path} is a link that leads out of {folder}: expected a data set that lies in its folder; copy there "
+            "what it leads to, or pass the folder that holds both"
+        )
+    return path
 
 
 def _check_labels(path: Path, labels: np.ndarray, classes: int) -> None:
@@ -291,7 +311,7 @@ def _read_at_most(stream: BinaryIO, limit: int) -> bytearray:
 def _read_cifar10(folder: Path) -> Dataset:
     """Read the binary version of CIFAR-10 (https://www.cs.toronto.edu/~kriz/cifar.html)."""
     if (folder / "cifar-10-batches-bin").is_dir():
-        folder = folder / "cifar-10-batches-bin"
+        folder = _inside(folder, folder / "cifar-10-batches-bin")
     train_files = [_find("cifar10", folder, (file,)) for file in CIFAR_TRAIN_FILES]
     test_file = _find("cifar10", folder, (CIFAR_TEST_FILE,))
     names = _read_cifar_names(folder / "batches.meta.txt")
@@ -328,7 +348,7 @@ def _cifar_count(path: Path) -> int:
 def _read_cifar_names(path: Path) -> tuple[str, ...]:
     if not path.is_file():
         return CIFAR_NAMES
-    with path.open("rb") as stream:
+    with _inside(path.parent, path).open("rb") as stream:
         names = tuple(stream.read(4096).decode("ascii", "replace").split())
     if len(names) != len(CIFAR_NAMES):
         raise InputError(
@@ -347,7 +367,8 @@ Classes = dict[str, list[Path]]  # the image files of each class, both in sorted
 def _read_folder(folder: Path) -> Dataset:
     """Read train/<class>/* and test/<class>/*, or <class>/* with every fifth image of a class for testing.
 
-    Hidden files are ignored, and so is what lies beside train and test. Images stay grey, (N, H, W, 1), when
+    Hidden files are ignored, and so is what lies beside train and test. Links may lead to other places in the folder,
+    not out of it. Images stay grey, (N, H, W, 1), when
     all of them are grey; otherwise all become RGB, (N, H, W, 3).
     """
     train, test = _list_halves(folder)
@@ -360,14 +381,14 @@ def _read_folder(folder: Path) -> Dataset:
 def _list_halves(folder: Path) -> tuple[Classes, Classes]:
     """Return the training and the test files of each class."""
     if (folder / "train").is_dir() and (folder / "test").is_dir():
-        train, test = _list_classes(folder / "train"), _list_classes(folder / "test")
+        train, test = (_list_classes(folder, _inside(folder, folder / half)) for half in ("train", "test"))
         if one_sided := sorted(train.keys() ^ test.keys()):
             raise InputError(
                 f"{folder}: expected the same classes in train and test, but only one of them has "
                 f"{', '.join(one_sided)}; add the missing folder or remove the other"
             )
         return train, test
-    classes = _list_classes(folder)
+    classes = _list_classes(folder, folder)
     train, test = {}, {}
     for name, files in classes.items():
         test[name] = files[TEST_EVERY - 1 :: TEST_EVERY]
@@ -380,9 +401,9 @@ def _list_halves(folder: Path) -> tuple[Classes, Classes]:
     return train, test
 
 
-def _list_classes(folder: Path) -> Classes:
-    """Return the files of each class folder, and refuse anything that is out of place."""
-    classes = {path.name: _visible(path) for path in _visible(folder) if _is_class_folder(path)}
+def _list_classes(root: Path, folder: Path) -> Classes:
+    """Return the files of each class folder, and refuse anything that is out of place, or a link out of `root`."""
+    classes = {path.name: _visible(root, path) for path in _visible(root, folder) if _is_class_folder(path)}
     if not classes:
         raise InputError(f"{folder}: expected {FOLDER_LAYOUT}, came an empty folder; {_cure('folder')}")
     for name, files in classes.items():
@@ -394,8 +415,8 @@ def _list_classes(folder: Path) -> Classes:
     return classes
 
 
-def _visible(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+def _visible(root: Path, folder: Path) -> list[Path]:
+    return sorted(_inside(root, path) for path in folder.iterdir() if not path.name.startswith("."))
 
 
 def _is_class_folder(path: Path) -> bool:
@@ -416,6 +437,17 @@ def _import_pillow() -> ModuleType:
     return Image
 
 
+class _File(io.BufferedReader):
+    """A file of which nobody can ask for more than it holds: Python would take the memory first, and then read."""
+
+    def __init__(self, path: Path):
+        super().__init__(io.FileIO(path))
+        self.size = os.fstat(self.fileno()).st_size
+
+    def read(self, count: int | None = -1, /) -> bytes:
+        return super().read(-1 if count is None else min(count, self.size))
+
+
 @contextmanager
 def _open_image(path: Path) -> Iterator[Image]:
     """Open an image of a known format; whatever Pillow finds wrong with it becomes an InputError."""
@@ -423,7 +455,9 @@ def _open_image(path: Path) -> Iterator[Image]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", pillow.DecompressionBombWarning)
-            with pillow.open(path, formats=PILLOW_FORMATS) as image:
+            with _File(path) as file, pillow.open(file, formats=PILLOW_FORMATS) as image:
+                if math.prod(image.size) > MOST_PIXELS:
+                    raise ValueError(f"{image.width} x {image.height} pixels, more than {MOST_PIXELS:,}")
                 yield image
     except Exception as error:  # Pillow's decoders raise nearly anything on a damaged file
         raise InputError(
@@ -455,6 +489,9 @@ def _common_shape(paths: list[Path]) -> tuple[int, int, int]:
 def _read_images(classes: Classes, shape: tuple[int, int, int]) -> Split:
     """Decode the images of all classes, class after class."""
     samples = [(path, label) for label, files in enumerate(classes.values()) for path in files]
+    needed, free = len(samples) * math.prod(shape), available_memory()
+    if free is not None and needed > free:
+        raise OutOfMemoryError(f"folder: {len(samples):,} images take {needed:,} bytes, {free:,} are free; use fewer")
     images = np.empty((len(samples), *shape), np.uint8)
     for i, (path, _) in enumerate(samples):
         with _open_image(path) as image:

@@ -105,7 +105,7 @@ def cache_folder(name: str, cache_dir: str | os.PathLike | None = None) -> Path:
     """Return the folder of `name` in `cache_dir`, by default $XDG_CACHE_HOME/gpucnn or ~/.cache/gpucnn."""
     if cache_dir is None:
         cache_dir = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "gpucnn"
-    return Path(cache_dir).expanduser() / name
+    return Path(os.path.expanduser(cache_dir)) / name  # "~somebody" unknown stays, and is not found
 
 
 def open_url(url: str) -> AbstractContextManager[BinaryIO]:

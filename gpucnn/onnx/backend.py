@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -36,14 +37,13 @@ class Backend(onnx.backend.base.Backend):
         Raises
         ------
         InputError
-            For an operator, an attribute or a type that is not supported, which it names together with the node. What
-            the node's inputs decide shows only when the model runs.
+            For a model that is not valid ONNX, or for an operator, an attribute or a type that is not supported, which
+            it names together with the node. What the node's inputs decide shows only when the model runs.
         DeviceError
             Where there is no such device.
-        onnx.checker.ValidationError
-            For a model that is not valid ONNX.
         """
-        super().prepare(model, "CPU", **kwargs)
+        with _checking("the model"):
+            super().prepare(model, "CPU", **kwargs)
         return Graph(model, _device(device, float_dtype, precision_of(model)))
 
     @classmethod
@@ -61,8 +61,12 @@ class Backend(onnx.backend.base.Backend):
         opsets = {"": kwargs.get("opset_version", defs.onnx_opset_version()), TRAINING: 1}
         context = CheckerContext()
         context.ir_version, context.opset_imports = onnx.IR_VERSION, opsets
-        checker.check_node(node, context)
-        arrays = {name: np.asarray(array) for name, array in zip(filter(None, node.input), inputs, strict=True)}
+        with _checking("the node"):
+            checker.check_node(node, context)
+        names = list(filter(None, node.input))
+        if len(names) != len(inputs):
+            raise InputError(f"the node has the inputs {', '.join(names)}; received {len(inputs)} arrays")
+        arrays = {name: np.asarray(array) for name, array in zip(names, inputs, strict=True)}
         infos = [
             helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(array.dtype), array.shape)
             for name, array in arrays.items()
@@ -89,6 +93,15 @@ class Backend(onnx.backend.base.Backend):
         except GpucnnError:
             return False
         return True
+
+
+@contextmanager
+def _checking(what: str) -> Iterator[None]:
+    """Let what ONNX's checker finds be an error of ours."""
+    try:
+        yield
+    except (checker.ValidationError, RuntimeError, TypeError, ValueError) as error:
+        raise InputError(f"{what} is not valid ONNX: {' '.join(str(error).split())}") from error
 
 
 def _device(device: str | Device, float_dtype: str | None, precision: str) -> Device:

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, numpy_helper
+from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto
 from onnx.backend.base import BackendRep, namedtupledict
 
 from gpucnn.backend import Backend
-from gpucnn.errors import InputError, unknown_name
+from gpucnn.errors import InputError, OutOfMemoryError, unknown_name
 from gpucnn.onnx.node import TRAINING, Node, domain_of
 from gpucnn.onnx.operators import OPERATORS
-from gpucnn.onnx.types import dtype_of
+from gpucnn.onnx.types import array_of, dtype_of
 from gpucnn.onnx.values import FLOATS, Value
 
 __all__ = ["Graph", "precision_of"]
+
+LEAST_ROOM, MOST_GROWTH = 1 << 22, 1024  # in elements; far more than any network needs
+
+# Of the array module, and of operators that meet inputs, attributes or ranks which make no sense together.
+COMPUTING_ERRORS = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
 
 Arrays = Sequence[np.ndarray] | Mapping[str, np.ndarray]
 
@@ -43,18 +48,22 @@ class Graph(BackendRep):
         self._initial = {tensor.name: self._initializer(tensor) for tensor in graph.initializer}
         self._nodes = self._without_constants([Node(proto, opsets, backend) for proto in graph.node])
         self._last_uses = _last_uses(self._nodes, set(self.outputs) | set(self._initial))
+        made = {name for node in self._nodes for name in node.outputs} | set(self._initial) | set(self.inputs)
+        if missing := sorted(set(self.outputs) - made):
+            raise InputError(f"the graph's outputs {', '.join(missing)} are made by no node; name others")
 
     def _initializer(self, tensor: TensorProto) -> Value:
-        dtype_of(tensor.data_type, f'initializer "{tensor.name}"')
-        return Value.on_host(self.backend, numpy_helper.to_array(tensor))
+        return Value.on_host(self.backend, array_of(tensor, f'initializer "{tensor.name}"'))
 
     def _without_constants(self, nodes: list[Node]) -> list[Node]:
         """Evaluate the nodes whose inputs cannot change, and return the others."""
         self.backend.activate()
-        kept = []
+        kept, room = [], _room(self._initial.values())
         for node in nodes:
             if all(name in self._initial and name not in self.inputs for name in node.inputs if name):
-                self._initial |= _outputs(node, self._initial)
+                results = _outputs(node, self._initial, room)
+                self._initial |= results
+                room -= _size(results.values())
             else:
                 kept.append(node)
         return kept
@@ -68,10 +77,12 @@ class Graph(BackendRep):
             raise InputError(f"run takes no options, received {', '.join(kwargs)}")
         self.backend.activate()
         values = self._initial | self._checked(inputs)
+        room = _room(values.values())
         for node, last_uses in zip(self._nodes, self._last_uses, strict=True):
-            values |= _outputs(node, values)
-            for name in last_uses:
-                values.pop(name, None)
+            results = _outputs(node, values, room)
+            values |= results
+            room -= _size(results.values())
+            room += _size(values.pop(name) for name in last_uses if name in values)
         return self._results(*(_typed(values[name].host, dtype) for name, dtype in self.outputs.items()))
 
     def _checked(self, inputs: Arrays) -> dict[str, Value]:
@@ -109,12 +120,14 @@ def precision_of(model: ModelProto) -> str:
 def _require_operator(proto: NodeProto) -> None:
     if domain_of(proto.domain) not in ("", TRAINING) or proto.op_type not in OPERATORS:
         name = f"{proto.domain}.{proto.op_type}" if proto.domain else proto.op_type
-        raise InputError(f'node "{proto.name or proto.output[0]}": {unknown_name("operator", name, sorted(OPERATORS))}')
+        raise InputError(
+            f'node "{proto.name or ", ".join(proto.output)}": {unknown_name("operator", name, sorted(OPERATORS))}'
+        )
 
 
 def _dtype(info: ValueInfoProto) -> np.dtype:
     if not info.type.HasField("tensor_type"):
-        kind = info.type.WhichOneof("value").removesuffix("_type")
+        kind = (info.type.WhichOneof("value") or "value without a type").removesuffix("_type")
         raise InputError(f'input or output "{info.name}": a {kind} is not supported; supported are tensors')
     return dtype_of(info.type.tensor_type.elem_type, f'input or output "{info.name}"')
 
@@ -124,14 +137,31 @@ def _typed(array: np.ndarray, dtype: np.dtype | None) -> np.ndarray:
     return array.astype(dtype if dtype is not None and array.dtype.name in FLOATS else array.dtype)
 
 
-def _outputs(node: Node, values: Mapping[str, Value]) -> dict[str, Value]:
+def _size(values: Iterable[Value]) -> int:
+    return sum(value.size for value in values)
+
+
+def _room(values: Iterable[Value]) -> int:
+    """Return how many elements may be held beside those that a model has and is given.
+
+    A few numbers in a small file may ask for any size, of a `Pad` or of a convolution's output, say.
+    """
+    return LEAST_ROOM + MOST_GROWTH * _size(values)
+
+
+def _outputs(node: Node, values: Mapping[str, Value], room: int) -> dict[str, Value]:
     """Compute a node's outputs, by name."""
+    if unknown := [name for name in node.inputs if name and name not in values]:
+        raise InputError(f"{node.label}: its inputs {', '.join(unknown)} are made by no node before it")
     inputs = [values[name] if name else None for name in node.inputs]
+    node.room = room
     try:
         results = OPERATORS[node.operator](node, *inputs)
     except InputError:
         raise
-    except (ValueError, IndexError) as error:  # of the array module: shapes that do not go together
+    except MemoryError as error:
+        raise OutOfMemoryError(f"{node.label}: does not fit into memory ({error}); give smaller inputs") from error
+    except COMPUTING_ERRORS as error:
         shapes = ", ".join(str(value.shape) for value in inputs if value is not None)
         raise InputError(f"{node.label}: cannot compute inputs of shapes {shapes}: {error}") from error
     results = results if isinstance(results, tuple) else (results,)

@@ -6,6 +6,7 @@ with one dimension, (N, C, W), are those of height 1.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,6 +18,8 @@ from gpucnn.onnx.values import Value, last
 __all__ = ["from_images", "images", "kernels", "pads", "pair", "window"]
 
 Array = Any
+
+MOST_TAPS = 1 << 16
 
 
 def images(node: Node, x: Value) -> Array:
@@ -59,10 +62,16 @@ def pads(node: Node) -> tuple[Pair, Pair]:
     return (top, bottom), (left, right)
 
 
-def window(node: Node, size: Pair, kernel: Pair) -> Window:
-    """Return the window of a convolution or a pooling over images of a size (H, W)."""
+def window(node: Node, pixels: Array, kernel: Pair) -> Window:
+    """Return the window of a convolution or a pooling over images (N, H, W, C)."""
+    N, H, W, C = pixels.shape
+    if math.prod(kernel) > max(H * W, MOST_TAPS):
+        raise node.refuse(f"a window of {kernel} on images of {(H, W)}", f"{MOST_TAPS:,} taps, or as many as pixels")
     padding: Padding = pads(node)
     if node["auto_pad"] != "NOTSET":
         padding = {"SAME_UPPER": "same", "SAME_LOWER": "same_lower", "VALID": "valid"}[node["auto_pad"]]
     stride, dilation = pair(node["strides"], 1), pair(node["dilations"], 1)
-    return fit_window(node.label, size, kernel, stride, padding, dilation, ceil_mode=bool(node["ceil_mode"]))
+    found = fit_window(node.label, (H, W), kernel, stride, padding, dilation, ceil_mode=bool(node["ceil_mode"]))
+    node.require_room((N, *(size + sum(ends) for size, ends in zip((H, W), found.padding, strict=True)), C))
+    node.require_room((N, *found.output_size(H, W), found.taps, C))
+    return found

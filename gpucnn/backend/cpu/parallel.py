@@ -23,6 +23,7 @@ __all__ = ["CpuBackend"]
 # single pass meanwhile.
 CONVOLUTION, POOLING, PASS = 1 << 18, 1 << 20, 1 << 22
 
+MOST_THREADS = 1024
 KEYWORD = inspect.Parameter.KEYWORD_ONLY
 
 
@@ -66,7 +67,7 @@ class CpuBackend(SerialCpuBackend):
 
     def __init__(self, float_dtype: Any = "float32", *, threads: int | None = None):
         super().__init__(float_dtype)
-        self.threads = core_count() if threads is None else integer(threads, "threads", least=1)
+        self.threads = core_count() if threads is None else integer(threads, "threads", least=1, most=MOST_THREADS)
         self.shares_everything = False  # for tests: small arrays too
         self._crew = Crew(self.threads)
         self.workers = [SerialCpuBackend(float_dtype) for _ in range(self.threads)]

@@ -22,7 +22,7 @@ def leaky_relu(node: Node, x: Value) -> Value:
     return elementwise(lambda x: node.backend.leaky_relu(x, node["alpha"]), x)
 
 
-@operator("PRelu")
+@operator("PRelu", broadcasts=True)
 def prelu(node: Node, x: Value, slope: Value) -> Value:
     """x, times its slope where negative; before version 7 there is one slope, or one for each channel."""
     if node.version < 7 and slope.size > 1:

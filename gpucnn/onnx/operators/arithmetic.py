@@ -12,25 +12,25 @@ from gpucnn.onnx.operators.table import operator
 from gpucnn.onnx.values import Value, compute, elementwise
 
 
-@operator("Add", any_type=True)
+@operator("Add", any_type=True, broadcasts=True)
 def add(node: Node, a: Value, b: Value) -> Value:
     """`a + b`."""
     return elementwise(python.add, a, _aligned(node, a, b))
 
 
-@operator("Sub", any_type=True)
+@operator("Sub", any_type=True, broadcasts=True)
 def subtract(node: Node, a: Value, b: Value) -> Value:
     """`a - b`."""
     return elementwise(python.sub, a, _aligned(node, a, b))
 
 
-@operator("Mul", any_type=True)
+@operator("Mul", any_type=True, broadcasts=True)
 def multiply(node: Node, a: Value, b: Value) -> Value:
     """`a b`."""
     return elementwise(python.mul, a, _aligned(node, a, b))
 
 
-@operator("Div", any_type=True)
+@operator("Div", any_type=True, broadcasts=True)
 def divide(node: Node, a: Value, b: Value) -> Value:
     """`a/b`; whole numbers are rounded towards 0."""
     return elementwise(python.truediv if a.is_float else _truncated, a, _aligned(node, a, b))
@@ -47,26 +47,26 @@ def _aligned(node: Node, a: Value, b: Value) -> Value:
     return b.reshaped(b.shape + (1,) * (a.rank - b.rank - node["axis"] % a.rank))
 
 
-@operator("Pow")
+@operator("Pow", broadcasts=True)
 def power(node: Node, a: Value, b: Value) -> Value:
     """`a^b`."""
     exponent = b if b.is_float else node.on_host(b.host.astype(node.backend.precision))
     return elementwise(python.pow, a, _aligned(node, a, exponent))
 
 
-@operator("Sum")
+@operator("Sum", broadcasts=True)
 def total(node: Node, *values: Value) -> Value:
     """The sum of all inputs."""
     return functools.reduce(functools.partial(elementwise, python.add), values)
 
 
-@operator("Max", any_type=True)
+@operator("Max", any_type=True, broadcasts=True)
 def maximum(node: Node, *values: Value) -> Value:
     """The largest of all inputs."""
     return functools.reduce(lambda a, b: compute(lambda xp, order, a, b: xp.maximum(a, b), a, b), values)
 
 
-@operator("Min", any_type=True)
+@operator("Min", any_type=True, broadcasts=True)
 def minimum(node: Node, *values: Value) -> Value:
     """The smallest of all inputs."""
     return functools.reduce(lambda a, b: compute(lambda xp, order, a, b: xp.minimum(a, b), a, b), values)

@@ -14,9 +14,10 @@ from gpucnn.onnx.values import Value
 def conv(node: Node, x: Value, w: Value, b: Value | None = None) -> Value:
     """Convolve x (N, C, H, W) with kernels (OC, C/groups, KH, KW), and add the bias (OC,)."""
     pixels, taps = images(node, x), kernels(node, w)
-    _, H, W, C = pixels.shape
+    N, H, W, C = pixels.shape
     _check_channels(node, C, taps.shape[2] * node["group"])
-    geometry = window(node, (H, W), taps.shape[:2])
+    geometry = window(node, pixels, taps.shape[:2])
+    node.require_room((N, *geometry.output_size(H, W), taps.shape[3]))
     bias = None if b is None else b.array()
     return from_images(node, node.backend.conv2d(pixels, taps, bias, geometry), x.rank)
 
@@ -28,7 +29,9 @@ def conv_transpose(node: Node, x: Value, w: Value, b: Value | None = None) -> Va
     N, H, W, C = pixels.shape
     _check_channels(node, C, taps.shape[3])
     geometry, size = _transposed_window(node, (H, W), taps.shape[:2])
-    y = node.backend.conv2d_dx(pixels, taps, (N, *size, taps.shape[2] * node["group"]), geometry)
+    shape = N, *size, taps.shape[2] * node["group"]
+    node.require_room(shape)
+    y = node.backend.conv2d_dx(pixels, taps, shape, geometry)
     return from_images(node, y if b is None else y + b.array(), x.rank)
 
 

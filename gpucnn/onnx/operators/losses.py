@@ -29,6 +29,7 @@ def _likelihood_loss(node: Node, log_probabilities: Array, labels: Value, weight
     """Return the losses (N, ...), their sum, or their mean by weight; labels of `ignore_index` weigh nothing."""
     xp, dtype = node.xp, log_probabilities.dtype
     classes, numbers = log_probabilities.shape[-1], labels.array()
+    node.require_room(log_probabilities.shape, (*numbers.shape, 1), () if weights is None else weights.shape)
     is_label = numbers[..., None] == xp.arange(classes, dtype=numbers.dtype)
     weight = xp.ones((classes,), dtype=dtype) if weights is None else weights.array()
     weight = xp.sum(xp.where(is_label, weight, xp.zeros((), dtype=dtype)), axis=-1)

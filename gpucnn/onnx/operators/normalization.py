@@ -26,6 +26,7 @@ def batch_normalization(
         raise node.refuse("spatial = 0", "1, one mean and one variance for each channel")
     training = node["training_mode"] if node.version >= 14 else len(node.outputs) > 1
     order, eps, backend = last(1, x.rank), node["epsilon"], node.backend
+    node.require_room(x.array(order).shape, *(value.shape for value in (gamma, beta, mean, variance)))
     channels = gamma.array(), beta.array()
     running = node.xp.stack([mean.array(), variance.array()])
     if not training:
@@ -53,6 +54,7 @@ def instance_normalization(node: Node, x: Value, gamma: Value, beta: Value) -> V
 
 def _by_groups(node: Node, x: Value, gamma: Value, beta: Value, groups: int) -> Value:
     order = last(1, x.rank)
+    node.require_room(x.array(order).shape, gamma.shape, beta.shape)
     y, _ = node.backend.group_norm(x.array(order), gamma.array(), beta.array(), groups, node["epsilon"])
     return node.value(y, order)
 

@@ -56,7 +56,7 @@ def lp_pool(node: Node, x: Value) -> Value:
 
 
 def _window(node: Node, pixels: Array) -> Window:
-    return window(node, pixels.shape[1:3], pair(node["kernel_shape"], 1))
+    return window(node, pixels, pair(node["kernel_shape"], 1))
 
 
 @operator("GlobalMaxPool")

@@ -19,6 +19,7 @@ Array = Any
 def concat(node: Node, *values: Value) -> Value:
     """All inputs, one after another along an axis."""
     axis = node["axis"] % values[0].rank
+    node.require_room((sum(value.size for value in values),))
     return compute(lambda xp, order, *arrays: xp.concat(arrays, axis=order.index(axis)), *values)
 
 
@@ -68,8 +69,9 @@ def gather(node: Node, x: Value, indices: Value) -> Value:
     size, numbers = x.shape[axis], indices.host.reshape(-1)
     if not np.all((-size <= numbers) & (numbers < size)):
         raise InputError(f"{node.label}: expected indices from {-size} to {size - 1}, received {numbers.tolist()}")
-    taken = _take(x, numbers % size, axis)
-    return taken.reshaped((*x.shape[:axis], *indices.shape, *x.shape[axis + 1 :]))
+    shape = *x.shape[:axis], *indices.shape, *x.shape[axis + 1 :]
+    node.require_room(shape)
+    return _take(x, numbers % size, axis).reshaped(shape)
 
 
 def _take(x: Value, indices: np.ndarray, axis: int) -> Value:
@@ -85,6 +87,10 @@ def pad(node: Node, x: Value, pads: Value | None = None, fill: Value | None = No
     axes = node.integers("axes", axes) or range(x.rank)
     number = (node["value"] or 0.0) if fill is None else fill.number
     middle = len(sizes) // 2
+    shape = list(x.shape)
+    for axis, before, after in zip(axes, sizes[:middle], sizes[middle:], strict=True):
+        shape[axis] += max(before, 0) + max(after, 0)
+    node.require_room(shape)
     for axis, before, after in zip(axes, sizes[:middle], sizes[middle:], strict=True):
         x = _pad_axis(x, axis % x.rank, before, after, node["mode"], number)
     return x

@@ -5,11 +5,10 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from onnx import numpy_helper
 
 from gpucnn.onnx.node import Node
 from gpucnn.onnx.operators.table import operator
-from gpucnn.onnx.types import dtype_of
+from gpucnn.onnx.types import array_of, dtype_of
 from gpucnn.onnx.values import FLOATS, Value
 
 NUMBERS = {"value_int": "int64", "value_ints": "int64", "value_float": "float32", "value_floats": "float32"}
@@ -23,8 +22,7 @@ def constant(node: Node) -> Value:
             return node.on_host(np.asarray(node[name], dtype))
     if node["value"] is None:
         raise node.refuse("a constant of text or a sparse one", "value, value_int(s) and value_float(s)")
-    dtype_of(node["value"].data_type, node.label)
-    return node.on_host(numpy_helper.to_array(node["value"]))
+    return node.on_host(array_of(node["value"], node.label))
 
 
 @operator("Shape", any_type=True)
