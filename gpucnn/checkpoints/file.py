@@ -27,6 +27,8 @@ __all__ = ["SUFFIX", "TEMPORARY", "DamagedError", "read", "write"]
 SUFFIX, TEMPORARY = ".safetensors", ".part"
 ABOUT, CHECKSUM = "gpucnn", "sha256"  # the metadata of the file
 DTYPES = {"F32": "float32", "F64": "float64", "I32": "int32", "I64": "int64"}
+KINDS = {dtype: kind for kind, dtype in DTYPES.items()}
+ALIGNMENT = 8  # bytes, of the first array
 
 
 class DamagedError(InputError):
@@ -37,12 +39,15 @@ def write(path: Path, arrays: Mapping[str, np.ndarray], about: Mapping[str, Any]
     """Write a checkpoint, whole or not at all; it is on the disk when this returns."""
     text = json.dumps(about, sort_keys=True, allow_nan=False)
     arrays = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
-    content = safetensors.numpy.save(dict(arrays), {ABOUT: text, CHECKSUM: checksum(arrays, text)})
+    metadata = {ABOUT: text, CHECKSUM: checksum(arrays, text)}
     temporary = path.with_name(f".{path.name}.{os.getpid()}{TEMPORARY}")
     try:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink()
         with open(temporary, "xb") as file:  # never through a link that lies there
-            file.write(content)
+            file.write(header(arrays, metadata))
+            for array in arrays.values():
+                file.write(array.reshape(-1).view(np.uint8))
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
@@ -51,6 +56,22 @@ def write(path: Path, arrays: Mapping[str, np.ndarray], about: Mapping[str, Any]
             temporary.unlink(missing_ok=True)
         raise
     sync_folder(path.parent)
+
+
+def header(arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> bytes:
+    """Return what a safetensors file begins with: the length of its table of contents, and that, in JSON.
+
+    The library would write the file too, but from two copies of all arrays, which took half of the time.
+    """
+    contents: dict[str, Any] = {"__metadata__": metadata}
+    end = 0
+    for name, array in arrays.items():
+        start, end = end, end + array.nbytes
+        kind = KINDS[array.dtype.name]
+        contents[name] = {"dtype": kind, "shape": array.shape, "data_offsets": (start, end)}
+    text = json.dumps(contents).encode()
+    text += b" " * (-len(text) % ALIGNMENT)
+    return len(text).to_bytes(8, "little") + text
 
 
 def sync_folder(folder: Path) -> None:
