@@ -28,8 +28,6 @@ from gpucnn.trainer import Trainer
 
 __all__ = ["train", "versions"]
 
-Say = Callable[[str], object]
-
 
 def versions() -> dict[str, str]:
     """Return the versions of what computes, that of a device excepted."""
@@ -62,8 +60,7 @@ def train(options: argparse.Namespace) -> None:
     say(f"data: {options.dataset}, {train.samples:,} images to train on, {test.samples:,} to test")
     say(f"training: {options.optimizer or recipe.optimizer}, learning rate {optimizer.learning_rate:g}\n")
     say(trainer.model.summary() + "\n")
-    settings = _settings(options, trainer)
-    summary.update(settings)
+    summary.update(_settings(options, trainer))
     run = Run(trainer, train, {}, {})
     saver = None
     if checkpoints:
