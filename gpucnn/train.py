@@ -61,11 +61,10 @@ def train(options: argparse.Namespace) -> None:
     say(f"training: {options.optimizer or recipe.optimizer}, learning rate {optimizer.learning_rate:g}\n")
     say(trainer.model.summary() + "\n")
     summary.update(_settings(options, trainer))
-    run = Run(trainer, train, {}, {})
-    saver = None
-    if checkpoints:
-        run = Run(trainer, train, _outcome(options, trainer, dataset), _place(trainer.backend))
-        saver = Saver(run, checkpoints, options.checkpoint_every, say)
+    told = (_outcome(options, trainer, dataset), _place(backend)) if checkpoints else ({}, {})
+    run = Run(trainer, train, *told)
+    saver = Saver(run, checkpoints, options.checkpoint_every, say) if checkpoints else None
+    if saver:
         saver.begin(resume=options.resume)
     try:
         with saver.listening() if saver else nullcontext():

@@ -118,9 +118,9 @@ def log_progress(log: Log) -> None:
         whole(run)
         log("step", run.step)
 
-    def write(whole: Callable, saver: Any, save: Callable) -> bool:
+    def write(whole: Callable, saver: Any, save: Callable, held: Any) -> bool:
         log("save", saver.run.step)
-        is_written = whole(saver, save)
+        is_written = whole(saver, save, held)
         if not is_written:
             log("failed", saver.run.step)
         elif save != saver.checkpoints.save_best:
@@ -136,9 +136,9 @@ def log_progress(log: Log) -> None:
 def inject(fault: Fault) -> None:
     """Have the fault happen at the moments of a checkpoint."""
 
-    def write(whole: Callable, saver: Any, save: Callable) -> bool:
+    def write(whole: Callable, saver: Any, save: Callable, held: Any) -> bool:
         fault.arm(saver.run.step)
-        is_written = whole(saver, save)
+        is_written = whole(saver, save, held)
         fault.given_up()
         return is_written
 

@@ -538,8 +538,8 @@ CHECKPOINTS = [
     checkpoints(
         "the best one told of though it is not there",
         "checkpoints/saver.py",
-        "                self.run.results = before\n",
-        "                pass\n",
+        "            self.run.results = before\n",
+        "            pass\n",
     ),
     checkpoints(
         "a second signal not heard",

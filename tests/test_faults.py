@@ -71,9 +71,10 @@ IN_PLACE = """
 def write(path, arrays, about):  # without a temporary file
     text = checkpoint_file.json.dumps(about)
     metadata = {"gpucnn": text, "sha256": checkpoint_file.checksum(arrays, text)}
-    content = checkpoint_file.safetensors.numpy.save(dict(arrays), metadata)
+    content = safetensors.numpy.save(dict(arrays), metadata)
     with checkpoint_file.open(path, "wb") as file:
         file.write(content)
+import safetensors.numpy
 from gpucnn.checkpoints import file as checkpoint_file, folder
 folder.write = write
 """

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from functools import partial
 from types import ModuleType
 
 import numpy as np
 import pytest
+from bench_engine import image_shape
 from device.fake_cupy import ForbiddenInStep, make_fake_cupy
-from device.fixtures import absent_cupy, broken_cupy, installed_cupy, requires_compiler
+from device.fixtures import absent_cupy, broken_cupy, fake_cupy, installed_cupy, requires_compiler
 from trainers import TRAINERS, random_split, zoo_trainer
 
 from gpucnn import Conv2D, available_devices, get_backend
@@ -28,17 +28,13 @@ LAUNCHES = {"paper": 33, "lenet5": 39, "mnist": 33, "vgg": 70, "resnet20": 317, 
 LAUNCHES |= {"kitchen sink": 44, "residual": 65, "implicit": 23}
 
 
-@pytest.fixture
-def cupy() -> Iterator[ModuleType]:
-    """A strict fake of CuPy with one device."""
-    with installed_cupy(make_fake_cupy()) as module:
-        yield module
+cupy = fake_cupy  # under the name that the tests speak of
 
 
 @pytest.mark.parametrize("name", MODELS)
 def test_a_step_of_the_zoo_only_launches_kernels(name: str) -> None:
     """At its usual size, without computing anything: no transfer, wait or allocation; as a graph, one launch."""
-    recipe, shape = MODELS[name], (28, 28, 1) if name in ("paper", "lenet5", "mnist") else (32, 32, 3)
+    recipe, shape = MODELS[name], image_shape(name)
     with installed_cupy(make_fake_cupy(executes=False)) as cupy:
         model, backend = recipe.model(10), get_backend("gpu")
         model.build(shape, backend, max_batch=64)

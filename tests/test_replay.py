@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pytest
-from device.fake_cupy import make_fake_cupy
-from device.fixtures import installed_cupy, requires_compiler
+from device.fixtures import fake_cupy, requires_compiler
 from trainers import TRAINERS, random_split
 
 from gpucnn import SGD, Dense, Dropout, Flatten, GroupNorm, Layer, ReLU, Sequential, SoftmaxCrossEntropy, Trainer
@@ -22,11 +21,7 @@ pytestmark = requires_compiler
 SHAPE = (4, 4, 1)
 
 
-@pytest.fixture
-def cupy() -> Iterator[ModuleType]:
-    """A strict fake of CuPy with one device."""
-    with installed_cupy(make_fake_cupy()) as module:
-        yield module
+cupy = fake_cupy  # under the name that the tests speak of
 
 
 def small_trainer(*layers: Layer, graph: bool = True) -> tuple[Trainer, ResidentSplit]:
@@ -42,17 +37,27 @@ def weights(trainer) -> str:
     return trainer.model.weights_sha256()
 
 
-def trained_alike(change: Callable[[Any], None], *layers: Callable[[], Layer]) -> None:
-    """Check that two epochs with a change between them end at the same bits, as a graph and eagerly."""
+def trained_alike(train: Callable[[Trainer, ResidentSplit], object], *layers: Callable[[], Layer]) -> None:
+    """Check that a training ends at the same bits as a graph and eagerly."""
     hashes = []
     for graph in (True, False):
         trainer, data = small_trainer(*(layer() for layer in layers), graph=graph)
-        trainer.train_epoch(data, 0)
-        change(trainer)
-        trainer.train_epoch(data, 1)
+        train(trainer, data)
         assert bool(trainer.replay.recorded) == graph, trainer.replay.reason
         hashes.append(weights(trainer))
     assert hashes[0] == hashes[1]
+
+
+def at_batch(number: int, do: Callable[[], object]) -> Callable[[int], None]:
+    """Return an `on_batch` that does something after the batch with a number, counted from 1."""
+    batches = []
+
+    def on_batch(N: int) -> None:
+        batches.append(N)
+        if len(batches) == number:
+            do()
+
+    return on_batch
 
 
 # ---- what is gained ------------------------------------------------------------------------------------------------
@@ -106,20 +111,15 @@ def test_trap_changed_shape(cupy: ModuleType) -> None:
 
 def test_trap_changed_buffer(cupy: ModuleType) -> None:
     """A larger batch in the middle of an epoch gives the layers other buffers; the graph goes on with those it had."""
-    hashes = []
-    for graph in (True, False):
-        trainer, data = small_trainer(graph=graph)
-        batches = []
 
-        def on_batch(N: int, trainer=trainer, batches=batches) -> None:
-            batches.append(N)
-            if len(batches) == 3:
-                trainer.model.predict(trainer.backend.zeros((50, *SHAPE)))
-                trainer.model.forward(trainer.backend.zeros((50, *SHAPE)))
+    def train(trainer: Trainer, data: ResidentSplit) -> None:
+        def grow() -> None:
+            trainer.model.predict(trainer.backend.zeros((50, *SHAPE)))
+            trainer.model.forward(trainer.backend.zeros((50, *SHAPE)))
 
-        trainer.train_epoch(data, 0, on_batch)
-        hashes.append(weights(trainer))
-    assert hashes[0] == hashes[1]
+        trainer.train_epoch(data, 0, at_batch(3, grow))
+
+    trained_alike(train)
 
 
 def test_trap_freed_memory(cupy: ModuleType) -> None:
@@ -136,31 +136,26 @@ def test_trap_freed_memory(cupy: ModuleType) -> None:
 def test_trap_python_scalar(cupy: ModuleType) -> None:
     """A plain number is recorded as it is; one that is changed between epochs counts from the next epoch on."""
 
-    def change(trainer) -> None:
+    def train(trainer: Trainer, data: ResidentSplit) -> None:
+        trainer.train_epoch(data, 0)
         trainer.optimizer.nesterov = True
         trainer.model.layers[3].rate = 0.6
+        trainer.train_epoch(data, 1)
 
-    trained_alike(change, lambda: Dropout(0.2))
+    trained_alike(train, lambda: Dropout(0.2))
 
 
 @pytest.mark.parametrize("when", ["between epochs", "within an epoch"])
 def test_hyper_parameters_count_at_once(when: str, cupy: ModuleType) -> None:
     """They lie on the device, where every step finds them."""
-    hashes = []
-    for graph in (True, False):
-        trainer, data = small_trainer(graph=graph)
-        batches = []
 
-        def on_batch(N: int, trainer=trainer, batches=batches) -> None:
-            batches.append(N)
-            if len(batches) == 3:
-                trainer.optimizer.learning_rate = 0.01
-
-        trainer.train_epoch(data, 0, on_batch if when == "within an epoch" else None)
+    def train(trainer: Trainer, data: ResidentSplit) -> None:
+        slow_down = at_batch(3, partial(setattr, trainer.optimizer, "learning_rate", 0.01))
+        trainer.train_epoch(data, 0, slow_down if when == "within an epoch" else None)
         trainer.optimizer.momentum = 0.5
         trainer.train_epoch(data, 1)
-        hashes.append(weights(trainer))
-    assert hashes[0] == hashes[1]
+
+    trained_alike(train)
 
 
 class Doing(Layer):

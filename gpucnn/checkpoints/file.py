@@ -17,7 +17,6 @@ from typing import Any
 
 import numpy as np
 import safetensors
-import safetensors.numpy
 
 from gpucnn.checkpoints.describe import is_plain
 from gpucnn.errors import InputError
@@ -123,7 +122,7 @@ def checksum(arrays: Mapping[str, np.ndarray], text: str) -> str:
     """Return the SHA-256 of a description and of all arrays, with their names, dtypes and shapes."""
     digest = hashlib.sha256(text.encode())
     for name in sorted(arrays):
-        array = np.ascontiguousarray(arrays[name])
+        array = arrays[name]
         digest.update(f"\n{name} {array.dtype.str} {array.shape}\n".encode())
         digest.update(array.reshape(-1).view(np.uint8))
     return digest.hexdigest()

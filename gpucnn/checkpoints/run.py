@@ -18,7 +18,9 @@ from gpucnn.data import ResidentSplit
 from gpucnn.errors import InputError
 from gpucnn.trainer import Trainer
 
-__all__ = ["FORMAT", "Run"]
+__all__ = ["FORMAT", "Held", "Run"]
+
+Held = tuple[dict[str, np.ndarray], dict[str, Any]]  # the arrays of a checkpoint, and its description
 
 PROGRESS = ("epoch", "batch", "step")
 MOST = 1 << 62  # of what is counted
@@ -65,7 +67,7 @@ class Run:
         """Count one more epoch."""
         self.epoch, self.batch = self.epoch + 1, 0
 
-    def held(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    def held(self) -> Held:
         """Copy all that a checkpoint holds to the host; waits for the device.
 
         Raises `DivergedError` if the loss of the present epoch is no finite number: that is worth no checkpoint.

@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any, NoReturn
 
 from gpucnn.checkpoints.folder import Checkpoints
-from gpucnn.checkpoints.run import Run
+from gpucnn.checkpoints.run import Held, Run
 from gpucnn.errors import InputError
 
 __all__ = ["Saver", "Stopped"]
@@ -59,10 +59,10 @@ class Saver:
     def on_batch(self) -> None:
         """Write the checkpoint of this step if it is time, and end the run if a signal came."""
         if self.signal is not None:
-            self._save()
+            self._save(self.run.held())
             self._stop()
         if self.every and self.run.step % self.every == 0:
-            self._save()
+            self._save(self.run.held())
 
     def on_epoch(self, loss: float) -> None:
         """Write the checkpoint of an epoch; if its loss in training is the smallest so far, first as the best one.
@@ -71,18 +71,20 @@ class Saver:
         what it chose, it could not judge.
         """
         before = self.run.results
-        if loss < before.get("best_loss", math.inf):
+        is_best = loss < before.get("best_loss", math.inf)
+        if is_best:
             self.run.results = before | {"best_loss": loss}
-            if not self._write(self.checkpoints.save_best):
-                self.run.results = before
-        self._save()
-
-    def _save(self) -> None:
-        self._write(partial(self.checkpoints.save, self.run.step))
-
-    def _write(self, save: Callable[..., object]) -> bool:
-        """Let a function write what the run holds; return whether it could."""
         held = self.run.held()
+        if is_best and not self._write(self.checkpoints.save_best, held):
+            self.run.results = before
+            held = self.run.held()
+        self._save(held)
+
+    def _save(self, held: Held) -> None:
+        self._write(partial(self.checkpoints.save, self.run.step), held)
+
+    def _write(self, save: Callable[..., object], held: Held) -> bool:
+        """Let a function write what the run holds; return whether it could."""
         try:
             save(*held)
         except OSError as error:

@@ -14,6 +14,7 @@ from gpucnn.layers.container import Container
 from gpucnn.layers.convolution import Convolution
 from gpucnn.layers.dense import Dense
 from gpucnn.layers.join import Join
+from gpucnn.layers.lifetimes import is_ours
 from gpucnn.layers.normalization import GroupNorm
 from gpucnn.layers.pooling import GlobalPool2D, Pool2D
 from gpucnn.layers.shape import Reshape, ZeroPad2D
@@ -90,11 +91,6 @@ def is_shared(layer: Layer) -> bool:
     kinds = {type(part) for part in layer.parts()}
     known = all(issubclass(kind, BY_SAMPLE) and is_ours(kind) for kind in kinds)
     return known and not (isinstance(layer, Dense) and layer.backend.splits(layer.w.value))
-
-
-def is_ours(kind: type) -> bool:
-    """Whether a class is one of the library's."""
-    return kind.__module__.startswith("gpucnn.")
 
 
 def copy_onto(backend: Any, network: Any, *, own_gradients: bool) -> Any:

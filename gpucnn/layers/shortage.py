@@ -17,7 +17,7 @@ SPARE = 0.9  # share of the free memory that is planned for: the batch, the loss
 
 def check_memory(plan: MemoryPlan, free: int | None, network: Any, optimizer: Any = None) -> None:
     """Raise `OutOfMemoryError` if a plan does not fit: systems promise memory that they do not have."""
-    if free is None or plan.peak <= free * SPARE:
+    if free is None or _fits(plan, free):
         return
     name, _, kept = max(plan.rows, key=lambda row: row[2])
     raise OutOfMemoryError(
@@ -38,18 +38,20 @@ def explain(error: MemoryError, network: Any, batch: int) -> OutOfMemoryError:
 
 def largest_batch(network: Any, free: int, below: int, optimizer: Any = None) -> int:
     """Return the largest batch, less than `below`, whose training step fits by plan; 0 if none does."""
-    if below > 1 and network.plan(below - 1, optimizer=optimizer).peak <= free * SPARE:
+    if below > 1 and _fits(network.plan(below - 1, optimizer=optimizer), free):
         return below - 1
-    fits, fails = 0, below
-    while fails - fits > 1:
-        batch = (fits + fails) // 2
-        if network.plan(batch, optimizer=optimizer).peak <= free * SPARE:
-            fits = batch
+    fitting, failing = 0, below
+    while failing - fitting > max(1, fitting // 64):  # else it is near enough
+        batch = (fitting + failing) // 2
+        if _fits(network.plan(batch, optimizer=optimizer), free):
+            fitting = batch
         else:
-            fails = batch
-        if fits and fails - fits <= fits // 64:  # near enough
-            break
-    return fits
+            failing = batch
+    return fitting
+
+
+def _fits(plan: MemoryPlan, free: int) -> bool:
+    return plan.peak <= free * SPARE
 
 
 def _left(network: Any, free: int | None, fitting: int) -> str:

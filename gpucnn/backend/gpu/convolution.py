@@ -20,8 +20,6 @@ INDEX_LIMIT = 2**31 - 2**7  # of elements that a kernel addresses; it may count 
 COLUMN_BYTES = 1 << 28  # of columns lowered at a time: bounds their memory, and keeps their indices below 2^31
 DW_THREADS = 1 << 18  # that share the images of a gradient with groups
 WAYS = ("columns", "implicit")
-TENSOR_CORES = ("tf32", "bf16")  # precisions of products that only they have
-AMPERE = 80  # compute capability from which on they have them
 
 
 class GpuConvolution(GpuImplicit):
@@ -36,11 +34,11 @@ class GpuConvolution(GpuImplicit):
             raise unknown_name("convolution", convolution, WAYS)
         super().__init__(float_dtype, **options)
         self.convolution = convolution
-        capability = int(self.xp.cuda.Device(self.device).compute_capability)
-        if convolution == "implicit" and self.products in TENSOR_CORES and capability < AMPERE:
+        capability, least = int(self.xp.cuda.Device(self.device).compute_capability), self._least_capability()
+        if convolution == "implicit" and capability < least:
             raise DeviceError(
                 f"{self.name} has compute capability {capability / 10}: implicit convolution in {self.products} needs "
-                f"{AMPERE / 10}; use convolution columns, or float32"
+                f"{least / 10}; use convolution columns, or float32"
             )
 
     def _window_arguments(self, x_shape: tuple[int, ...], window: Window, OC: int = 1) -> tuple[int, ...]:

@@ -20,6 +20,10 @@ DW_WINDOWS = 1 << 7  # that one of them sums up, at least
 class GpuImplicit(GpuArrays):
     """Part of `GpuBackend`; `sizes` are the scalars that `kernels.SIZES` names, results are C-contiguous."""
 
+    def _least_capability(self) -> int:
+        """Return the compute capability, times ten, that the kernels need; 0 for those in the arrays' own dtype."""
+        return 0 if self.products == self.precision else kernels.CONV2D[self.products].architecture
+
     def _implicit_conv2d(
         self, x: Array, w: Array, b: Array | None, sizes: tuple[int, ...], out: Array, *, rectify: bool = False
     ) -> Array:
