@@ -137,12 +137,14 @@ def test_operations_that_allocate_are_recorded_into_a_pool_of_their_own(fake_cup
 def test_memory_that_was_given_back_is_spoilt(fake_cupy):
     """A graph that still reads it would read what its next owner wrote; a pool of its own gives it to nobody else."""
     y, pool = fake_cupy.zeros(2), fake_cupy.cuda.MemoryPool()
-    lost = fake_cupy.ones(2)
-    graphs = [captured(fake_cupy, lambda: fake_cupy.add(lost, 1, out=y))]
+
+    def of_an_array_that_is_lost():
+        x = fake_cupy.ones(2)
+        return captured(fake_cupy, lambda: fake_cupy.add(x, 1, out=y))
+
+    graphs = [of_an_array_that_is_lost()]
     with fake_cupy.cuda.using_allocator(pool.malloc):
-        kept = fake_cupy.ones(2)
-    graphs.append(captured(fake_cupy, lambda: fake_cupy.add(kept, 1, out=y)))
-    del lost, kept
+        graphs.append(of_an_array_that_is_lost())
     found = []
     for graph in graphs:
         graph.launch()

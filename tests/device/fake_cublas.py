@@ -159,7 +159,7 @@ class FakeCublas:
         used = [self.world.find(*workspace, CublasMisuse), *(matrix.of(self.world) for matrix in (*factors, result))]
 
         def work(alive: Any = None if stream.captures else used) -> None:
-            """Multiply; a graph keeps none of the memory that it uses, but the pool gives it out in a stream's order."""
+            """Multiply. A graph keeps none of the memory that it uses; else the pool waits until it was used."""
             self.world.find(*workspace, CublasMisuse)
             _multiply(self.world, factors, transposed, result, numbers, MANTISSA_BITS.get(compute))
 

@@ -74,8 +74,8 @@ def make_fake_cupy(
     """Build a new fake `cupy`, independent of any other; `device_count=0` is CuPy without a driver.
 
     `order` is that in which emulated kernels run their threads: "forward", "reverse" or a seed. One that does not
-    execute counts launches that go into arrays which are there, and computes none of them. `deferred` says which streams
-    do their work only when something waits for it: those beside the default one ("side"), or that ("default").
+    execute counts launches that go into arrays which are there, and computes none of them. `deferred` says which
+    streams do their work only when something waits for it: those beside the default one ("side"), or that ("default").
     """
     world = World(device_count, order)
     world.executes, world.deferred = executes, deferred
@@ -120,9 +120,7 @@ def _ufunc(world: World, name: str) -> Any:
             *args, out = args
         values = [unwrap(arg, world) for arg in args]
         if out is None:
-            return world.result(
-                lambda: function(*values, dtype=dtype, casting=casting), f"result of cupy.{name}"
-            )
+            return world.result(lambda: function(*values, dtype=dtype, casting=casting), f"result of cupy.{name}")
         target = _output(world, out)
         for arg, value in zip(args, values, strict=True):
             if isinstance(value, np.ndarray) and arg is not out and np.may_share_memory(value, target):
@@ -189,6 +187,8 @@ def _copying(world: World, name: str) -> Any:
             world.wait()
             return tuple(world.result(lambda found=found: found, "cupy.where") for found in np.where(*values))
         named = {key: inner(value) for key, value in kwargs.items()}
+        if name in ("concat", "concatenate", "stack") and len(values[0]) > 8:  # by one kernel, from a list of addresses
+            world.stats.h2d(f"addresses for cupy.{name}", 8 * len(values[0]))
         if out is None:
             return world.result(lambda: getattr(np, name)(*values, **named), f"result of cupy.{name}")
         target = _output(world, out)
@@ -274,8 +274,9 @@ def _add_creation(world: World, module: ModuleType) -> None:
         return world.array_class(shape, dtype, order=order)
 
     def full(shape: Any, fill_value: Any, dtype: Any = None, order: str = "C") -> FakeArray:
-        made, value = world.new(shape, np.asarray(fill_value).dtype if dtype is None else dtype, order, "cupy.full"), None
-        value, target = unwrap(fill_value, world), made._array
+        value = unwrap(fill_value, world)
+        made = world.new(shape, np.asarray(value).dtype if dtype is None else dtype, order, "cupy.full")
+        target = made._array
         if target.size:
             world.launch(lambda: target.fill(value))
         return made
