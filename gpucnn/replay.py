@@ -28,7 +28,8 @@ class Replay:
     Parameters
     ----------
     state : returns the arrays that the work carries from one time to the next, by name; it must not replace them
-    owners : objects whose attributes are arrays that it may use; those of now live as long as the recordings
+    owners : objects whose attributes are arrays that it may use; those of now live as long as the recordings, and are
+        there again where nothing could be recorded
 
     Attributes
     ----------
@@ -59,13 +60,18 @@ class Replay:
         self._ready.add(kind)
 
     def _record(self, kind: Hashable, work: Callable[[], None]) -> None:
-        held = [array for owner in self._owners for array in vars(owner).values() if self.backend.owns(array)]
+        before = [dict(vars(owner)) for owner in self._owners]
+        held = [value for attributes in before for value in attributes.values() if self.backend.owns(value)]
         try:
             self._recordings[kind] = self.backend.record(work, state=self._state, keep=held)
-        except DeviceError as error:
-            self.reason = str(error)
-        else:
             self.recorded += 1
+        except BaseException as error:  # of what was done nothing was computed
+            for owner, attributes in zip(self._owners, before, strict=True):
+                vars(owner).clear()
+                vars(owner).update(attributes)
+            if not isinstance(error, DeviceError):
+                raise
+            self.reason = str(error)
 
     def forget(self, *kinds: Hashable) -> None:
         """Give back the memory of recordings: of some kinds, or of all."""
