@@ -121,9 +121,9 @@ class ResidentSplit:
 
         With `train` the images are augmented, if that was asked for.
         """
-        x = self._workspace.take("x", (N, *self.images.shape[1:]), self.backend.float_dtype)
-        y = self._workspace.take("y", (N,), self.labels.dtype)
-        source = self.images, self.labels, self._order, self._cursor, self.scale, self.shift
         with self.backend.at_work():
+            x = self._workspace.take("x", (N, *self.images.shape[1:]), self.backend.float_dtype)
+            y = self._workspace.take("y", (N,), self.labels.dtype)
+            source = self.images, self.labels, self._order, self._cursor, self.scale, self.shift
             self.backend.gather_batch(*source, x=x, y=y, **self._augmentation if train else {})
         return x, y

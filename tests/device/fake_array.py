@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+import os
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -34,6 +35,7 @@ class Counts:
     d2h_bytes: int = 0
     allocations: int = 0
     allocated_bytes: int = 0
+    pinned_bytes: int = 0  # of the host, that transfers went through; CuPy keeps them
 
 
 @dataclass
@@ -112,17 +114,20 @@ class World:
         self.deferred = "side"  # or "default": the streams whose work is done when something waits for it
         self.stats = Stats()
         self.device = 0
+        self.process = 0  # that has used a device first
         self.array_class: type[FakeArray] = FakeArray
         self.no_device: type[Exception] = RuntimeError
         self.allocators: list[Callable[[int], MemoryPointer]] = []  # set by the program; the last one is asked
         self.blocks: weakref.WeakSet[Block] = weakref.WeakSet()
         self.pools: weakref.WeakSet[Pool] = weakref.WeakSet()
         self.default_pool = Pool(self, keeps=False)
-        self.pinned_bytes = 0  # of the host, that transfers went through; CuPy keeps them
 
     def require_device(self, device: int = 0) -> None:
         if self.device_count == 0:
             raise self.no_device(35)
+        self.process = self.process or os.getpid()
+        if self.process != os.getpid():  # it was forked from the one that has used the device
+            raise self.no_device(3)
         if not 0 <= device < self.device_count:
             raise self.no_device(101)
 

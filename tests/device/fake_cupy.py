@@ -287,7 +287,7 @@ def _add_creation(world: World, module: ModuleType) -> None:
         host = np.array(obj, dtype, order=order)
         made = world.own(host, "array from the host")
         world.stats.h2d("array from the host", host.nbytes)
-        world.pinned_bytes = max(world.pinned_bytes, host.nbytes)  # through which CuPy sends it
+        world.stats.pinned_bytes += host.nbytes  # through which CuPy sends it
         return made
 
     def like(fill: Any) -> Any:

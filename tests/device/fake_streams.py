@@ -21,6 +21,7 @@ __all__ = ["CUDARuntimeError", "add_streams"]
 Work = Callable[[], object]
 
 MESSAGES = {
+    3: "cudaErrorInitializationError: initialization error",
     35: "cudaErrorInsufficientDriver: CUDA driver version is insufficient for CUDA runtime version",
     101: "cudaErrorInvalidDevice: invalid device ordinal",
     400: "cudaErrorInvalidResourceHandle: invalid resource handle",
