@@ -6,10 +6,12 @@ import gc
 import importlib.util
 import math
 import pickle
+import resource
 import sys
 
 import numpy as np
 import pytest
+from device.emulator import EmulationError
 from device.fake_cupy import ForbiddenInStep, make_fake_cupy
 from device.fixtures import absent_cupy, broken_cupy, fake_cupy, installed_cupy, requires_compiler
 
@@ -351,12 +353,49 @@ def test_raw_kernels_run_and_count_one_launch(cp, x):
             kernel((3,), (5,), args)
 
 
+@requires_compiler
+def test_an_empty_grid_is_one_block_as_in_cupy(cp):
+    """Which reads and writes outside of arrays that are empty; the guard zones give NaN, and find what is written."""
+    kernel = cp.RawKernel('extern "C" __global__ void copied(const float* x, float* y) { *y = *x; }', "copied")
+    empty, y = cp.empty(0, np.float32), cp.zeros(1, np.float32)
+    assert counts_of(cp, lambda: kernel((0,), (0,), (empty, y))) == {"launches": 1}
+    assert np.isnan(y.get()[0])
+    y.fill(1)
+    with pytest.raises(IndexError, match="writes outside of argument 'y'"):
+        kernel((0, 1), (1,), (y, empty))
+
+
+@requires_compiler
+@pytest.mark.parametrize("executes", [True, False])
+def test_what_cuda_does_not_launch_is_refused_at_the_launch(executes):
+    cp = make_fake_cupy(executes=executes)
+    kernel = cp.RawKernel('extern "C" __global__ void nothing() {}', "nothing")
+    stream = cp.cuda.Stream(non_blocking=True)
+    for call in (lambda: kernel((1, 65536), (1,), ()), lambda: kernel((1,), (1025,), ())):
+        with pytest.raises(EmulationError, match="CUDA launches"):
+            call()
+        with stream:
+            stream.begin_capture()
+            with pytest.raises(EmulationError, match="CUDA launches"):
+                call()
+            stream.end_capture()
+
+
+def test_memory_that_nobody_computes_on_is_not_touched():
+    cp = make_fake_cupy(executes=False)
+    for fill in (cp.empty, cp.zeros, cp.ones):
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        array = fill((1 << 28,), np.float32)
+        assert array.nbytes == 1 << 30
+        assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 1 << 17  # kilobytes, or less elsewhere
+
+
 # ----------------------------------------------------------------------------- in the place of cupy
 
 
 def test_every_name_exists_in_the_real_cupy(cp, x):
     real = pytest.importorskip("cupy", exc_type=ImportError)
-    public = {name for name in vars(cp) if not name.startswith("_")} - {"stats", "libcublas"}
+    public = {name for name in vars(cp) if not name.startswith("_")} - {"launches", "libcublas", "stats"}
     assert public - set(dir(real)) == set()
     assert {name for name in dir(x) if not name.startswith("__")} - set(dir(real.ndarray)) == {
         "_array",

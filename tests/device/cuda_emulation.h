@@ -171,7 +171,7 @@ static inline long long offset(long long i, int ndim, const long long *shape, co
 
 // --- block kernels: fibers and barriers -------------------------------------------------------------------
 
-enum Status { ok = 0, deadlock = 1, divergent_barrier = 2, bad_launch = 3 };
+enum Status { ok = 0, deadlock = 1, divergent_barrier = 2 };
 enum State { runnable, at_block_barrier, at_warp_barrier, finished };
 
 struct Fiber {
@@ -276,7 +276,6 @@ static Status run_block(Shuffler &shuffler) {
 
 template <class Body> static Status launch(dim3 grid, dim3 block, unsigned order, Body body) {
   gridDim = grid, blockDim = block;
-  if ((long long)block.x * block.y * block.z > max_threads) return bad_launch;
   thread_count = block.x * block.y * block.z;
   fibers.resize(max_threads);
   for (Fiber &fiber : fibers) fiber.offering = false;

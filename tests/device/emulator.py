@@ -8,7 +8,9 @@ Compiled objects live as long as the process, or in `$GPUCNN_EMULATION_CACHE` if
 from __future__ import annotations
 
 import ctypes
+import math
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
@@ -26,6 +28,7 @@ from .host_compiler import (
     missing_compiler,
     order_number,
     poisoned,
+    shared_bytes,
     to_scalar,
 )
 
@@ -37,6 +40,7 @@ __all__ = [
     "EmulationError",
     "Parameter",
     "SourceError",
+    "check_launch",
     "missing_compiler",
     "parse_parameters",
     "parse_signature",
@@ -94,15 +98,16 @@ class ElementwiseProgram:
                 f"Wrong number of arguments for {self.record.name!r}: expected {len(self.inputs)} or "
                 f"{len(self.parameters)} (with outputs), received {len(values)}"
             )
-        shape = self._loop_shape(values, size)
-        types = self._resolve_types(values)
+        shape = self.loop_shape(values, size)
+        types = self.resolve_types(values)
         values = self._complete(values, types, shape, size)
         if 0 not in shape:
             self._run(values, types, shape, order)
         outputs = values[len(self.inputs) :]
         return outputs[0] if len(outputs) == 1 else tuple(outputs)
 
-    def _loop_shape(self, values: list, size: int | None) -> tuple[int, ...]:
+    def loop_shape(self, values: Sequence[Any], size: int | None) -> tuple[int, ...]:
+        """Return over what it loops: the arrays that are not raw, broadcast together, or `size`."""
         looped = [v for p, v in zip(self.parameters, values, strict=False) if isinstance(v, np.ndarray) and not p.raw]
         if size is not None:
             if looped:
@@ -112,7 +117,7 @@ class ElementwiseProgram:
             raise ValueError("Loop size is undecided.")
         return np.broadcast_shapes(*(v.shape for v in looped))
 
-    def _resolve_types(self, values: list) -> list[np.dtype]:
+    def resolve_types(self, values: Sequence[Any]) -> list[np.dtype]:
         """Give every parameter its dtype; outputs decide a placeholder first, then inputs, as in CuPy."""
         known: dict[str, np.dtype] = {}
         pairs = list(zip(self.parameters, values, strict=False))
@@ -296,6 +301,39 @@ def parse_signature(code: str, name: str) -> list[Argument]:
     return arguments
 
 
+MOST_BLOCKS = (2**31 - 1, 65535, 65535)  # along each axis of a grid
+MOST_THREADS = (1024, 1024, 64)  # along each axis of a block
+THREADS, SHARED_BYTES, ARGUMENT_BYTES = 1024, 48 << 10, 4 << 10  # of a block, and of a launch
+
+
+def check_launch(name: str, grid: Any, block: Any, args: Sequence[Any]) -> None:
+    """Raise `EmulationError` where CUDA refuses a launch."""
+    offset = 0
+    for value in args:
+        size = value.itemsize if isinstance(value, np.generic) else 8  # of a pointer
+        offset = -(-offset // size) * size + size
+    limits = {
+        f"grids of at most {MOST_BLOCKS} blocks": _lie_within(grid, MOST_BLOCKS),
+        f"blocks of at most {MOST_THREADS} threads": _lie_within(block, MOST_THREADS),
+        f"blocks of at most {THREADS} threads in all": math.prod(_sizes(block)) <= THREADS,
+        f"kernels with at most {ARGUMENT_BYTES} bytes of arguments": offset <= ARGUMENT_BYTES,
+    }
+    for limit, is_kept in limits.items():
+        if not is_kept:
+            raise EmulationError(
+                f"kernel {name!r}: CUDA launches {limit}, received a grid of {grid}, blocks of {block}, {offset} bytes"
+            )
+
+
+def _lie_within(sizes: Any, limits: tuple[int, ...]) -> bool:
+    return all(1 <= size <= limit for size, limit in zip(_sizes(sizes), limits, strict=True))
+
+
+def _sizes(size: Any) -> tuple[int, ...]:
+    sizes = (size,) if isinstance(size, (int, np.integer)) else tuple(size)
+    return tuple(int(n) for n in (*sizes, 1, 1)[:3])
+
+
 class BlockProgram:
     """A record with the attribute `name` and the method `code(element_type)`, one `__global__` function.
 
@@ -315,6 +353,7 @@ class BlockProgram:
 
     def run(self, grid: Any, block: Any, args: Any, *, order: str | int = "forward") -> None:
         """Launch with NumPy arrays as pointers and NumPy scalars as values; `order` is of the threads."""
+        check_launch(self.name, grid, block, args)
         signature = parse_signature(self.record.code(_ELEMENT), self.name)
         if len(signature) != len(args):
             raise TypeError(f"kernel {self.name!r} takes {len(signature)} arguments, received {len(args)}")
@@ -326,9 +365,13 @@ class BlockProgram:
         cells = [self._cell(argument, value, element, guard) for argument, value in zip(signature, args, strict=True)]
         code = self.record.code(C_TYPES.get(element.name, element.name))
         library = compile_library(self.name, _BLOCK.format(code=code, name=self.name))
+        if (shared := shared_bytes(library)) > SHARED_BYTES:
+            raise EmulationError(
+                f"kernel {self.name!r}: {shared} bytes of shared memory, at most {SHARED_BYTES} are static"
+            )
         addresses = (ctypes.c_void_p * max(len(cells), 1))(*(cell.ctypes.data for cell in cells))
         status = library.emulated_launch(_triple(grid), _triple(block), ctypes.c_uint(order_number(order)), addresses)
-        self._raise(status, library.emulated_line(), block)
+        self._raise(status, library.emulated_line())
         guard.check_and_copy_back()
 
     def _cell(self, argument: Argument, value: Any, element: np.dtype, guard: _GuardZones) -> np.ndarray:
@@ -350,15 +393,13 @@ class BlockProgram:
             raise ValueError(f"{where}: the array is read-only")
         return np.array(guard.place(argument, value), np.uintp)
 
-    def _raise(self, status: int, line: int, block: Any) -> None:
+    def _raise(self, status: int, line: int) -> None:
         if status == 1:
             raise DeadlockError(f"kernel {self.name!r}: threads wait for each other at different barriers")
         if status == 2:
             raise DivergentBarrierError(
                 f"kernel {self.name!r}: only some threads of a block reach the __syncthreads of line {line}"
             )
-        if status == 3:
-            raise EmulationError(f"kernel {self.name!r}: a block of {block} has more than 1024 threads")
 
 
 _ELEMENT = "emulated_element_type"  # stands for T until the arrays decide it
@@ -375,8 +416,7 @@ extern "C" int emulated_line() {{ return emulation::failing_line; }}
 
 
 def _triple(size: Any) -> Any:
-    sizes = (size,) if isinstance(size, (int, np.integer)) else tuple(size)
-    return (ctypes.c_uint * 3)(*(int(n) for n in (*sizes, 1, 1)[:3]))
+    return (ctypes.c_uint * 3)(*_sizes(size))
 
 
 class _GuardZones:

@@ -237,7 +237,8 @@ class FakeArray:
     ) -> FakeArray:
         if memptr is None:
             array = np.empty(shape, dtype, order=order)
-            array.reshape(-1, order="A").view(np.uint8).fill(1 if array.dtype.kind == "b" else 0xFF)
+            if cls._world.executes:  # else what nobody computes needs no memory behind its addresses
+                array.reshape(-1, order="A").view(np.uint8).fill(1 if array.dtype.kind == "b" else 0xFF)
             return cls._world.own(array, f"ndarray{tuple(np.shape(array))}")
         array = np.ndarray(shape, dtype, memptr.mem.bytes, memptr.offset, strides, order)
         return cls._wrap(array, memptr.mem)

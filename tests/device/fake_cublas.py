@@ -158,6 +158,7 @@ class FakeCublas:
         for matrix in (*factors, result):
             matrix.of(self.world)
         stream, workspace = self._ready(handle)
+        self.world.launches.product("cublasGemmEx", m, n, k)
 
         def work() -> None:
             self.world.find(*workspace, CublasMisuse)

@@ -15,10 +15,11 @@ from typing import Any
 
 import numpy as np
 
-from .emulator import BlockProgram, ElementwiseProgram
+from .emulator import BlockProgram, ElementwiseProgram, check_launch
 from .fake_array import Counts, FakeArray, ForbiddenInStep, MemoryPointer, World, unwrap
 from .fake_cublas import FakeCublas
 from .fake_cuda import add_cuda
+from .lint import Launches
 
 __all__ = ["Counts", "ForbiddenInStep", "make_fake_cupy"]
 
@@ -76,10 +77,11 @@ def make_fake_cupy(device_count: int = 1, *, order: str | int = "forward", execu
     """
     world = World(device_count, order)
     world.executes = executes
+    world.launches = Launches()
     module = ModuleType("cupy", "A strict fake of CuPy.")
     module.__spec__ = importlib.machinery.ModuleSpec("cupy", None, is_package=True)
     module.__version__ = "14.2.0"
-    module.stats = world.stats
+    module.stats, module.launches = world.stats, world.launches
     module.libcublas = FakeCublas(world)  # what `installed_cupy` gives who opens the library
     world.module = module
     members = {"__module__": "cupy", "__slots__": (), "_world": world}
@@ -267,7 +269,10 @@ def _add_creation(world: World, module: ModuleType) -> None:
         return world.array_class(shape, dtype, order=order)
 
     def full(shape: Any, fill_value: Any, dtype: Any = None, order: str = "C") -> FakeArray:
-        return world.result(np.full(shape, unwrap(fill_value, world), dtype, order), "cupy.full")
+        value = unwrap(fill_value, world)
+        dtype = np.result_type(value) if dtype is None else dtype
+        made = np.full(shape, value, dtype, order) if world.executes else np.zeros(shape, dtype, order)
+        return world.result(made, "cupy.full")
 
     def array(obj: Any, dtype: Any = None, copy: bool = True, order: str = "K") -> FakeArray:
         if isinstance(obj, FakeArray):
@@ -325,11 +330,14 @@ def _add_kernels(world: World, module: ModuleType) -> None:
             world.require_device()
             outputs = args[len(self.program.inputs) :]
             if outputs:
-                if values[len(self.program.inputs)].size:
+                if 0 not in self.program.loop_shape(values, size):
+                    world.launches.elementwise(self.program, values, size, block_size)
                     world.launch(lambda: self.program(*values, size=size, order=world.order))
             else:
                 results = self.program(*values, size=size, order=world.order)
                 results = results if isinstance(results, tuple) else (results,)
+                if 0 not in self.program.loop_shape(values, size):
+                    world.launches.elementwise(self.program, [*values, *results], size, block_size)
                 outputs = tuple(world.result(result, f"output of kernel {self.name!r}") for result in results)
             if self.no_return:
                 return None
@@ -344,11 +352,12 @@ def _add_kernels(world: World, module: ModuleType) -> None:
             if shared_mem:
                 raise NotImplementedError("the emulation has no dynamic shared memory")
             world.require_device()
-            if min(*grid, *block) < 1:
-                raise ValueError(f"kernel {self.name!r}: CUDA launches no empty grid, received {grid} and {block}")
             if any(isinstance(arg, (np.ndarray, MemoryPointer)) for arg in args):
                 raise TypeError(f"kernel {self.name!r}: pass device arrays, not host arrays or bare pointers")
             values = [unwrap(arg, world) if isinstance(arg, FakeArray) else arg for arg in args]
+            grid, block = (tuple(max(1, n) for n in sizes) for sizes in (grid, block))  # as CuPy does
+            check_launch(self.name, grid, block, values)
+            world.launches.raw(self.name, grid, block, values)
             world.launch(lambda: self.program.run(grid, block, values, order=world.order))
 
     class RawModule:

@@ -25,6 +25,7 @@ __all__ = [
     "missing_compiler",
     "order_number",
     "poisoned",
+    "shared_bytes",
     "to_scalar",
 ]
 
@@ -114,6 +115,14 @@ def compile_library(name: str, source: str) -> ctypes.PyDLL:
                 raise SourceError(f"kernel {name!r} does not compile:\n{done.stderr}")
             os.replace(f"{folder}/built.so", library)  # atomic: several processes may share the folder
     return ctypes.PyDLL(str(library))
+
+
+@functools.cache
+def shared_bytes(library: ctypes.PyDLL) -> int:
+    """Return the bytes of the `__shared__` variables of a kernel: here the static ones inside of functions."""
+    listed = subprocess.run(["nm", "--print-size", library._name], capture_output=True, text=True, check=True).stdout
+    symbols = [fields for fields in map(str.split, listed.splitlines()) if len(fields) == 4]
+    return sum(int(size, 16) for _, size, kind, name in symbols if kind in "bBdDuV" and name.startswith("_ZZ"))
 
 
 def order_number(order: str | int) -> int:
