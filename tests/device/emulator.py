@@ -82,11 +82,13 @@ class ElementwiseProgram:
     Parameters are bound as in CuPy: arrays that are not `raw` are broadcast together with the outputs; a raw
     array is a flat C-ordered sequence; outputs that are not given are allocated. Stricter than CuPy: a raw
     array must be C-contiguous, and an access outside of it raises IndexError (unless `check_bounds` is off).
+    With `gpu_arithmetic`, float32 kernels flush denormal numbers to zero and contract products and sums.
     """
 
-    def __init__(self, record: Any, *, check_bounds: bool = True) -> None:
+    def __init__(self, record: Any, *, check_bounds: bool = True, gpu_arithmetic: bool = False) -> None:
         self.record = record
         self.check_bounds = check_bounds
+        self.gpu_arithmetic = gpu_arithmetic
         self.inputs = parse_parameters(record.inputs)
         self.parameters = self.inputs + parse_parameters(record.outputs, output=True)
 
@@ -181,7 +183,8 @@ class ElementwiseProgram:
         flat = not shape or all(v.flags.c_contiguous for v in walked)
         dims = (total,) if flat else shape
         strides = [_byte_strides(p, v, shape, flat) for p, v in zip(self.parameters, looped, strict=True)]
-        library = compile_library(self.record.name, self._source(tuple(types)))
+        as_gpu = self.gpu_arithmetic and np.dtype("float32") in types
+        library = compile_library(self.record.name, self._source(tuple(types)), as_gpu)
         report = (ctypes.c_longlong * 3)()
         library.emulated_run(
             (ctypes.c_void_p * len(values))(*(v.ctypes.data for v in values)),
@@ -248,6 +251,7 @@ extern "C" void emulated_run(void **arguments, const long long *sizes, const lon
   std::vector<long long> elements;
   if (order != emulation::forward) emulation::Shuffler(order).fill(elements, n);
   emulation::out_of_bounds = {{}};
+  const emulation::Arithmetic arithmetic;
   report[0] = -1;
   for (long long k = 0; k < n; ++k) {{
     const long long i = elements.empty() ? k : elements[k];
@@ -340,16 +344,18 @@ class BlockProgram:
     Array arguments are checked against the C signature and copied between guard zones for the launch: a
     write just outside of an array raises IndexError, and a read there gives NaN. Python scalars are refused,
     since a launch passes their bytes: CuPy would pass a Python float as a double to a float parameter.
+    With `gpu_arithmetic`, float32 kernels flush denormal numbers to zero and contract products and sums.
     """
 
-    def __init__(self, record: Any) -> None:
+    def __init__(self, record: Any, *, gpu_arithmetic: bool = False) -> None:
         self.record = record
         self.name = record.name
+        self.gpu_arithmetic = gpu_arithmetic
 
     @classmethod
-    def from_code(cls, code: str, name: str) -> BlockProgram:
+    def from_code(cls, code: str, name: str, *, gpu_arithmetic: bool = False) -> BlockProgram:
         """Make a program of complete source text, as `cupy.RawKernel` takes it."""
-        return cls(SimpleNamespace(name=name, code=lambda element_type: code))
+        return cls(SimpleNamespace(name=name, code=lambda element_type: code), gpu_arithmetic=gpu_arithmetic)
 
     def run(self, grid: Any, block: Any, args: Any, *, order: str | int = "forward") -> None:
         """Launch with NumPy arrays as pointers and NumPy scalars as values; `order` is of the threads."""
@@ -364,7 +370,8 @@ class BlockProgram:
         guard = _GuardZones(self.name)
         cells = [self._cell(argument, value, element, guard) for argument, value in zip(signature, args, strict=True)]
         code = self.record.code(C_TYPES.get(element.name, element.name))
-        library = compile_library(self.name, _BLOCK.format(code=code, name=self.name))
+        as_gpu = self.gpu_arithmetic and any(getattr(value, "dtype", None) == np.float32 for value in args)
+        library = compile_library(self.name, _BLOCK.format(code=code, name=self.name), as_gpu)
         if (shared := shared_bytes(library)) > SHARED_BYTES:
             raise EmulationError(
                 f"kernel {self.name!r}: {shared} bytes of shared memory, at most {SHARED_BYTES} are static"

@@ -69,11 +69,14 @@ COMPARISONS = {
 }
 
 
-def make_fake_cupy(device_count: int = 1, *, order: str | int = "forward", executes: bool = True) -> ModuleType:
+def make_fake_cupy(
+    device_count: int = 1, *, order: str | int = "forward", executes: bool = True, gpu_arithmetic: bool = False
+) -> ModuleType:
     """Build a new fake `cupy`, independent of any other; `device_count=0` is CuPy without a driver.
 
     `order` is that in which emulated kernels run their threads: "forward", "reverse" or a seed. One that does not
-    execute counts launches that go into arrays which are there, and computes none of them.
+    execute counts launches that go into arrays which are there, and computes none of them. With `gpu_arithmetic` the
+    library's own kernels in float32 flush denormal numbers to zero and contract products and sums, as on a GPU.
     """
     world = World(device_count, order)
     world.executes = executes
@@ -92,7 +95,7 @@ def make_fake_cupy(device_count: int = 1, *, order: str | int = "forward", execu
     _add_functions(world, module)
     _add_operators(world)
     _add_creation(world, module)
-    _add_kernels(world, module)
+    _add_kernels(world, module, gpu_arithmetic)
     add_cuda(world, module)
     return module
 
@@ -304,7 +307,7 @@ def _add_creation(world: World, module: ModuleType) -> None:
     )
 
 
-def _add_kernels(world: World, module: ModuleType) -> None:
+def _add_kernels(world: World, module: ModuleType, gpu_arithmetic: bool) -> None:
     """Add `ElementwiseKernel`, `RawKernel` and `RawModule`, which run in the emulation."""
 
     class ElementwiseKernel:
@@ -322,7 +325,8 @@ def _add_kernels(world: World, module: ModuleType) -> None:
         ):
             self.name, self.no_return, self.return_tuple = name, no_return, return_tuple
             self.program = ElementwiseProgram(
-                SimpleNamespace(name=name, inputs=in_params, outputs=out_params, body=operation, preamble=preamble)
+                SimpleNamespace(name=name, inputs=in_params, outputs=out_params, body=operation, preamble=preamble),
+                gpu_arithmetic=gpu_arithmetic,
             )
 
         def __call__(self, *args, size=None, block_size=128, stream=None):
@@ -346,7 +350,7 @@ def _add_kernels(world: World, module: ModuleType) -> None:
     class RawKernel:
         def __init__(self, code, name, options=(), backend="nvrtc"):
             self.code, self.name, self.options = code, name, tuple(options)
-            self.program = BlockProgram.from_code(code, name)
+            self.program = BlockProgram.from_code(code, name, gpu_arithmetic=gpu_arithmetic)
 
         def __call__(self, grid, block, args, *, shared_mem=0, stream=None):
             if shared_mem:

@@ -11,6 +11,6 @@ ADD_BIAS = Elementwise(
     "add_bias",
     "raw T b, int32 OC, bool rectify",
     "T y",
-    "const int e = i; const T sum = y + b[e % OC]; y = rectify && sum < T(0) ? T(0) : sum",
+    "const int e = i; const T sum = y + b[e % OC]; y = rectify && sum <= T(0) ? T(0) : sum",
 )
 INCREMENT = Elementwise("increment", "int64 by", "int64 counter", "counter += by")
