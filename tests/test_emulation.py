@@ -169,6 +169,18 @@ def test_parameter_strings_are_checked(text):
         parse_parameters(text)
 
 
+def test_elementwise_runs_for_chosen_elements_alone():
+    x, y = random(3, 4), np.zeros((4, 3), np.float32)[:, ::-1]
+    ElementwiseProgram(ADD)(x.T, x.T, 1, y, indices=[11, 0, 4])
+    expected = np.where(np.isin(np.arange(12).reshape(4, 3), [0, 4, 11]), 2 * x.T, 0)
+    np.testing.assert_array_equal(y, expected)
+    ElementwiseProgram(ADD)(x, x, 1, y.T, indices=[])
+    np.testing.assert_array_equal(y, expected)
+    for index in (-1, 12):
+        with pytest.raises(ValueError, match="indices from 0 to 11"):
+            ElementwiseProgram(ADD)(x, x, 1, y.T, indices=[0, index])
+
+
 # ----------------------------------------------------------------------------- block kernels
 
 

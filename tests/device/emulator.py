@@ -92,8 +92,17 @@ class ElementwiseProgram:
         self.inputs = parse_parameters(record.inputs)
         self.parameters = self.inputs + parse_parameters(record.outputs, output=True)
 
-    def __call__(self, *args: Any, size: int | None = None, order: str | int = "forward") -> Any:
-        """Run the kernel and return its output, or a tuple of them; `order` is that of the elements."""
+    def __call__(
+        self,
+        *args: Any,
+        size: int | None = None,
+        order: str | int = "forward",
+        indices: Sequence[int] | None = None,
+    ) -> Any:
+        """Run the kernel and return its output, or a tuple of them; `order` is that of the elements.
+
+        With `indices` it runs for these elements alone: of arrays of gigabytes it then touches only what they need.
+        """
         values = list(args)
         if len(values) not in (len(self.inputs), len(self.parameters)):
             raise TypeError(
@@ -104,7 +113,7 @@ class ElementwiseProgram:
         types = self.resolve_types(values)
         values = self._complete(values, types, shape, size)
         if 0 not in shape:
-            self._run(values, types, shape, order)
+            self._run(values, types, shape, order, indices)
         outputs = values[len(self.inputs) :]
         return outputs[0] if len(outputs) == 1 else tuple(outputs)
 
@@ -173,7 +182,14 @@ class ElementwiseProgram:
         if parameter.output and not array.flags.writeable:
             raise ValueError(f"{where}: the output array is read-only")
 
-    def _run(self, values: list, types: list[np.dtype], shape: tuple[int, ...], order: str | int) -> None:
+    def _run(
+        self,
+        values: list,
+        types: list[np.dtype],
+        shape: tuple[int, ...],
+        order: str | int,
+        indices: Sequence[int] | None,
+    ) -> None:
         looped = [
             np.broadcast_to(v, shape) if not p.raw and v.ndim else v
             for p, v in zip(self.parameters, values, strict=True)
@@ -185,6 +201,8 @@ class ElementwiseProgram:
         strides = [_byte_strides(p, v, shape, flat) for p, v in zip(self.parameters, looped, strict=True)]
         as_gpu = self.gpu_arithmetic and np.dtype("float32") in types
         library = compile_library(self.record.name, self._source(tuple(types)), as_gpu)
+        if indices is not None and not all(0 <= i < total for i in indices):
+            raise ValueError(f"kernel {self.record.name!r}: expected indices from 0 to {total - 1}, received {indices}")
         report = (ctypes.c_longlong * 3)()
         library.emulated_run(
             (ctypes.c_void_p * len(values))(*(v.ctypes.data for v in values)),
@@ -194,6 +212,8 @@ class ElementwiseProgram:
             ctypes.c_int(len(dims)),
             ctypes.c_longlong(total),
             ctypes.c_uint(order_number(order)),
+            None if indices is None else _longs(indices),
+            ctypes.c_longlong(0 if indices is None else len(indices)),
             report,
         )
         if report[0] >= 0:
@@ -246,14 +266,15 @@ static inline void emulated_element({declared}, const emulation::Indexer &_ind, 
 }}
 extern "C" void emulated_run(void **arguments, const long long *sizes, const long long *shape,
                              const long long *strides, int ndim, long long n, unsigned order,
-                             long long *report) {{
+                             const long long *chosen, long long count, long long *report) {{
   const emulation::Indexer _ind{{(ptrdiff_t)n}};
   std::vector<long long> elements;
-  if (order != emulation::forward) emulation::Shuffler(order).fill(elements, n);
+  if (chosen) elements.assign(chosen, chosen + count);
+  else if (order != emulation::forward) emulation::Shuffler(order).fill(elements, n);
   emulation::out_of_bounds = {{}};
   const emulation::Arithmetic arithmetic;
   report[0] = -1;
-  for (long long k = 0; k < n; ++k) {{
+  for (long long k = 0; k < (chosen ? count : n); ++k) {{
     const long long i = elements.empty() ? k : elements[k];
     emulated_element({passed}, _ind, i);
     if (emulation::out_of_bounds.parameter < 0) continue;
