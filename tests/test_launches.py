@@ -7,18 +7,13 @@ from types import ModuleType
 
 import numpy as np
 import pytest
-from bench_engine import image_shape
 from device.fake_cupy import make_fake_cupy
 from device.fixtures import installed_cupy
 from device.lint import faults
-from trainers import random_split
+from parts import zoo_trainer
 
 from gpucnn import get_backend
 from gpucnn.backend.gpu.convolution import WAYS
-from gpucnn.data import Normalization, ResidentSplit
-from gpucnn.losses import get_loss
-from gpucnn.optimizers import get_optimizer
-from gpucnn.trainer import Trainer
 from gpucnn.zoo import MODELS
 
 
@@ -33,13 +28,7 @@ def cp():
 @pytest.mark.parametrize("name", MODELS)
 def test_no_launch_of_the_zoo_is_slow_for_no_reason(name: str, batch: int, way: str, cp: ModuleType) -> None:
     """Of a training step and of an evaluation, on a data set of one batch."""
-    recipe, shape = MODELS[name], image_shape(name)
-    model, backend = recipe.model(10), get_backend("gpu", convolution=way)
-    model.build(shape, backend, max_batch=batch)
-    optimizer = get_optimizer(recipe.optimizer, recipe.learning_rate)
-    trainer = Trainer(model, get_loss(recipe.loss), optimizer, batch_size=batch)
-    split = random_split(batch, shape)
-    data = ResidentSplit(split, backend, Normalization(split.images))
+    trainer, data = zoo_trainer(name, get_backend("gpu", convolution=way), batch)
     with cp.launches.noted() as launches:
         trainer.train_epoch(data, 0)
         trained = len(launches)
