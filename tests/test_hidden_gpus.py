@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from device.fixtures import requires_compiler
+
 import gpucnn
 
 ROOT = Path(gpucnn.__file__).parent.parent
@@ -69,6 +71,7 @@ def test_marked_again():
 """
 
 
+@requires_compiler
 def test_only_marked_tests_see_a_gpu(tmp_path: Path) -> None:
     (tmp_path / "cupy.py").write_text(CUPY)
     (tmp_path / "test_devices.py").write_text(TESTS)
