@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 from cases import CASES, Case, run
+from device.emulator import BlockProgram
 from device.fake_cupy import make_fake_cupy
 from device.fixtures import installed_cupy, requires_compiler
 from tolerances import assert_close
@@ -14,6 +15,7 @@ from tolerances import assert_close
 from gpucnn import get_backend
 from gpucnn.backend import Backend
 from gpucnn.backend.gpu import arrays
+from gpucnn.backend.kernels import losses as kernels
 from gpucnn.backend.kernels.reductions import MOST_PARTIALS
 
 LOSSES = ("softmax_cross_entropy", "soft_cross_entropy", "sigmoid_cross_entropy", "mean_squared_error", "label_targets")
@@ -27,6 +29,7 @@ def case_of(operation: str, label: str) -> Case:
 
 SHARED = [case_of("sum_rows", "(512, 17)"), case_of("sum_rows", "(600, 257)"), case_of("label_targets", "33 classes")]
 SHARED += [case_of(operation, "70x33") for operation in LOSSES[:-1]]
+BATCH_NORMS = [case_of(operation, "(300, 1)") for operation in ("batch_norm", "batch_norm_dx")]
 
 
 def gpu(order: str | int = "forward", **options: Any) -> Backend:
@@ -56,6 +59,26 @@ def test_few_blocks_share_all_rows(case: Case, monkeypatch: pytest.MonkeyPatch) 
     for name, result in run(backend, case).items():
         assert_close(result, results[name], case.dtype, case.terms, case.scale, name)
     assert backend.workspace.nbytes == (257 * 3 * 4 if case.operation == "sum_rows" else 3 * 3 * 8)
+
+
+@requires_compiler
+@pytest.mark.parametrize("case", [case_of("sum_rows", "(600, 257)"), *BATCH_NORMS], ids=str)
+def test_a_block_adds_up_more_results_than_it_has_threads(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Up to four times as many: here each row is that of a block."""
+    monkeypatch.setattr("gpucnn.backend.gpu.arrays.ELEMENTS", 1)
+    results = run(Backend("float32"), case)
+    for name, result in run(gpu(), case).items():
+        assert_close(result, results[name], case.dtype, case.terms, case.scale, name)
+
+
+@requires_compiler
+def test_the_losses_of_many_blocks_are_added_up() -> None:
+    partials = np.random.default_rng(0).integers(0, 99, (MOST_PARTIALS - 1, 3)).astype("float64")
+    loss, totals = np.zeros((), "float32"), np.array([0.0, 1, 2, 3])
+    arguments = partials, None, loss, totals, np.int32(5), np.int32(len(partials))
+    BlockProgram(kernels.REPORT).run(1, kernels.REPORT.threads, arguments)
+    np.testing.assert_array_equal(totals, [*(partials.sum(0) + [0, 1, 2]), 8])
+    assert loss == np.float32(partials[:, 0].sum() / 5)
 
 
 # Of the bias of LeNet-5, of vgg with batches of 512, of one column, and of many.
