@@ -15,13 +15,14 @@ from gpucnn.backend.gpu.graph import Recording, record_graph
 from gpucnn.backend.kernels import Block, Elementwise, sums
 from gpucnn.backend.kernels.reductions import MOST_PARTIALS
 from gpucnn.backend.reference import Backend
-from gpucnn.errors import DeviceError
+from gpucnn.errors import DeviceError, InputError
 
-__all__ = ["Array", "GpuArrays"]
+__all__ = ["Array", "GpuArrays", "check_indices"]
 
 Array = Any
 C_TYPES = {"float32": "float", "float64": "double"}
 
+INDEX_LIMIT = 2**31 - 2**14  # of elements that 32 bits count; a kernel may count a little beyond them
 # How sums over rows are shared: by the shape alone, so that they are the same on every device.
 CHANNELS = 1 << 8  # columns that a block of threads takes at most, one for each of its threads
 ELEMENTS = 1 << 12  # that a block reduces, at least
@@ -36,6 +37,14 @@ def _compiled(cupy: ModuleType, record: Elementwise | Block, element_type: str =
     return cupy.ElementwiseKernel(
         record.inputs, record.outputs, record.body, f"gpucnn_{record.name}", preamble=record.preamble
     )
+
+
+def check_indices(elements: int, what: str, cure: str) -> None:
+    """Refuse what a kernel cannot count in 32 bits."""
+    if elements > INDEX_LIMIT:
+        raise InputError(
+            f"{what} is too large for one kernel: {elements:,} elements, of which it counts {INDEX_LIMIT:,}; {cure}"
+        )
 
 
 class GpuArrays(Backend):
@@ -118,6 +127,8 @@ class GpuArrays(Backend):
 
     def _run(self, record: Elementwise, *arguments: Any, size: int | None = None) -> None:
         """Launch an elementwise kernel on its inputs and outputs."""
+        if record.is_narrow:
+            check_indices(arguments[-1].size, f"an array of {arguments[-1].shape}", "use a smaller batch")
         self._keep(arguments)
         kernel = _compiled(self.xp, record)
         if size is None:
@@ -126,7 +137,9 @@ class GpuArrays(Backend):
             kernel(*arguments, size=size)
 
     def _launch(self, record: Block, grid: tuple[int, ...], *arguments: Any, dtype: Any = None) -> None:
-        """Launch a grid of blocks; without a dtype, the first argument's is what `T` stands for."""
+        """Launch a grid of blocks, if it has any; without a dtype, the first argument's is what `T` stands for."""
+        if 0 in grid:
+            return  # CuPy would launch one block, which reads what is not there
         self._keep(arguments)
         kernel = _compiled(self.xp, record, C_TYPES[np.dtype(dtype or arguments[0].dtype).name])
         kernel(grid, (record.threads,), arguments)
@@ -186,7 +199,9 @@ class GpuArrays(Backend):
         Return those, (count, C, blocks), with M and how many rows a block takes.
         """
         first, C = arrays[0], arrays[0].shape[-1]
-        M, columns = first.size // C, min(C, CHANNELS)
+        columns = max(1, min(C, CHANNELS))
+        M = first.size // max(1, C)
+        check_indices(M, f"an array of {first.shape}", "use a smaller batch")
         rows = max(1, ELEMENTS // columns, -(-M // MOST_PARTIALS))
         grid = -(-C // columns), -(-M // rows)
         partials = self.scratch("partials", (count, C, grid[1]), first.dtype)

@@ -7,6 +7,7 @@ import numpy as np
 from gpucnn.backend.gpu.arrays import Array, GpuArrays
 from gpucnn.backend.kernels import normalization as kernels
 from gpucnn.backend.kernels import sums
+from gpucnn.errors import InputError
 
 __all__ = ["GpuNormalization"]
 
@@ -27,6 +28,8 @@ class GpuNormalization(GpuArrays):
         moments: Array = None,
     ) -> tuple[Array, Array]:
         """As the reference, with the moments of blocks of rows, from which those of all rows follow."""
+        if x.size == 0:
+            raise InputError(f"batch_norm: no samples have no mean, received {x.shape}; leave out empty batches")
         moments = self._result(moments, running.shape, x.dtype)
         partials, M, rows = self._partials(kernels.PARTIAL_MOMENTS, 2, x)
         _, C, blocks = partials.shape
