@@ -13,6 +13,7 @@ import json
 import math
 import random
 import re
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -322,7 +323,8 @@ TOML = (
 
 
 def _open_command_line(folder: Path, untrusted: Callable[[bytes, Path], list[str]]) -> Read:
-    """Return what runs a command line in a folder, without a network, and without steps of training."""
+    """Return what runs a command line in a folder, without a network, a GPU, and steps of training."""
+    sys.modules["cupy"] = None  # absent, whatever the machine has: an input may ask for a GPU, or leave it to "auto"
     import gpucnn.cli
     import gpucnn.data.download
     import gpucnn.doctor

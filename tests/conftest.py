@@ -1,10 +1,12 @@
-"""Which backends the tests run on, and what happens where there is no GPU."""
+"""Which backends the tests run on, what happens where there is no GPU, and that a GPU changes no other test."""
 
 from __future__ import annotations
 
 import functools
 import os
+import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import pytest
 from device.fake_cupy import make_fake_cupy
@@ -65,6 +67,24 @@ def pytest_report_header() -> str:
     """Say at the top of the report whether a GPU takes part."""
     reason = gpu_state()
     return "GPU: usable" if reason is None else f"GPU: not used, {reason}"
+
+
+@contextmanager
+def hidden_gpus() -> Iterator[None]:
+    """Let no GPU be seen in this process, where CUDA has begun, nor in those that it starts; the fake device stays."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CUDA_VISIBLE_DEVICES", "-1")  # which CUDA reads when it begins
+        patch.setattr(sys.modules["cupy"].cuda.runtime, "getDeviceCount", lambda: 0)
+        yield
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
+    """Where there is a GPU, hide it from each test that is not marked `gpu`: "auto" is the CPU for it, as elsewhere."""
+    if gpu_state() is not None or item.get_closest_marker("gpu"):
+        return (yield)
+    with hidden_gpus():
+        return (yield)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

@@ -64,18 +64,27 @@ def test_output_padding_is_of_rows_and_columns() -> None:
 
 
 @requires_compiler
-@pytest.mark.parametrize(("groups", "most"), [(1, 4), (2, 2)])  # with groups a kernel indexes the output too
+@pytest.mark.parametrize(
+    ("filters", "groups", "most", "message"),
+    [
+        (2, 1, 4, "5 images of 5x5x2 with its columns of 2 is too large .* 250 .* 200; use convolution implicit"),
+        (
+            4,
+            2,
+            2,
+            "3 images of 5x5x2 is too large for one kernel: 300 elements, of which it counts 200; use a smaller batch",
+        ),
+    ],
+)  # with groups a kernel indexes the output too
 def test_what_32_bit_indices_cannot_reach_is_refused(
-    groups: int, most: int, monkeypatch: pytest.MonkeyPatch, make_backend: Callable
+    filters: int, groups: int, most: int, message: str, monkeypatch: pytest.MonkeyPatch, make_backend: Callable
 ) -> None:
-    monkeypatch.setattr("gpucnn.backend.gpu.convolution.INDEX_LIMIT", 4 * 2 * 25)
-    backend, layer = make_backend("fake-gpu", "float32"), Conv2D(4, 3, padding=1, groups=groups)
+    monkeypatch.setattr("gpucnn.backend.gpu.arrays.INDEX_LIMIT", 4 * 2 * 25)
+    backend, layer = make_backend("fake-gpu", "float32"), Conv2D(filters, 1, groups=groups)
     layer.build((5, 5, 2), backend)
     layer.forward(backend.zeros((most, 5, 5, 2)))
-    with pytest.raises(InputError) as error:
+    with pytest.raises(InputError, match=f"^a batch of {message}"):
         layer.forward(backend.zeros((most + 1, 5, 5, 2)))
-    message = f"a batch of {most + 1} images of 5x5x2 is too large for one kernel; use a smaller batch"
-    assert str(error.value) == message
 
 
 @pytest.mark.parametrize("taps", TAPS)

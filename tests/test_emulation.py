@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 
 import numpy as np
 import pytest
@@ -166,6 +167,18 @@ def test_names_that_nvrtc_lacks_are_missing_here_too(name):
 def test_parameter_strings_are_checked(text):
     with pytest.raises(ValueError, match=r"parameter|Can not use 'i'"):
         parse_parameters(text)
+
+
+def test_elementwise_runs_for_chosen_elements_alone():
+    x, y = random(3, 4), np.zeros((4, 3), np.float32)[:, ::-1]
+    ElementwiseProgram(ADD)(x.T, x.T, 1, y, indices=[11, 0, 4])
+    expected = np.where(np.isin(np.arange(12).reshape(4, 3), [0, 4, 11]), 2 * x.T, 0)
+    np.testing.assert_array_equal(y, expected)
+    ElementwiseProgram(ADD)(x, x, 1, y.T, indices=[])
+    np.testing.assert_array_equal(y, expected)
+    for index in (-1, 12):
+        with pytest.raises(ValueError, match="indices from 0 to 11"):
+            ElementwiseProgram(ADD)(x, x, 1, y.T, indices=[0, index])
 
 
 # ----------------------------------------------------------------------------- block kernels
@@ -380,8 +393,6 @@ def test_block_arguments_are_checked_against_the_signature():
         program.run(1, 64, (random(128)[::2], sums, n))
     with pytest.raises(ValueError, match="'x' and 'sums' overlap"):
         program.run(1, 64, (x, x[:1], n))
-    with pytest.raises(EmulationError, match="more than 1024 threads"):
-        program.run(1, 1025, (x, sums, n))
 
 
 def test_the_same_array_may_be_passed_twice():
@@ -389,3 +400,54 @@ def test_the_same_array_may_be_passed_twice():
     x = np.arange(4.0)
     BlockProgram(Block("twice", source)).run(1, 4, (x, x))
     np.testing.assert_array_equal(x, [0, 2, 4, 6])
+
+
+EMPTY = Block("empty", 'extern "C" __global__ void empty() {}')
+
+
+@pytest.mark.parametrize(
+    ("grid", "block", "message"),
+    [
+        ((1, 65536), 1, "65536"),
+        ((1, 1, 65536), 1, "65536"),
+        (2**31, 1, "2147483648"),
+        (0, 1, "received a grid of 0"),
+        (1, 0, "blocks of 0"),
+        (1, 1025, "at most (1024, 1024, 64) threads"),
+        (1, (1, 1, 65), "at most (1024, 1024, 64) threads"),
+        (1, (32, 33), "at most 1024 threads in all"),
+    ],
+)
+def test_sizes_that_cuda_does_not_launch_are_refused(grid, block, message):
+    BlockProgram(EMPTY).run((2, 3, 4), (1024, 1), ())
+    with pytest.raises(EmulationError, match=re.escape(message)):
+        BlockProgram(EMPTY).run(grid, block, ())
+
+
+def test_arguments_beyond_four_kilobytes_are_refused():
+    def run(count):
+        declared = ", ".join(f"{'T*' if k % 2 else 'char'} p{k}" for k in range(count))  # 16 bytes for each two
+        record = Block("many", f'extern "C" __global__ void many({declared}) {{}}')
+        BlockProgram(record).run(1, 1, [None if k % 2 else np.int8(0) for k in range(count)])
+
+    run(512)
+    with pytest.raises(EmulationError, match="at most 4096 bytes of arguments, .* 4097 bytes"):
+        run(513)
+
+
+def shared(floats, where):
+    source = {
+        "kernel": "",
+        "template": "template <class S> __device__ S* held() { __shared__ S cells[COUNT]; return cells; }",
+    }[where]
+    own = "__shared__ float cells[COUNT];" if where == "kernel" else "float* cells = held<float>();"
+    code = f"enum {{ COUNT = {floats} }};\n{source}\n"
+    code += f'extern "C" __global__ void holds(T* x) {{ {own} cells[threadIdx.x] = *x; *x = cells[COUNT - 1]; }}'
+    BlockProgram(Block("holds", code)).run(1, 1, (np.zeros(1, np.float32),))
+
+
+@pytest.mark.parametrize("where", ["kernel", "template"])
+def test_shared_memory_beyond_48_kilobytes_is_refused(where):
+    shared(12 << 10, where)
+    with pytest.raises(EmulationError, match="49156 bytes of shared memory, at most 49152"):
+        shared((12 << 10) + 1, where)

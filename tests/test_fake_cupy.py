@@ -6,12 +6,17 @@ import gc
 import importlib.util
 import math
 import pickle
+import resource
 import sys
 
 import numpy as np
 import pytest
+from device.emulator import ElementwiseProgram, EmulationError
 from device.fake_cupy import ForbiddenInStep, make_fake_cupy
 from device.fixtures import absent_cupy, broken_cupy, fake_cupy, installed_cupy, requires_compiler
+from device.variants import variant_of
+
+from gpucnn.backend.kernels import Elementwise
 
 __all__ = ["fake_cupy"]  # the fixture of the tests below
 
@@ -337,6 +342,56 @@ def test_elementwise_kernels_run_and_count_one_launch(cp, x):
         kernel(x, np.ones(1, np.float32))
 
 
+X = np.empty((3, 4, 5), np.float32)
+BINARY = ("float32 x, float32 b", "float32 y", "y = x + b")
+LARGE = np.empty((1 << 29) + 1, np.float32)  # one element more than CuPy addresses by 32-bit indices of bytes
+
+
+@pytest.mark.parametrize(
+    ("x", "b", "loop", "arguments"),
+    [  # of each array: axes, is contiguous, has 32-bit indices
+        (X, X, (1, True), [(1, True, True)] * 3),
+        (X[0, 0, 0, ...], X[0, 0, 0, ...], (0, True), [(0, True, True)] * 3),
+        (X[0], 2.0, (1, True), [(1, True, True), None, (1, True, True)]),
+        (X, X[0, 0], (2, True), [(2, True, True), (2, False, True), (2, True, True)]),
+        (X, X[:, :, :1], (2, True), [(2, True, True), (2, False, True), (2, True, True)]),
+        (X, X[:, :1], (3, True), [(3, True, True), (3, False, True), (3, True, True)]),
+        (X[0, :, ::2], 2.0, (2, True), [(2, False, True), None, (2, True, True)]),
+        (X.transpose(2, 0, 1), 2.0, (2, True), [(2, False, True), None, (2, True, True)]),
+        (X[:, ::4, :], 2.0, (2, True), [(2, False, True), None, (2, True, True)]),
+        (LARGE, 2.0, (1, True), [(1, True, False), None, (1, True, False)]),
+    ],
+)
+def test_variants_are_those_of_cupy(x, b, loop, arguments):
+    """Written down from its source: axes that can be walked as one become one, if there are more than two."""
+    program = ElementwiseProgram(Elementwise("sum", *BINARY))
+    y = np.empty(np.broadcast_shapes(x.shape, np.shape(b)), np.float32)
+    variant = variant_of(program, [x, b, y], None)
+    assert (variant.ndim, variant.index_32_bits) == loop
+    found = [(a.ndim, a.contiguous, a.index_32_bits) if a.is_array else None for a in variant.arguments]
+    assert found == arguments
+    assert {a.dtype for a in variant.arguments} == {"float32"}
+
+
+@requires_compiler
+def test_variants_keep_the_axes_of_raw_arrays_and_the_types_of_scalars(cp):
+    kernel = cp.ElementwiseKernel("raw T x, int32 n, T by, raw int64 k", "raw T y", "y[i] = by * x[i % n] + k[0]")
+    x, k = cp.zeros((3, 4), np.float64), cp.zeros((), np.int64)
+    with cp.launches.noted() as launches:
+        kernel(x, 3, 1, k, x[0], size=4)
+    (launch,) = launches
+    assert (launch.variant.ndim, launch.blocks, launch.threads) == (1, 1, 4)
+    found = [(a.dtype, a.is_array, a.ndim) for a in launch.variant.arguments]
+    wanted = [
+        ("float64", True, 2),
+        ("int32", False, 0),
+        ("float64", False, 0),
+        ("int64", True, 0),
+        ("float64", True, 1),
+    ]
+    assert found == wanted
+
+
 @requires_compiler
 def test_raw_kernels_run_and_count_one_launch(cp, x):
     code = (
@@ -351,12 +406,49 @@ def test_raw_kernels_run_and_count_one_launch(cp, x):
             kernel((3,), (5,), args)
 
 
+@requires_compiler
+def test_an_empty_grid_is_one_block_as_in_cupy(cp):
+    """Which reads and writes outside of arrays that are empty; the guard zones give NaN, and find what is written."""
+    kernel = cp.RawKernel('extern "C" __global__ void copied(const float* x, float* y) { *y = *x; }', "copied")
+    empty, y = cp.empty(0, np.float32), cp.zeros(1, np.float32)
+    assert counts_of(cp, lambda: kernel((0,), (0,), (empty, y))) == {"launches": 1}
+    assert np.isnan(y.get()[0])
+    y.fill(1)
+    with pytest.raises(IndexError, match="writes outside of argument 'y'"):
+        kernel((0, 1), (1,), (y, empty))
+
+
+@requires_compiler
+@pytest.mark.parametrize("executes", [True, False])
+def test_what_cuda_does_not_launch_is_refused_at_the_launch(executes):
+    cp = make_fake_cupy(executes=executes)
+    kernel = cp.RawKernel('extern "C" __global__ void nothing() {}', "nothing")
+    stream = cp.cuda.Stream(non_blocking=True)
+    for call in (lambda: kernel((1, 65536), (1,), ()), lambda: kernel((1,), (1025,), ())):
+        with pytest.raises(EmulationError, match="CUDA launches"):
+            call()
+        with stream:
+            stream.begin_capture()
+            with pytest.raises(EmulationError, match="CUDA launches"):
+                call()
+            stream.end_capture()
+
+
+def test_memory_that_nobody_computes_on_is_not_touched():
+    cp = make_fake_cupy(executes=False)
+    for fill in (cp.empty, cp.zeros, cp.ones):
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        array = fill((1 << 28,), np.float32)
+        assert array.nbytes == 1 << 30
+        assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 1 << 17  # kilobytes, or less elsewhere
+
+
 # ----------------------------------------------------------------------------- in the place of cupy
 
 
 def test_every_name_exists_in_the_real_cupy(cp, x):
     real = pytest.importorskip("cupy", exc_type=ImportError)
-    public = {name for name in vars(cp) if not name.startswith("_")} - {"stats", "libcublas"}
+    public = {name for name in vars(cp) if not name.startswith("_")} - {"launches", "libcublas", "stats"}
     assert public - set(dir(real)) == set()
     assert {name for name in dir(x) if not name.startswith("__")} - set(dir(real.ndarray)) == {
         "_array",

@@ -174,7 +174,7 @@ VALUES = st.one_of(
 def test_options_in_a_file_are_refused_in_one_sentence(lines: list, tmp_path: Path, capsys) -> None:
     path = tmp_path / "run.toml"
     path.write_text("".join(f"{key} = {value}\n" for key, value in lines), encoding="utf-8")
-    code = main(["train", "--config", str(path), "--dataset", "none of them"])
+    code = main(["train", "--config", str(path), "--device", "cpu", "--dataset", "none of them"])
     err = capsys.readouterr().err
     assert code == 2
     assert err.startswith(f"gpucnn: {path}: ") or "unknown data set 'none of them'" in err or "unknown model" in err

@@ -24,8 +24,8 @@ from gpucnn.trainer import Trainer
 from gpucnn.zoo import MODELS
 
 # What a step may launch: measured, and bounded so that it does not grow unseen. Taking the batch is a part of it.
-LAUNCHES = {"paper": 33, "lenet5": 39, "mnist": 33, "vgg": 70, "resnet20": 317, "resnet18": 299}
-LAUNCHES |= {"kitchen sink": 44, "residual": 65, "implicit": 23}
+LAUNCHES = {"paper": 35, "lenet5": 42, "mnist": 36, "vgg": 77, "resnet20": 318, "resnet18": 300}
+LAUNCHES |= {"kitchen sink": 45, "residual": 66, "implicit": 24}
 
 
 cupy = fake_cupy  # under the name that the tests speak of

@@ -155,7 +155,7 @@ def test_nothing_but_parts_of_a_kernel_gradient_is_held(fake_cupy: Any) -> None:
 
 @requires_compiler
 def test_what_32_bit_indices_cannot_reach_is_refused(fake_cupy: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gpucnn.backend.gpu.convolution.INDEX_LIMIT", 2 * 4 * 25)
+    monkeypatch.setattr("gpucnn.backend.gpu.arrays.INDEX_LIMIT", 2 * 4 * 25)
     backend, window = GpuBackend(convolution="implicit"), Window((3, 3), padding=((1, 1), (1, 1)))
     w = backend.zeros((3, 3, 1, 4))
     backend.conv2d(backend.zeros((2, 5, 5, 1)), w, None, window)

@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+import itertools
 import pkgutil
 from importlib import import_module
 
+import numpy as np
 import pytest
 from device import nvrtc
-from device.nvrtc import KernelCompileError, Layout, compile_record
+from device.fake_cupy import make_fake_cupy
+from device.fixtures import installed_cupy
+from device.nvrtc import KernelCompileError, Layout, compile_record, compile_variant
+from parts import trainers, zoo_trainer
 
+from gpucnn import get_backend
 from gpucnn.backend import kernels
+from gpucnn.backend.gpu.convolution import WAYS
 from gpucnn.backend.kernels import Block, Elementwise
+from gpucnn.zoo import MODELS
 
 pytestmark = pytest.mark.skipif(nvrtc.missing_nvrtc() is not None, reason=str(nvrtc.missing_nvrtc()))
 
@@ -41,11 +50,8 @@ RECORDS = SAMPLES | {
     if isinstance(value, (Elementwise, Block))
 }
 ELEMENTWISE = [name for name, record in RECORDS.items() if isinstance(record, Elementwise)]
-LAYOUTS = {
-    "contiguous": Layout(),
-    "strided": Layout(ndim=4, contiguous=False),
-    "large": Layout(ndim=2, contiguous=False, index_32_bits=False),
-}
+STRIDED = Layout(ndim=4, contiguous=False)
+LARGE = Layout(ndim=4, contiguous=False, index_32_bits=False)  # what asks most of the registers
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -60,11 +66,45 @@ def test_every_kernel_compiles_for_every_architecture(name, dtype):
             assert (compiled.spill_stores, compiled.spill_loads, compiled.stack) == (0, 0, 0), compiled.log
 
 
-@pytest.mark.parametrize("layout", ["strided", "large"])
 @pytest.mark.parametrize("name", ELEMENTWISE)
-def test_elementwise_kernels_compile_for_strided_arrays(name, layout):
-    compiled = compile_record(RECORDS[name], "float32", "sm_90", LAYOUTS[layout])
+def test_elementwise_kernels_compile_for_large_strided_arrays(name):
+    compiled = compile_record(RECORDS[name], "float32", "sm_90", LARGE)
     assert (compiled.spill_stores, compiled.spill_loads, compiled.stack) == (0, 0, 0), compiled.log
+
+
+@functools.cache
+def used_variants():
+    """Return the variants of elementwise kernels that a training step and an evaluation take, of every kind of network.
+
+    Of those of the zoo, by either way of convolving, and of one with each layer, loss, optimizer and option.
+    """
+    found = {}
+    with installed_cupy(make_fake_cupy(executes=False)) as cupy, np.errstate(all="ignore"):
+        for way in WAYS:
+            backend = get_backend("gpu", convolution=way)
+            zoo = ((name, *zoo_trainer(name, backend, 64)) for name in MODELS)
+            for name, trainer, data in itertools.chain(zoo, trainers(backend) if way == "columns" else ()):
+                with cupy.launches.noted() as launches:
+                    trainer.train_epoch(data, 0)
+                    trainer.evaluate(data)
+                for launch in launches:
+                    found.setdefault(launch.variant, name)
+    found.pop(None, None)  # of launches that are not of elementwise kernels
+    return found
+
+
+def test_the_variants_that_a_run_uses_compile():
+    variants = used_variants()
+    names = {variant.name for variant in variants}
+    records = {f"gpucnn_{record.name}" for record in RECORDS.values() if isinstance(record, Elementwise)}
+    assert names == records - {"gpucnn_sample_elementwise"}
+    problems = []
+    for variant, network in variants.items():
+        compiled = compile_variant(variant, "sm_90")
+        if (compiled.spill_stores, compiled.spill_loads, compiled.stack) != (0, 0, 0):
+            problems.append(f"{network}: {variant}: {compiled.log}")
+    print(f"{len(variants)} variants of {len(names)} kernels")
+    assert problems == []
 
 
 def test_the_usual_architectures_are_known():
@@ -72,7 +112,7 @@ def test_the_usual_architectures_are_known():
 
 
 def test_the_source_is_the_one_of_cupy():
-    source = nvrtc.cuda_source(SAMPLES["sample_elementwise"], "float64", LAYOUTS["strided"])
+    source = nvrtc.cuda_source(SAMPLES["sample_elementwise"], "float64", STRIDED)
     assert "typedef double T;" in source
     assert "const CArray<double, 4, 0, 1> _raw_x, const CArray<double, 4, 1, 1> w, const int C" in source
     assert "CIndexer<4, 1> _ind" in source

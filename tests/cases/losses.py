@@ -25,14 +25,47 @@ def loss_inputs(draw: Draw) -> Iterator[tuple[str, np.ndarray, dict[str, Any]]]:
 def loss_case(operation: str, label: str, given: dict, further: dict, totals: Any = TOTALS) -> Iterator[Case]:
     """Yield the case with all results, and once for all the case without gradient and totals."""
     outputs = next(iter(given.values()))
-    dtype, N = outputs.dtype.name, outputs.shape[0]
+    dtype = outputs.dtype.name
     loss, dx = Output((), dtype), Output(outputs.shape, dtype)
     arguments = {**given, "totals": np.array(totals, np.float64)}
     more = {"terms": outputs.size, **fields(further, *(name for name in given if np.ndim(given[name])))}
     yield Case(operation, label, dtype, arguments, {"loss": loss, "dx": dx}, changed=("totals",), **more)
-    if label == "6x5":
-        yield Case(operation, "loss alone", dtype, given, {"loss": loss}, terms=N)
-        yield Case(operation, "no totals", dtype, given, {"loss": loss, "dx": dx}, terms=N)
+    if label in ("6x5", "70x33"):
+        yield Case(operation, f"{label}, loss alone", dtype, given, {"loss": loss}, **more)
+        yield Case(operation, f"{label}, no totals", dtype, given, {"loss": loss, "dx": dx}, **more)
+
+
+# Rows shorter and longer than the 32 threads that a GPU gives each of them, and many and few of them.
+WARP_SHAPES = (300, 1), (7, 31), (1, 32), (70, 33), (3, 1000)
+
+
+def far_ties(draw: Draw, special: float) -> np.ndarray:
+    """Rows of 70 of which two or three are `special`: those that different threads of a GPU look at, and one alone."""
+    rows = draw.uniform(4, 70)
+    for row, places in zip(rows, ([36, 5], [5, 37, 69], [33, 64], [31, 32]), strict=True):
+        row[places] = special
+    return rows
+
+
+@cases_of
+def losses_of_warps(dtype: str) -> Iterator[Case]:
+    draw = Draw("losses of warps", dtype)
+    inputs = [(f"{N}x{K}", draw.normal(N, K), draw.labels(N, K), {"large": N * K > 2500}) for N, K in WARP_SHAPES]
+    for name, special in (("ties", 1.0), ("NaN", np.nan)):  # the labels of the first three rows are their first maxima
+        labels = np.array([5, 5, 33, 32], np.int32)
+        inputs.append((f"far {name}", far_ties(draw, special), labels, {"smooth": False}))
+    for label, logits, labels, further in inputs:
+        N, K = logits.shape
+        yield from loss_case("softmax_cross_entropy", label, {"logits": logits, "labels": labels}, further)
+        targets = np.eye(K, dtype=dtype)[labels] if "far" in label else draw.uniform(N, K)
+        yield from loss_case("sigmoid_cross_entropy", label, {"logits": logits, "targets": targets}, further)
+        yield from loss_case("mean_squared_error", label, {"outputs": logits, "targets": targets}, further)
+        targets = targets.copy()
+        targets[3::4] = 0
+        given = {"logits": logits, "targets": targets, "weights": draw.uniform(K), "smoothing": 0.1}
+        yield from loss_case("soft_cross_entropy", label, {**given, "norm": np.asarray(1.7, dtype)}, further)
+    given = {"outputs": np.full((2, 5), -np.inf, dtype), "targets": np.eye(2, 5, dtype=dtype)}
+    yield from loss_case("mean_squared_error", "nothing but -inf", given, {"smooth": False})
 
 
 @cases_of
@@ -95,6 +128,8 @@ def label_targets(dtype: str) -> Iterator[Case]:
         ("all ignored", np.array([1, 1], np.int32), 3, draw.uniform(3), 1),
         ("weight 0", np.array([1, 1, 0], np.int32), 2, np.zeros(2, dtype), -1),
         ("one class", np.zeros(4, np.int32), 1, None, -1),
+        ("32 classes", draw.labels(9, 32), 32, draw.uniform(32), 31),
+        ("33 classes", draw.labels(300, 33), 33, None, 32),
     ):
         arguments = {"labels": labels, "weights": weights, "ignored": ignored}
         outputs = {"out": Output((len(labels), K), dtype), "norm": Output((), dtype)}

@@ -5,8 +5,9 @@
 // within a phase, and of the blocks within the grid, is forward, reverse or seeded random: a kernel that
 // lacks a barrier gives a different result in some order. Differences from a GPU: atomics are sequential,
 // a warp does not run in lockstep, __shared__ means `static` (no dynamic shared memory, and the values of
-// the previous block remain), there is no flush to zero and no contraction to fused multiply-add, and tensor
-// cores add one product after another.
+// the previous block remain), and tensor cores add one product after another. With EMULATION_GPU_ARITHMETIC a launch
+// takes and makes no denormal numbers, in double neither, and the compiler contracts products and sums to fused
+// multiply-adds; without it there is nothing of the kind.
 #pragma once
 #include <math.h>
 #include <stddef.h>
@@ -17,6 +18,9 @@
 #include <type_traits>
 #include <utility>
 #include <vector>
+#ifdef EMULATION_GPU_ARITHMETIC
+#include <xmmintrin.h>
+#endif
 
 #define CUDA_EMULATION  // kernels leave out what is written in PTX, and take it from here
 
@@ -156,6 +160,15 @@ template <class T> class RawArray {
   }
 };
 
+// While it lives, tiny numbers are zero, as in kernels that CuPy compiles, always with -ftz=true.
+struct Arithmetic {
+#ifdef EMULATION_GPU_ARITHMETIC
+  const unsigned before = _mm_getcsr();
+  Arithmetic() { _mm_setcsr(before | 0x8040); }  // results: flush to zero; operands: denormals are zero
+  ~Arithmetic() { _mm_setcsr(before); }
+#endif
+};
+
 struct Indexer {
   ptrdiff_t n;
   ptrdiff_t size() const { return n; }
@@ -171,7 +184,7 @@ static inline long long offset(long long i, int ndim, const long long *shape, co
 
 // --- block kernels: fibers and barriers -------------------------------------------------------------------
 
-enum Status { ok = 0, deadlock = 1, divergent_barrier = 2, bad_launch = 3 };
+enum Status { ok = 0, deadlock = 1, divergent_barrier = 2 };
 enum State { runnable, at_block_barrier, at_warp_barrier, finished };
 
 struct Fiber {
@@ -275,8 +288,8 @@ static Status run_block(Shuffler &shuffler) {
 }
 
 template <class Body> static Status launch(dim3 grid, dim3 block, unsigned order, Body body) {
+  const Arithmetic arithmetic;
   gridDim = grid, blockDim = block;
-  if ((long long)block.x * block.y * block.z > max_threads) return bad_launch;
   thread_count = block.x * block.y * block.z;
   fibers.resize(max_threads);
   for (Fiber &fiber : fibers) fiber.offering = false;

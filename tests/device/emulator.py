@@ -8,7 +8,9 @@ Compiled objects live as long as the process, or in `$GPUCNN_EMULATION_CACHE` if
 from __future__ import annotations
 
 import ctypes
+import math
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
@@ -26,6 +28,7 @@ from .host_compiler import (
     missing_compiler,
     order_number,
     poisoned,
+    shared_bytes,
     to_scalar,
 )
 
@@ -37,6 +40,7 @@ __all__ = [
     "EmulationError",
     "Parameter",
     "SourceError",
+    "check_launch",
     "missing_compiler",
     "parse_parameters",
     "parse_signature",
@@ -78,31 +82,43 @@ class ElementwiseProgram:
     Parameters are bound as in CuPy: arrays that are not `raw` are broadcast together with the outputs; a raw
     array is a flat C-ordered sequence; outputs that are not given are allocated. Stricter than CuPy: a raw
     array must be C-contiguous, and an access outside of it raises IndexError (unless `check_bounds` is off).
+    With `gpu_arithmetic`, float32 kernels flush denormal numbers to zero and contract products and sums.
     """
 
-    def __init__(self, record: Any, *, check_bounds: bool = True) -> None:
+    def __init__(self, record: Any, *, check_bounds: bool = True, gpu_arithmetic: bool = False) -> None:
         self.record = record
         self.check_bounds = check_bounds
+        self.gpu_arithmetic = gpu_arithmetic
         self.inputs = parse_parameters(record.inputs)
         self.parameters = self.inputs + parse_parameters(record.outputs, output=True)
 
-    def __call__(self, *args: Any, size: int | None = None, order: str | int = "forward") -> Any:
-        """Run the kernel and return its output, or a tuple of them; `order` is that of the elements."""
+    def __call__(
+        self,
+        *args: Any,
+        size: int | None = None,
+        order: str | int = "forward",
+        indices: Sequence[int] | None = None,
+    ) -> Any:
+        """Run the kernel and return its output, or a tuple of them; `order` is that of the elements.
+
+        With `indices` it runs for these elements alone: of arrays of gigabytes it then touches only what they need.
+        """
         values = list(args)
         if len(values) not in (len(self.inputs), len(self.parameters)):
             raise TypeError(
                 f"Wrong number of arguments for {self.record.name!r}: expected {len(self.inputs)} or "
                 f"{len(self.parameters)} (with outputs), received {len(values)}"
             )
-        shape = self._loop_shape(values, size)
-        types = self._resolve_types(values)
+        shape = self.loop_shape(values, size)
+        types = self.resolve_types(values)
         values = self._complete(values, types, shape, size)
         if 0 not in shape:
-            self._run(values, types, shape, order)
+            self._run(values, types, shape, order, indices)
         outputs = values[len(self.inputs) :]
         return outputs[0] if len(outputs) == 1 else tuple(outputs)
 
-    def _loop_shape(self, values: list, size: int | None) -> tuple[int, ...]:
+    def loop_shape(self, values: Sequence[Any], size: int | None) -> tuple[int, ...]:
+        """Return over what it loops: the arrays that are not raw, broadcast together, or `size`."""
         looped = [v for p, v in zip(self.parameters, values, strict=False) if isinstance(v, np.ndarray) and not p.raw]
         if size is not None:
             if looped:
@@ -112,7 +128,7 @@ class ElementwiseProgram:
             raise ValueError("Loop size is undecided.")
         return np.broadcast_shapes(*(v.shape for v in looped))
 
-    def _resolve_types(self, values: list) -> list[np.dtype]:
+    def resolve_types(self, values: Sequence[Any]) -> list[np.dtype]:
         """Give every parameter its dtype; outputs decide a placeholder first, then inputs, as in CuPy."""
         known: dict[str, np.dtype] = {}
         pairs = list(zip(self.parameters, values, strict=False))
@@ -166,7 +182,14 @@ class ElementwiseProgram:
         if parameter.output and not array.flags.writeable:
             raise ValueError(f"{where}: the output array is read-only")
 
-    def _run(self, values: list, types: list[np.dtype], shape: tuple[int, ...], order: str | int) -> None:
+    def _run(
+        self,
+        values: list,
+        types: list[np.dtype],
+        shape: tuple[int, ...],
+        order: str | int,
+        indices: Sequence[int] | None,
+    ) -> None:
         looped = [
             np.broadcast_to(v, shape) if not p.raw and v.ndim else v
             for p, v in zip(self.parameters, values, strict=True)
@@ -176,7 +199,10 @@ class ElementwiseProgram:
         flat = not shape or all(v.flags.c_contiguous for v in walked)
         dims = (total,) if flat else shape
         strides = [_byte_strides(p, v, shape, flat) for p, v in zip(self.parameters, looped, strict=True)]
-        library = compile_library(self.record.name, self._source(tuple(types)))
+        as_gpu = self.gpu_arithmetic and np.dtype("float32") in types
+        library = compile_library(self.record.name, self._source(tuple(types)), as_gpu)
+        if indices is not None and not all(0 <= i < total for i in indices):
+            raise ValueError(f"kernel {self.record.name!r}: expected indices from 0 to {total - 1}, received {indices}")
         report = (ctypes.c_longlong * 3)()
         library.emulated_run(
             (ctypes.c_void_p * len(values))(*(v.ctypes.data for v in values)),
@@ -186,6 +212,8 @@ class ElementwiseProgram:
             ctypes.c_int(len(dims)),
             ctypes.c_longlong(total),
             ctypes.c_uint(order_number(order)),
+            None if indices is None else _longs(indices),
+            ctypes.c_longlong(0 if indices is None else len(indices)),
             report,
         )
         if report[0] >= 0:
@@ -238,13 +266,15 @@ static inline void emulated_element({declared}, const emulation::Indexer &_ind, 
 }}
 extern "C" void emulated_run(void **arguments, const long long *sizes, const long long *shape,
                              const long long *strides, int ndim, long long n, unsigned order,
-                             long long *report) {{
+                             const long long *chosen, long long count, long long *report) {{
   const emulation::Indexer _ind{{(ptrdiff_t)n}};
   std::vector<long long> elements;
-  if (order != emulation::forward) emulation::Shuffler(order).fill(elements, n);
+  if (chosen) elements.assign(chosen, chosen + count);
+  else if (order != emulation::forward) emulation::Shuffler(order).fill(elements, n);
   emulation::out_of_bounds = {{}};
+  const emulation::Arithmetic arithmetic;
   report[0] = -1;
-  for (long long k = 0; k < n; ++k) {{
+  for (long long k = 0; k < (chosen ? count : n); ++k) {{
     const long long i = elements.empty() ? k : elements[k];
     emulated_element({passed}, _ind, i);
     if (emulation::out_of_bounds.parameter < 0) continue;
@@ -296,25 +326,61 @@ def parse_signature(code: str, name: str) -> list[Argument]:
     return arguments
 
 
+MOST_BLOCKS = (2**31 - 1, 65535, 65535)  # along each axis of a grid
+MOST_THREADS = (1024, 1024, 64)  # along each axis of a block
+THREADS, SHARED_BYTES, ARGUMENT_BYTES = 1024, 48 << 10, 4 << 10  # of a block, and of a launch
+
+
+def check_launch(name: str, grid: Any, block: Any, args: Sequence[Any]) -> None:
+    """Raise `EmulationError` where CUDA refuses a launch."""
+    offset = 0
+    for value in args:
+        size = value.itemsize if isinstance(value, np.generic) else 8  # of a pointer
+        offset = -(-offset // size) * size + size
+    limits = {
+        f"grids of at most {MOST_BLOCKS} blocks": _lie_within(grid, MOST_BLOCKS),
+        f"blocks of at most {MOST_THREADS} threads": _lie_within(block, MOST_THREADS),
+        f"blocks of at most {THREADS} threads in all": math.prod(_sizes(block)) <= THREADS,
+        f"kernels with at most {ARGUMENT_BYTES} bytes of arguments": offset <= ARGUMENT_BYTES,
+    }
+    for limit, is_kept in limits.items():
+        if not is_kept:
+            raise EmulationError(
+                f"kernel {name!r}: CUDA launches {limit}, received a grid of {grid}, blocks of {block}, {offset} bytes"
+            )
+
+
+def _lie_within(sizes: Any, limits: tuple[int, ...]) -> bool:
+    return all(1 <= size <= limit for size, limit in zip(_sizes(sizes), limits, strict=True))
+
+
+def _sizes(size: Any) -> tuple[int, ...]:
+    sizes = (size,) if isinstance(size, (int, np.integer)) else tuple(size)
+    return tuple(int(n) for n in (*sizes, 1, 1)[:3])
+
+
 class BlockProgram:
     """A record with the attribute `name` and the method `code(element_type)`, one `__global__` function.
 
     Array arguments are checked against the C signature and copied between guard zones for the launch: a
     write just outside of an array raises IndexError, and a read there gives NaN. Python scalars are refused,
     since a launch passes their bytes: CuPy would pass a Python float as a double to a float parameter.
+    With `gpu_arithmetic`, float32 kernels flush denormal numbers to zero and contract products and sums.
     """
 
-    def __init__(self, record: Any) -> None:
+    def __init__(self, record: Any, *, gpu_arithmetic: bool = False) -> None:
         self.record = record
         self.name = record.name
+        self.gpu_arithmetic = gpu_arithmetic
 
     @classmethod
-    def from_code(cls, code: str, name: str) -> BlockProgram:
+    def from_code(cls, code: str, name: str, *, gpu_arithmetic: bool = False) -> BlockProgram:
         """Make a program of complete source text, as `cupy.RawKernel` takes it."""
-        return cls(SimpleNamespace(name=name, code=lambda element_type: code))
+        return cls(SimpleNamespace(name=name, code=lambda element_type: code), gpu_arithmetic=gpu_arithmetic)
 
     def run(self, grid: Any, block: Any, args: Any, *, order: str | int = "forward") -> None:
         """Launch with NumPy arrays as pointers and NumPy scalars as values; `order` is of the threads."""
+        check_launch(self.name, grid, block, args)
         signature = parse_signature(self.record.code(_ELEMENT), self.name)
         if len(signature) != len(args):
             raise TypeError(f"kernel {self.name!r} takes {len(signature)} arguments, received {len(args)}")
@@ -325,10 +391,15 @@ class BlockProgram:
         guard = _GuardZones(self.name)
         cells = [self._cell(argument, value, element, guard) for argument, value in zip(signature, args, strict=True)]
         code = self.record.code(C_TYPES.get(element.name, element.name))
-        library = compile_library(self.name, _BLOCK.format(code=code, name=self.name))
+        as_gpu = self.gpu_arithmetic and any(getattr(value, "dtype", None) == np.float32 for value in args)
+        library = compile_library(self.name, _BLOCK.format(code=code, name=self.name), as_gpu)
+        if (shared := shared_bytes(library)) > SHARED_BYTES:
+            raise EmulationError(
+                f"kernel {self.name!r}: {shared} bytes of shared memory, at most {SHARED_BYTES} are static"
+            )
         addresses = (ctypes.c_void_p * max(len(cells), 1))(*(cell.ctypes.data for cell in cells))
         status = library.emulated_launch(_triple(grid), _triple(block), ctypes.c_uint(order_number(order)), addresses)
-        self._raise(status, library.emulated_line(), block)
+        self._raise(status, library.emulated_line())
         guard.check_and_copy_back()
 
     def _cell(self, argument: Argument, value: Any, element: np.dtype, guard: _GuardZones) -> np.ndarray:
@@ -350,15 +421,13 @@ class BlockProgram:
             raise ValueError(f"{where}: the array is read-only")
         return np.array(guard.place(argument, value), np.uintp)
 
-    def _raise(self, status: int, line: int, block: Any) -> None:
+    def _raise(self, status: int, line: int) -> None:
         if status == 1:
             raise DeadlockError(f"kernel {self.name!r}: threads wait for each other at different barriers")
         if status == 2:
             raise DivergentBarrierError(
                 f"kernel {self.name!r}: only some threads of a block reach the __syncthreads of line {line}"
             )
-        if status == 3:
-            raise EmulationError(f"kernel {self.name!r}: a block of {block} has more than 1024 threads")
 
 
 _ELEMENT = "emulated_element_type"  # stands for T until the arrays decide it
@@ -375,8 +444,7 @@ extern "C" int emulated_line() {{ return emulation::failing_line; }}
 
 
 def _triple(size: Any) -> Any:
-    sizes = (size,) if isinstance(size, (int, np.integer)) else tuple(size)
-    return (ctypes.c_uint * 3)(*(int(n) for n in (*sizes, 1, 1)[:3]))
+    return (ctypes.c_uint * 3)(*_sizes(size))
 
 
 class _GuardZones:

@@ -157,6 +157,7 @@ class FakeCublas:
         numbers = [_host_scalar(scalar, SCALARS[compute]) for scalar in (alpha, beta)]
         stream, workspace = self._ready(handle)
         used = [self.world.find(*workspace, CublasMisuse), *(matrix.of(self.world) for matrix in (*factors, result))]
+        self.world.launches.product("cublasGemmEx", m, n, k)
 
         def work(alive: Any = None if stream.captures else used) -> None:
             """Multiply. A graph keeps none of the memory that it uses; else the pool waits until it was used."""

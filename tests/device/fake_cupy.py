@@ -15,10 +15,11 @@ from typing import Any
 
 import numpy as np
 
-from .emulator import BlockProgram, ElementwiseProgram
+from .emulator import BlockProgram, ElementwiseProgram, check_launch
 from .fake_array import Counts, FakeArray, ForbiddenInStep, MemoryPointer, World, unwrap
 from .fake_cublas import FakeCublas
 from .fake_cuda import add_cuda
+from .lint import Launches
 
 __all__ = ["Counts", "ForbiddenInStep", "make_fake_cupy"]
 
@@ -69,20 +70,28 @@ COMPARISONS = {
 
 
 def make_fake_cupy(
-    device_count: int = 1, *, order: str | int = "forward", executes: bool = True, deferred: str = "side"
+    device_count: int = 1,
+    *,
+    order: str | int = "forward",
+    executes: bool = True,
+    deferred: str = "side",
+    gpu_arithmetic: bool = False,
 ) -> ModuleType:
     """Build a new fake `cupy`, independent of any other; `device_count=0` is CuPy without a driver.
 
     `order` is that in which emulated kernels run their threads: "forward", "reverse" or a seed. One that does not
     execute counts launches that go into arrays which are there, and computes none of them. `deferred` says which
     streams do their work only when something waits for it: those beside the default one ("side"), or that ("default").
+    With `gpu_arithmetic` the library's own kernels in float32 flush denormal numbers to zero and contract products and
+    sums, as on a GPU.
     """
     world = World(device_count, order)
     world.executes, world.deferred = executes, deferred
+    world.launches = Launches()
     module = ModuleType("cupy", "A strict fake of CuPy.")
     module.__spec__ = importlib.machinery.ModuleSpec("cupy", None, is_package=True)
     module.__version__ = "14.2.0"
-    module.stats = world.stats
+    module.stats, module.launches = world.stats, world.launches
     module.libcublas = FakeCublas(world)  # what `installed_cupy` gives who opens the library
     world.module = module
     members = {"__module__": "cupy", "__slots__": (), "_world": world}
@@ -93,7 +102,7 @@ def make_fake_cupy(
     _add_functions(world, module)
     _add_operators(world)
     _add_creation(world, module)
-    _add_kernels(world, module)
+    _add_kernels(world, module, gpu_arithmetic)
     add_cuda(world, module)
     return module
 
@@ -312,7 +321,7 @@ def _add_creation(world: World, module: ModuleType) -> None:
     )
 
 
-def _add_kernels(world: World, module: ModuleType) -> None:
+def _add_kernels(world: World, module: ModuleType, gpu_arithmetic: bool) -> None:
     """Add `ElementwiseKernel`, `RawKernel` and `RawModule`, which run in the emulation."""
 
     class ElementwiseKernel:
@@ -330,7 +339,8 @@ def _add_kernels(world: World, module: ModuleType) -> None:
         ):
             self.name, self.no_return, self.return_tuple = name, no_return, return_tuple
             self.program = ElementwiseProgram(
-                SimpleNamespace(name=name, inputs=in_params, outputs=out_params, body=operation, preamble=preamble)
+                SimpleNamespace(name=name, inputs=in_params, outputs=out_params, body=operation, preamble=preamble),
+                gpu_arithmetic=gpu_arithmetic,
             )
 
         def __call__(self, *args, size=None, block_size=128, stream=None):
@@ -338,7 +348,8 @@ def _add_kernels(world: World, module: ModuleType) -> None:
             world.require_device()
             outputs = args[len(self.program.inputs) :]
             if outputs:
-                if values[len(self.program.inputs)].size:
+                if 0 not in self.program.loop_shape(values, size):
+                    world.launches.elementwise(self.program, values, size, block_size)
                     world.launch(lambda: self.program(*values, size=size, order=world.order))
             else:
                 outputs = self._into_new_arrays(values, size)
@@ -352,22 +363,25 @@ def _add_kernels(world: World, module: ModuleType) -> None:
             world.wait()
             results = self.program(*values, size=size, order=world.order)
             results = results if isinstance(results, tuple) else (results,)
+            if 0 not in self.program.loop_shape(values, size):
+                world.launches.elementwise(self.program, [*values, *results], size, 128)
             return tuple(world.result(lambda one=one: one, f"output of kernel {self.name!r}") for one in results)
 
     class RawKernel:
         def __init__(self, code, name, options=(), backend="nvrtc"):
             self.code, self.name, self.options = code, name, tuple(options)
-            self.program = BlockProgram.from_code(code, name)
+            self.program = BlockProgram.from_code(code, name, gpu_arithmetic=gpu_arithmetic)
 
         def __call__(self, grid, block, args, *, shared_mem=0, stream=None):
             if shared_mem:
                 raise NotImplementedError("the emulation has no dynamic shared memory")
             world.require_device()
-            if min(*grid, *block) < 1:
-                raise ValueError(f"kernel {self.name!r}: CUDA launches no empty grid, received {grid} and {block}")
             if any(isinstance(arg, (np.ndarray, MemoryPointer)) for arg in args):
                 raise TypeError(f"kernel {self.name!r}: pass device arrays, not host arrays or bare pointers")
             values = [unwrap(arg, world) if isinstance(arg, FakeArray) else arg for arg in args]
+            grid, block = (tuple(max(1, n) for n in sizes) for sizes in (grid, block))  # as CuPy does
+            check_launch(self.name, grid, block, values)
+            world.launches.raw(self.name, grid, block, values)
             world.launch(lambda: self.program.run(grid, block, values, order=world.order))
 
     class RawModule:

@@ -6,6 +6,8 @@ import ctypes
 import functools
 import hashlib
 import os
+import platform
+import re
 import shutil
 import subprocess
 import tempfile
@@ -23,8 +25,10 @@ __all__ = [
     "SourceError",
     "compile_library",
     "missing_compiler",
+    "missing_gpu_arithmetic",
     "order_number",
     "poisoned",
+    "shared_bytes",
     "to_scalar",
 ]
 
@@ -41,6 +45,7 @@ FLAGS = (
     "-Werror=uninitialized",
     "-Wno-unknown-pragmas",
 )
+GPU_ARITHMETIC = ("-DEMULATION_GPU_ARITHMETIC", "-ffp-contract=fast", "-mfma")  # what CuPy's kernels are compiled for
 C_TYPES = {
     "float32": "float",
     "float64": "double",
@@ -87,6 +92,15 @@ def missing_compiler() -> str | None:
 
 
 @functools.cache
+def missing_gpu_arithmetic() -> str | None:
+    """Return why this processor cannot compute as a GPU does, or None if it can."""
+    about = Path("/proc/cpuinfo")
+    if platform.machine() == "x86_64" and about.exists() and re.search(r"^flags\b.*\bfma\b", about.read_text(), re.M):
+        return missing_compiler()
+    return "the arithmetic of a GPU needs an x86-64 processor with fused multiply-add"
+
+
+@functools.cache
 def _cache_folder() -> Path:
     named = os.environ.get("GPUCNN_EMULATION_CACHE")
     if named:
@@ -98,22 +112,31 @@ def _cache_folder() -> Path:
 
 
 @functools.cache
-def compile_library(name: str, source: str) -> ctypes.PyDLL:
+def compile_library(name: str, source: str, gpu_arithmetic: bool = False) -> ctypes.PyDLL:
     """Compile and load a source; calls hold the interpreter lock, since the emulation has static state."""
-    if reason := missing_compiler():
+    if reason := missing_gpu_arithmetic() if gpu_arithmetic else missing_compiler():
         raise EmulationError(reason)
-    digest = hashlib.sha256("\0".join([source, HEADER.read_text(), *FLAGS]).encode()).hexdigest()[:24]
+    flags = (*FLAGS, *GPU_ARITHMETIC) if gpu_arithmetic else FLAGS  # the last of two that contradict each other counts
+    digest = hashlib.sha256("\0".join([source, HEADER.read_text(), *flags]).encode()).hexdigest()[:24]
     library = _cache_folder() / f"{name}-{digest}.so"
     if not library.exists():
         with tempfile.TemporaryDirectory(dir=library.parent) as folder:
             file = Path(folder, f"{name}.cpp")
             file.write_text(source)
-            command = ["g++", *FLAGS, f"-I{HEADER.parent}", str(file), "-o", f"{folder}/built.so"]
+            command = ["g++", *flags, f"-I{HEADER.parent}", str(file), "-o", f"{folder}/built.so"]
             done = subprocess.run(command, capture_output=True, text=True)
             if done.returncode:
                 raise SourceError(f"kernel {name!r} does not compile:\n{done.stderr}")
             os.replace(f"{folder}/built.so", library)  # atomic: several processes may share the folder
     return ctypes.PyDLL(str(library))
+
+
+@functools.cache
+def shared_bytes(library: ctypes.PyDLL) -> int:
+    """Return the bytes of the `__shared__` variables of a kernel: here the static ones inside of functions."""
+    listed = subprocess.run(["nm", "--print-size", library._name], capture_output=True, text=True, check=True).stdout
+    symbols = [fields for fields in map(str.split, listed.splitlines()) if len(fields) == 4]
+    return sum(int(size, 16) for _, size, kind, name in symbols if kind in "bBdDuV" and name.startswith("_ZZ"))
 
 
 def order_number(order: str | int) -> int:

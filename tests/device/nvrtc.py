@@ -15,15 +15,19 @@ from typing import Any
 
 import numpy as np
 
+from .variants import Argument, Variant
+
 __all__ = [
     "CompiledKernel",
     "KernelCompileError",
     "Layout",
     "compile_record",
     "compile_source",
+    "compile_variant",
     "cuda_source",
     "missing_nvrtc",
     "supported_architectures",
+    "variant_source",
 ]
 
 ARCHITECTURES = ("sm_75", "sm_80", "sm_90", "sm_100")
@@ -110,7 +114,7 @@ def cuda_source(
 
 def _elementwise_source(record: Any, dtype: np.dtype, layout: Layout, scalars: Iterable[str] | None) -> str:
     import cupy
-    from cupy._core import _carray, _kernel, _scalar
+    from cupy._core import _kernel, _scalar
 
     kernel = cupy.ElementwiseKernel(record.inputs, record.outputs, record.body, record.name, preamble=record.preamble)
 
@@ -131,13 +135,39 @@ def _elementwise_source(record: Any, dtype: np.dtype, layout: Layout, scalars: I
 
     ins = [info(p, False) for p in kernel.in_params]
     outs = [info(p, True) for p in kernel.out_params]
+    return _code(kernel, ins, outs, layout.ndim, layout.index_32_bits)
+
+
+def _code(kernel: Any, ins: list, outs: list, ndim: int, index_32_bits: bool) -> str:
+    """Return what CuPy generates for a kernel with these arguments, in a loop over so many axes."""
+    from cupy._core import _carray, _kernel
+
     _, _, type_map = kernel._decide_params_type(
         tuple(i.dtype if i.arg_kind == _NDARRAY else None for i in ins), tuple(o.dtype for o in outs)
     )
-    indexer = _kernel._ArgInfo(_INDEXER, _carray.Indexer, None, layout.ndim, True, layout.index_32_bits)
+    indexer = _kernel._ArgInfo(_INDEXER, _carray.Indexer, None, ndim, True, index_32_bits)
     return _kernel._get_elementwise_kernel_code(
         (*ins, *outs, indexer), type_map, kernel.params, kernel.operation, kernel.name, kernel.preamble
     )
+
+
+def variant_source(variant: Variant) -> str:
+    """Return the CUDA source of the variant of an elementwise kernel that a call would compile."""
+    import cupy
+    from cupy._core import _kernel, _scalar
+
+    def info(argument: Argument) -> Any:
+        dtype = np.dtype(argument.dtype)
+        if not argument.is_array:
+            return _kernel._ArgInfo(_SCALAR, _scalar.CScalar, dtype, 0, True, True)
+        layout = argument.ndim, argument.contiguous, argument.index_32_bits
+        return _kernel._ArgInfo(_NDARRAY, cupy.ndarray, dtype, *layout)
+
+    kernel = cupy.ElementwiseKernel(
+        variant.inputs, variant.outputs, variant.body, variant.name, preamble=variant.preamble
+    )
+    infos = [info(argument) for argument in variant.arguments]
+    return _headers() + _code(kernel, infos[: kernel.nin], infos[kernel.nin :], variant.ndim, variant.index_32_bits)
 
 
 @functools.cache
@@ -178,6 +208,11 @@ def compile_record(
 ) -> CompiledKernel:
     """Compile a record as CuPy would for these types."""
     return compile_source(cuda_source(record, dtype, layout), record.name, architecture)
+
+
+def compile_variant(variant: Variant, architecture: str) -> CompiledKernel:
+    """Compile the variant of an elementwise kernel that a call would compile."""
+    return compile_source(variant_source(variant), variant.name, architecture)
 
 
 def _explain(source: str, name: str, architecture: str, log: str) -> str:

@@ -14,10 +14,11 @@ from loops.numbers import Array, zeros
 
 
 def largest(row: Array) -> int:
-    """Index of the first largest element."""
+    """Index of the first NaN, or else of the first largest element."""
     best = 0
     for k in range(1, len(row)):
-        best = k if float(row[k]) > float(row[best]) else best
+        if float(row[k]) > float(row[best]) or (math.isnan(row[k]) and not math.isnan(row[best])):
+            best = k
     return best
 
 

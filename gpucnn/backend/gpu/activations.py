@@ -51,5 +51,5 @@ class GpuActivations(GpuArrays):
     def _rows(self, record: Block, *arrays: Array, out: Array | None) -> Array:
         out = self._result(out, arrays[0].shape, arrays[0].dtype)
         K = out.shape[-1]
-        self._launch(record, (out.size // K,), *map(self._contiguous, arrays), out, np.int32(K))
+        self._launch(record, (out.size // max(1, K),), *map(self._contiguous, arrays), out, np.int32(K))
         return out

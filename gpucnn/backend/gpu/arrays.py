@@ -14,13 +14,20 @@ from gpucnn.backend.gpu.device import INSTALL, after_fork, device_count, first_l
 from gpucnn.backend.gpu.gemm import Gemm, is_readable, multiplies
 from gpucnn.backend.gpu.graph import record_graph
 from gpucnn.backend.kernels import Block, Elementwise, sums
+from gpucnn.backend.kernels.reductions import MOST_PARTIALS
 from gpucnn.backend.reference import Backend
-from gpucnn.errors import DeviceError
+from gpucnn.errors import DeviceError, InputError
 
-__all__ = ["Array", "GpuArrays"]
+__all__ = ["Array", "GpuArrays", "check_indices"]
 
 Array = Any
 C_TYPES = {"float32": "float", "float64": "double"}
+
+INDEX_LIMIT = 2**31 - 2**14  # of elements that 32 bits count; a kernel may count a little beyond them
+# How sums over rows are shared: by the shape alone, so that they are the same on every device.
+CHANNELS = 1 << 8  # columns that a block of threads takes at most, one for each of its threads
+ELEMENTS = 1 << 12  # that a block reduces, at least
+FEW_ROWS, FEW_COLUMNS = 1 << 9, 1 << 4  # that one block sums up at once; 16 columns are what memory gives at a time
 
 
 @functools.cache
@@ -31,6 +38,14 @@ def _compiled(cupy: ModuleType, record: Elementwise | Block, element_type: str =
     return cupy.ElementwiseKernel(
         record.inputs, record.outputs, record.body, f"gpucnn_{record.name}", preamble=record.preamble
     )
+
+
+def check_indices(elements: int, what: str, cure: str) -> None:
+    """Refuse what a kernel cannot count in 32 bits."""
+    if elements > INDEX_LIMIT:
+        raise InputError(
+            f"{what} is too large for one kernel: {elements:,} elements, of which it counts {INDEX_LIMIT:,}; {cure}"
+        )
 
 
 class GpuArrays(Backend):
@@ -45,7 +60,6 @@ class GpuArrays(Backend):
         super().__init__(float_dtype, xp=import_cupy())
         self.device = device
         self.name = f"gpu:{device}"
-        self._ones: dict[Any, Array] = {}
         self._kept: list[Any] | None = None  # arrays that a recording uses, while it is made
         if (self.xp, device) not in self._probed:
             self._probe()
@@ -153,6 +167,8 @@ class GpuArrays(Backend):
 
     def _run(self, record: Elementwise, *arguments: Any, size: int | None = None) -> None:
         """Launch an elementwise kernel on its inputs and outputs."""
+        if record.is_narrow:
+            check_indices(arguments[-1].size, f"an array of {arguments[-1].shape}", "use a smaller batch")
         self.keep(*arguments)
         kernel = _compiled(self.xp, record)
         if size is None:
@@ -161,7 +177,9 @@ class GpuArrays(Backend):
             kernel(*arguments, size=size)
 
     def _launch(self, record: Block, grid: tuple[int, ...], *arguments: Any, dtype: Any = None) -> None:
-        """Launch a grid of blocks; without a dtype, the first argument's is what `T` stands for."""
+        """Launch a grid of blocks, if it has any; without a dtype, the first argument's is what `T` stands for."""
+        if 0 in grid:
+            return  # CuPy would launch one block, which reads what is not there
         self.keep(*arguments)
         kernel = _compiled(self.xp, record, C_TYPES[np.dtype(dtype or arguments[0].dtype).name])
         kernel(grid, (record.threads,), arguments)
@@ -184,17 +202,13 @@ class GpuArrays(Backend):
         return Gemm(self.xp, self.device)
 
     def matmul(self, a: Array, b: Array, *, out: Array = None) -> Array:
-        """As the reference; the factors of a stack are not rounded."""
-        return self._multiply(a, b, out, self.products)
-
-    def _multiply(self, a: Array, b: Array, out: Array | None, precision: str) -> Array:
-        """`a @ b`, with factors rounded to a precision: by cuBLAS, and what is not for it by CuPy."""
+        """As the reference, by cuBLAS; what is not for it by CuPy, and the factors of a stack are not rounded."""
         if not multiplies(a, b):
             return self.xp.matmul(a, b, out=out)
         a, b = (x if is_readable(x) else self.xp.ascontiguousarray(x) for x in (a, b))
         out = self._result(out, (len(a), b.shape[1]), a.dtype)
         self.keep(a, b, out, self._gemm.workspace)
-        self._gemm.multiply(a, b, out, precision)
+        self._gemm.multiply(a, b, out, self.products)
         return out
 
     def add(self, a: Array, b: Array, *, out: Array = None) -> Array:
@@ -209,13 +223,28 @@ class GpuArrays(Backend):
         return y
 
     def sum_rows(self, rows: Array, *, out: Array = None) -> Array:
-        """As the reference, as a matrix product with ones, which is fast where a column sum is not.
-
-        No factor is rounded: it is a sum, whatever the precision of products.
-        """
-        out = self._result(out, rows.shape[1:], rows.dtype)
-        ones = self._ones.get(rows.dtype)
-        if ones is None or ones.shape[1] < len(rows):
-            ones = self._ones[rows.dtype] = self.xp.ones((1, len(rows)), rows.dtype)
-        self._multiply(ones[:, : len(rows)], rows, out.reshape(1, -1), self.precision)
+        """As the reference, in a fixed order: few rows in one launch, more of them in two. No factor is rounded."""
+        (M, C), out = rows.shape, self._result(out, rows.shape[1:], rows.dtype)
+        if M <= FEW_ROWS:
+            sizes = map(np.int32, (M, C, M, FEW_COLUMNS))
+            self._launch(sums.PARTIAL_SUMS, (-(-C // FEW_COLUMNS), 1), self._contiguous(rows), out, *sizes)
+            return out
+        partials, _, _ = self._partials(sums.PARTIAL_SUMS, 1, rows)
+        self._launch(sums.ADD_PARTIALS, (C,), partials, out, None, np.int32(partials.shape[2]))
         return out
+
+    def _partials(self, record: Block, count: int, *arrays: Array) -> tuple[Array, np.int32, np.int32]:
+        """Reduce blocks of rows of (..., C) to `count` numbers for each channel.
+
+        Return those, (count, C, blocks), with M and how many rows a block takes.
+        """
+        first, C = arrays[0], arrays[0].shape[-1]
+        columns = max(1, min(C, CHANNELS))
+        M = first.size // max(1, C)
+        check_indices(M, f"an array of {first.shape}", "use a smaller batch")
+        rows = max(1, ELEMENTS // columns, -(-M // MOST_PARTIALS))
+        grid = -(-C // columns), -(-M // rows)
+        partials = self.scratch("partials", (count, C, grid[1]), first.dtype)
+        M, C, rows, columns = map(np.int32, (M, C, rows, columns))
+        self._launch(record, grid, *map(self._contiguous, arrays), partials, M, C, rows, columns)
+        return partials, M, rows

@@ -8,16 +8,15 @@ from typing import Any
 
 import numpy as np
 
-from gpucnn.backend.gpu.arrays import Array
+from gpucnn.backend.gpu.arrays import Array, check_indices
 from gpucnn.backend.gpu.implicit import GpuImplicit
 from gpucnn.backend.kernels import convolution as kernels
-from gpucnn.errors import DeviceError, InputError, unknown_name
+from gpucnn.errors import DeviceError, unknown_name
 from gpucnn.geometry import Window
 
 __all__ = ["GpuConvolution"]
 
-INDEX_LIMIT = 2**31 - 2**7  # of elements that a kernel addresses; it may count two tiles beyond them
-COLUMN_BYTES = 1 << 28  # of columns lowered at a time: bounds their memory, and keeps their indices below 2^31
+COLUMN_BYTES = 1 << 28  # of columns lowered at a time, or those of one image: bounds their memory
 DW_THREADS = 1 << 18  # that share the images of a gradient with groups
 WAYS = ("columns", "implicit")
 
@@ -45,13 +44,21 @@ class GpuConvolution(GpuImplicit):
         """Return the scalars that `kernels.WINDOW` names, for arrays that 32-bit indices can reach."""
         N, H, W, C = x_shape
         OH, OW = window.output_size(H, W)
-        if N * max(C, OC) * max(H * W, OH * OW) > INDEX_LIMIT:
-            raise InputError(f"a batch of {N} images of {H}x{W}x{C} is too large for one kernel; use a smaller batch")
+        cure = "use smaller images" if N == 1 else "use a smaller batch"
+        check_indices(N * max(C, OC) * max(H * W, OH * OW), _images(x_shape), cure)
         (top, _), (left, _) = window.padding
         return H, W, C, OH, OW, *window.kernel, *window.stride, top, left, *window.dilation
 
+    def _check_columns(self, x_shape: tuple[int, ...], window: Window) -> None:
+        """Refuse columns that 32-bit indices cannot reach; those of one image may be as many."""
+        N, H, W, C = x_shape
+        cure = f"use convolution implicit, or {'smaller images' if N == 1 else 'a smaller batch'}"
+        elements = N * math.prod(window.output_size(H, W)) * window.taps * C
+        check_indices(elements, f"{_images(x_shape)} with its columns of {window.taps * C}", cure)
+
     def im2col(self, x: Array, window: Window, *, out: Array = None) -> Array:
         """As the reference, in one kernel: each column element finds its pixel."""
+        self._check_columns(x.shape, window)
         N, H, W, C = x.shape
         OH, OW = window.output_size(H, W)
         out = self._result(out, (N * OH * OW, window.taps * C), x.dtype)
@@ -60,6 +67,7 @@ class GpuConvolution(GpuImplicit):
 
     def col2im(self, columns: Array, x_shape: tuple[int, ...], window: Window, *, out: Array = None) -> Array:
         """As the reference, in gather form: each pixel finds its copies."""
+        self._check_columns(x_shape, window)
         out = self._result(out, x_shape, columns.dtype)
         self._run(kernels.COL2IM, self._contiguous(columns), *self._window_arguments(x_shape, window), out)
         return out
@@ -72,6 +80,7 @@ class GpuConvolution(GpuImplicit):
         images = max(1, COLUMN_BYTES // (rows * width * np.dtype(dtype).itemsize))
         for start in range(0, N, images):
             stop = min(start + images, N)
+            self._check_columns((stop - start, H, W, C), window)
             yield slice(start, stop), self.scratch("columns", ((stop - start) * rows, width), dtype)
 
     def conv2d_workspace(
@@ -127,6 +136,9 @@ class GpuConvolution(GpuImplicit):
         rows = self._contiguous(dy).reshape(-1, OC)  # (N*OH*OW, OC)
         if db is not None:
             self.sum_rows(rows, out=db)
+        if len(x) == 0:
+            dw[...] = 0
+            return
         if dw.shape[2] < x.shape[3]:
             self._grouped_conv2d_dw(x, dy, window, dw)
             return
@@ -152,6 +164,7 @@ class GpuConvolution(GpuImplicit):
     def _group_arguments(self, x_shape: tuple[int, ...], w_shape: tuple[int, ...], window: Window) -> tuple[int, ...]:
         """Return the scalars that `kernels.GROUPS` names."""
         _, _, CG, OC = w_shape
+        check_indices(math.prod(w_shape), f"a kernel of {w_shape}", "use fewer channels")
         return *self._window_arguments(x_shape, window, OC), OC, CG, OC * CG // x_shape[3]
 
     def _grouped_conv2d(self, x: Array, w: Array, b: Array | None, window: Window, rectify: bool, out: Array) -> Array:
@@ -176,3 +189,9 @@ class GpuConvolution(GpuImplicit):
         arrays = self._contiguous(x), self._contiguous(dy)
         self._run(kernels.GROUPED_CONV2D_DW, *arrays, *scalars, N, count, parts)
         self.sum_rows(parts, out=dw.reshape(-1))
+
+
+def _images(x_shape: tuple[int, ...]) -> str:
+    """Name a batch of images."""
+    N, H, W, C = x_shape
+    return f"{'an image' if N == 1 else f'a batch of {N} images'} of {H}x{W}x{C}"

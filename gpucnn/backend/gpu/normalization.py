@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from gpucnn.backend.gpu.arrays import Array, GpuArrays
-from gpucnn.backend.kernels import Block
 from gpucnn.backend.kernels import normalization as kernels
+from gpucnn.backend.kernels import sums
+from gpucnn.errors import InputError
 
 __all__ = ["GpuNormalization"]
-
-ELEMENTS = 1 << 12  # that a block of threads reduces; by the shape alone, so that sums are the same on every device
 
 
 class GpuNormalization(GpuArrays):
@@ -31,10 +28,13 @@ class GpuNormalization(GpuArrays):
         moments: Array = None,
     ) -> tuple[Array, Array]:
         """As the reference, with the moments of blocks of rows, from which those of all rows follow."""
+        if x.size == 0:
+            raise InputError(f"batch_norm: no samples have no mean, received {x.shape}; leave out empty batches")
         moments = self._result(moments, running.shape, x.dtype)
-        partials, M, rows = self._partials(kernels.PARTIAL_MOMENTS, x)
-        scalars = *map(x.dtype.type, (momentum, eps)), M, rows, np.int32(partials.shape[2])
-        self._channels(kernels.BATCH_NORM_MOMENTS, partials, moments, running, *scalars)
+        partials, M, rows = self._partials(kernels.PARTIAL_MOMENTS, 2, x)
+        _, C, blocks = partials.shape
+        scalars = *map(x.dtype.type, (momentum, eps)), M, rows, np.int32(blocks)
+        self._launch(kernels.BATCH_NORM_MOMENTS, (C,), partials, moments, running, *scalars)
         return self._map(kernels.BATCH_NORM, x, moments[0], moments[1], gamma, beta, out=out), moments
 
     def batch_norm_inference(
@@ -47,8 +47,9 @@ class GpuNormalization(GpuArrays):
         self, dy: Array, x: Array, gamma: Array, moments: Array, *, dgamma: Array, dbeta: Array, out: Array = None
     ) -> Array:
         """As the reference, with the sums of blocks of rows."""
-        partials, M, _ = self._partials(kernels.PARTIAL_GRADIENTS, dy, x, moments)
-        self._channels(kernels.BATCH_NORM_GRADIENTS, partials, dgamma, dbeta, np.int32(partials.shape[2]))
+        partials, M, _ = self._partials(kernels.PARTIAL_GRADIENTS, 2, dy, x, moments)
+        _, C, blocks = partials.shape
+        self._launch(sums.ADD_PARTIALS, (C, 2), partials, dgamma, dbeta, np.int32(blocks))
         arrays = dy, x, moments[0], moments[1], gamma, dgamma, dbeta
         return self._map(kernels.BATCH_NORM_DX, *arrays, M, out=out)
 
@@ -68,17 +69,3 @@ class GpuNormalization(GpuArrays):
         mean, variance = running[0], running[1]
         self._map(kernels.FOLDED_KERNELS, w, variance, gamma, eps, out=folded_w)
         self._run(kernels.FOLDED_BIAS, 0.0 if b is None else b, mean, variance, gamma, beta, eps, folded_b)
-
-    def _partials(self, record: Block, *arrays: Array) -> tuple[Array, np.int32, np.int32]:
-        """Reduce blocks of rows of (..., C); return the results, (2, C, blocks), M, and the rows of a block."""
-        first, C = arrays[0], arrays[0].shape[-1]
-        M, rows = first.size // C, max(1, ELEMENTS // min(C, kernels.CHANNELS))
-        grid = -(-M // rows), -(-C // kernels.CHANNELS)
-        partials = self.scratch("partials", (2, C, grid[0]), first.dtype)
-        M, C, rows = map(np.int32, (M, C, rows))
-        self._launch(record, grid, *map(self._contiguous, arrays), partials, M, C, rows)
-        return partials, M, rows
-
-    def _channels(self, record: Block, partials: Array, *arguments: Any) -> None:
-        """Reduce the partial results of each channel."""
-        self._launch(record, (partials.shape[1],), partials, *arguments)

@@ -7,7 +7,9 @@ from gpucnn.backend.kernels.reductions import BLOCK_MAX, BLOCK_SUM
 
 __all__ = ["GELU", "GELU_DX", "RELU", "RELU_DX", "SIGMOID", "SIGMOID_DX", "SOFTMAX", "SOFTMAX_DX", "TANH", "TANH_DX"]
 
-RELU = Elementwise("relu", "T x", "T y", "y = x < T(0) ? T(0) : x")
+# A GPU compares a denormal number as if it were 0. What is not above 0 becomes 0, so that nothing negative stays and
+# RELU_DX agrees about what is positive; a NaN stays. It is so wherever an operation rectifies.
+RELU = Elementwise("relu", "T x", "T y", "y = x <= T(0) ? T(0) : x")
 RELU_DX = Elementwise("relu_dx", "T dy, T y", "T dx", "dx = y > T(0) ? dy : T(0)")
 SIGMOID = Elementwise(
     "sigmoid", "T x", "T y", "const T e = exp(x < T(0) ? x : -x); y = (x < T(0) ? e : T(1)) / (T(1) + e)"

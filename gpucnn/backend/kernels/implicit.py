@@ -191,7 +191,7 @@ __device__ void write(const Sums& sums, T* out, int rows, int columns, const T* 
         const int m = TILE * blockIdx.x + sums.row(n), o = TILE * blockIdx.y + sums.column(n);
         if (m >= rows || o >= columns) continue;
         const T value = sums.values[n] + (b == 0 ? T(0) : b[o]);
-        out[(long long)m * columns + o] = rectify && value < T(0) ? T(0) : value;
+        out[(long long)m * columns + o] = rectify && value <= T(0) ? T(0) : value;
     }
 }
 """

@@ -1,8 +1,10 @@
-"""Sums and maxima over the threads of a block, in a fixed order."""
+"""Sums and maxima over threads that work together, in a fixed order: of a block, or of one column of a block."""
 
 from __future__ import annotations
 
-__all__ = ["BLOCK_MAX", "BLOCK_SUM"]
+__all__ = ["BLOCK_MAX", "BLOCK_SUM", "COLUMNS", "MOST_PARTIALS", "PARTIALS"]
+
+MOST_PARTIALS = 1 << 10  # results of as many blocks that one block of 256 threads makes one result of
 
 BLOCK_SUM = """
 template <typename S> __device__ S block_sum(S value, S* shared) {
@@ -29,5 +31,33 @@ __device__ T block_max(T value, T* shared) {
     const T largest = shared[0];
     __syncthreads();
     return largest;
+}
+"""
+PARTIALS = f"""{BLOCK_SUM}
+enum {{ EACH = {MOST_PARTIALS // 256} }};  // partial results that a thread takes at most, one of each 256 of them
+"""
+COLUMNS = """
+struct Place { int width, height, row, c, first, last; };
+
+__device__ Place place(int M, int C, int rows, int columns) {
+    // Where a thread is in its block of 256, which takes some rows, and at most `columns` columns, of a matrix (M, C).
+    // Its threads lie in `height` rows of `width`, so that neighbours read neighbours. Those that are left over begin a
+    // row of their own, which no sum includes.
+    const int start = columns * blockIdx.x, width = min(C - start, columns), height = 256 / width;
+    const int row = threadIdx.x / width, first = rows * blockIdx.y;
+    return {width, height, row, start + (int)threadIdx.x % width, first + row, first + min(rows, M - first)};
+}
+
+__device__ T column_sum(T value, T* shared, Place at) {
+    // Sum over the threads of one column, in a fixed order; all of them get it.
+    shared[threadIdx.x] = value;
+    __syncthreads();
+    for (int half = 128; half > 0; half /= 2) {
+        if (at.row < half && at.row + half < at.height) shared[threadIdx.x] += shared[threadIdx.x + half * at.width];
+        __syncthreads();
+    }
+    const T sum = shared[threadIdx.x % at.width];
+    __syncthreads();
+    return sum;
 }
 """
