@@ -478,17 +478,12 @@ def find_sanitizer() -> str | None:
 
 def hazards(report: str, own: Collection[str]) -> Iterator[Row]:
     """Yield the races of racecheck's report, by the kernel that they are in; those of other libraries fail nothing."""
-    for severity, what, rest in re.findall(
-        r"^=+ (Error|Warning): (Race reported .*)\n((?:=+ {2,}and .*\n?)*)", report, re.MULTILINE
-    ):
-        kernel = re.search(r" access at (.+?)\+0x", what) or re.search(r" access at (.+)", what)
-        name = kernel[1].partition("(")[0].strip()
+    races = re.findall(r"^=+ (Error|Warning): (Race reported .*)\n((?:=+ {2,}and .*\n?)*)", report, re.MULTILINE)
+    for severity, what, rest in races:
         lines = [what, *(line.strip("= ").strip() for line in rest.splitlines())]
         count = sum(int(number) for number in re.findall(r"\[(\d+) hazards?\]", rest))
-        yield {
-            "kernel": name,
-            "hazards": count,
-            "severity": severity,
-            "reason": "; ".join(lines),
-            "ok": name not in own,
-        }
+        names = [name for name in re.findall(r"\w+", what) if name in own]
+        place = what.partition(" access at ")[2].partition("+0x")[0]
+        is_ours = bool(names) or not place or place.startswith("0x")  # a bare address may be anyone's
+        found = {"kernel": names[0] if names else place, "hazards": count, "severity": severity}
+        yield {**found, "reason": "; ".join(lines), "ok": not is_ours}

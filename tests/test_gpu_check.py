@@ -468,6 +468,12 @@ def test_races_are_read_from_the_report() -> None:
     assert first["reason"].endswith("and Read access at implicit_conv2d_bf16+0x5e0 [32 hazards]")
     assert (second["kernel"], second["hazards"], second["severity"], second["ok"]) == ("softmax", 1, "Warning", False)
     assert foreign["ok"] and foreign["kernel"].startswith("void gemm")
+    by_address = RACES.replace("implicit_conv2d_bf16+0xa70", "0xa70 in k.cu:3:implicit_conv2d_bf16")
+    nameless = RACES.replace("implicit_conv2d_bf16+0xa70", "0xa70 in k.cu:3")
+    found = [next(gpu_parts.hazards(report, {"implicit_conv2d_bf16"})) for report in (by_address, nameless)]
+    assert [(row["kernel"], row["ok"]) for row in found] == [
+        *(("implicit_conv2d_bf16", False), ("0xa70 in k.cu:3", False))
+    ]
     assert list(gpu_parts.hazards(CLEAN, {"softmax"})) == []
 
 
@@ -490,7 +496,12 @@ def test_sanitizer(tool: Path) -> None:
     ]
     found.write_text(RACES)
     assert {row["kernel"]: row["ok"] for row in rows_of(gpu_parts.sanitizer)} == {
-        **{"implicit_conv2d_bf16": False, "softmax": False, "void gemm<float,": True, "clip_norm": True}
+        **{
+            "implicit_conv2d_bf16": False,
+            "softmax": False,
+            "void gemm<float, (int)64>(float *)": True,
+            "clip_norm": True,
+        }
     }
     found.write_text(CLEAN.splitlines()[0])
     assert rows_of(gpu_parts.sanitizer)[-1]["reason"] == "its report has no end"
@@ -514,7 +525,8 @@ def test_without_the_sanitizer_that_is_said(monkeypatch: pytest.MonkeyPatch) -> 
 def test_all_hand_written_kernels_are_launched_for_the_sanitizer(
     cupy: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
-    monkeypatch.setattr(gpu_race, "N", 2)
+    for name, smaller in {"N": 2, "SHAPE": (5, 6, 3), "WIDE": 5}.items():
+        monkeypatch.setattr(gpu_race, name, smaller)
     gpu_race.main([])
     launched = {line.removeprefix("kernel ") for line in capsys.readouterr().out.splitlines()}
     assert launched == {record.name for record in gpu_parts.hand_written()}

@@ -92,6 +92,13 @@ def test_what_computes_a_relu() -> None:
     assert (names.count("Conv2D"), names.count("BatchNorm2D"), names.count("ReLU")) == (21, 21, 19)
 
 
+def test_a_residual_block_adds_outputs_and_gradients() -> None:
+    """Three blocks of each width: 32 x 32 x 16, 16 x 16 x 32 and 8 x 8 x 64."""
+    step = gpu_model.predict("resnet20", N, "bf16", "implicit", SLOW)
+    pixels = N * 3 * (32 * 32 * 16 + 16 * 16 * 32 + 8 * 8 * 64)
+    assert step.families["additions"] == pytest.approx(2 * max(3 * 4 * pixels / 1e6, pixels * 56 / 32 / 4e3) / 0.85)
+
+
 @pytest.mark.parametrize("way", gpu_model.WAYS)
 @pytest.mark.parametrize("name", zoo.MODELS)
 def test_nodes_are_about_the_launches_of_a_step(name: str, way: str) -> None:
