@@ -53,6 +53,7 @@ PARTS = {
     "determinism": Part(gpu_parts.determinism, lambda job: training_seconds(job, 3 * len(job.precisions))),
     "bandwidth": Part(gpu_speed.bandwidth, lambda job: START + 0.6 * (1 + len(gpu_speed.MEMORY_BOUND))),
     "costs": Part(gpu_speed.costs, lambda job: 3 * START + 30 * COMPILE + 2),
+    # in one process, without pytest-xdist, they do not fit into a plan, and are stopped
     "tests": Part(gpu_parts.tests, lambda job: 20 + 180 / job.test_workers),
     "steps": Part(gpu_speed.steps, steps_seconds),
     "accuracy": Part(

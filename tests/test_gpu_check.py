@@ -176,6 +176,14 @@ def test_wrong_kernels_are_seen(wrong: str, few_steps: None, cupy: ModuleType, m
     monkeypatch.setattr(type(backend), name, broken)
     found = gpu_parts.check_operation(references, "gpu", name, "float32", "")
     assert not found["ok"]
+    assert (
+        found["reason"]
+        == {
+            "product": "1 calls, first (4, 6), (6, 4), out=(4, 4)",
+            "scaled": "1 calls, first (4, 6), out=(4, 6)",
+            "unwritten": "1 calls, first (4, 6), out=(4, 6)",
+        }[wrong]
+    )
     assert (1e-4 < found["error"] < 2e-3) if wrong != "unwritten" else np.isnan(found["error"])
 
 
