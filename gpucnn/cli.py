@@ -127,7 +127,8 @@ def _parsers() -> tuple[argparse.ArgumentParser, argparse.ArgumentParser]:
         default=False,
         help="launch the kernels of a step one by one on a GPU, not as one graph",
     )
-    add("--precision", default="float32", help=f"{', '.join(PRECISIONS)} (default: %(default)s)")
+    rounding = "tf32 and bf16 round the factors of products, all arrays stay float32"
+    add("--precision", default="float32", help=f"{', '.join(PRECISIONS)} (default: %(default)s); {rounding}")
     add("--seed", type=_whole(least=0), default=0, metavar="N", help="of weights and order (default: %(default)s)")
     add("--checkpoint-dir", type=Path, metavar="DIR", help="folder for checkpoints, from which the run can go on")
     add("--checkpoint-every", type=_whole(), metavar="STEPS", help="how often to write one (default: after each epoch)")

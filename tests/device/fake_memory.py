@@ -18,7 +18,7 @@ class Block:
     def __init__(self, world: Any, size: int) -> None:
         self.world = world
         self.device = world.device
-        self.bytes = np.empty(size, np.uint8)
+        self.bytes = np.zeros(size, np.uint8)  # which takes no memory before it is touched
         self.used = 0  # bytes that were ever asked for
         world.blocks.add(self)
 
