@@ -91,7 +91,9 @@ class GpuArrays(Backend):
 
     def describe(self) -> str:
         name = self.xp.cuda.runtime.getDeviceProperties(self.device)["name"]
-        return f"{self.name} ({name.decode() if isinstance(name, bytes) else name}, CuPy {self.xp.__version__})"
+        name = name.decode() if isinstance(name, bytes) else name
+        rounded = "" if self.products == self.precision else f"{self.products} factors, "
+        return f"{self.name} ({name}, CuPy {self.xp.__version__}; {rounded}{self.precision} arrays)"
 
     def free_bytes(self) -> int | None:
         with self.on_device():
