@@ -130,6 +130,7 @@ def test_nothing_is_done_with_nothing() -> None:
         assert not dw.get().any()
         assert not db.get().any()
     assert backend.max_pool2d(x, WINDOW)[0].shape == x.shape
+    assert backend.sum_rows(new((3, 0))).shape == backend.sum_rows(new((600, 0))).shape == (0,)
     backend.clip_norm(new((0,)), new((1,)) + 1)
 
 
