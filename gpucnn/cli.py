@@ -120,7 +120,11 @@ def _parsers() -> tuple[argparse.ArgumentParser, argparse.ArgumentParser]:
     add("--average", type=_number, metavar="DECAY", help="test the moving average of the weights, e.g. 0.999")
     add("--device", default="auto", help="auto, cpu, gpu, gpu:N or reference (default: %(default)s)")
     add("--threads", type=_whole(), metavar="N", help="of the CPU (default: as many as there are cores)")
-    add("--convolution", metavar="WAY", help="of a GPU: columns, or implicit, which never writes them (by default in tf32 and bf16)")
+    add(
+        "--convolution",
+        metavar="WAY",
+        help="of a GPU: columns, or implicit, which never writes them (by default in tf32 and bf16)",
+    )
     add(
         "--eager",
         action=SWITCH,

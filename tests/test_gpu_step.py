@@ -152,7 +152,9 @@ def test_ways_to_convolve() -> None:
         defaults = {"float32": "columns", "float64": "columns", "tf32": "implicit", "bf16": "implicit"}
         assert {name: get_backend("gpu", name).convolution for name in defaults} == defaults
         assert get_backend("gpu", "bf16", convolution="columns").convolution == "columns"
-        assert "CuPy 14.2.0; bf16 factors, float32 arrays, convolution implicit)" in get_backend("gpu", "bf16").describe()
+        assert (
+            "CuPy 14.2.0; bf16 factors, float32 arrays, convolution implicit)" in get_backend("gpu", "bf16").describe()
+        )
         assert get_backend("auto", convolution="implicit").convolution == "implicit"
         with pytest.raises(InputError, match="unknown convolution 'implicite': did you mean 'implicit'"):
             get_backend("gpu", convolution="implicite")

@@ -162,6 +162,7 @@ class GpuConvolution(GpuImplicit):
 
     def _sizes(self, x_shape: tuple[int, ...], OC: int, window: Window) -> tuple[int, ...]:
         """Return the scalars that `SIZES` of the implicit kernels names."""
+        check_indices(window.taps * max(x_shape[3], OC), f"a kernel of {window.kernel}", "use a smaller one")
         return x_shape[0], OC, *self._window_arguments(x_shape, window, OC)
 
     # ---- groups ---------------------------------------------------------------------------------------------------
