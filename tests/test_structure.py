@@ -38,7 +38,6 @@ ROWS = [
 ]
 LEVEL = {name: level for level, row in enumerate(ROWS) for name in row}
 ALSO = {("trainer", "data"), ("trainer", "guard")}
-SECONDS_TO_IMPORT = 0.25
 
 FILES = sorted(PACKAGE.rglob("*.py"))
 SOURCES = {path.relative_to(PACKAGE).as_posix(): ast.parse(path.read_text()) for path in FILES}
@@ -144,28 +143,21 @@ def test_nothing_dangerous(file: str) -> None:
             assert not (node.arg == "allow_pickle" and getattr(node.value, "value", None) is not False)
 
 
-IMPORT = """
-import time
-start = time.perf_counter()
-import gpucnn
-seconds = time.perf_counter() - start
+IMPORTED = """
 import sys
-print(seconds, *sorted({"cupy", "rich", "argparse", "PIL", "sklearn"} & set(sys.modules)))
+before = set(sys.modules)
+import gpucnn
+print(*{name.partition(".")[0] for name in set(sys.modules) - before})
 """
 
 
-def import_in_a_fresh_interpreter() -> tuple[float, list[str]]:
-    command = [sys.executable, "-I", "-c", f"import sys; sys.path.insert(0, {str(PACKAGE.parent)!r})\n{IMPORT}"]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    seconds, *modules = done.stdout.split()
-    return float(seconds), modules
-
-
-def test_importing_is_quick_and_takes_no_optional_package() -> None:
-    """The one timed test: a slow import is felt at every start, and nothing else would notice one more dependency."""
-    runs = [import_in_a_fresh_interpreter() for _ in range(5)]
-    assert runs[0][1] == []
-    assert min(seconds for seconds, _ in runs) < SECONDS_TO_IMPORT
+def test_importing_takes_no_package_that_is_needed_later() -> None:
+    """A slow import is felt at every start: CuPy, Rich and Pillow are imported when they are asked for."""
+    code = f"import sys; sys.path.insert(0, {str(PACKAGE.parent)!r})\n{IMPORTED}"
+    done = subprocess.run([sys.executable, "-I", "-c", code], capture_output=True, text=True, check=True)
+    imported = set(done.stdout.split())
+    assert imported - sys.stdlib_module_names == {"gpucnn", "numpy", "threadpoolctl"}
+    assert not {"argparse", "tomllib"} & imported
 
 
 def test_without_onnx_its_package_says_what_to_install() -> None:
