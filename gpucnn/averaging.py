@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from gpucnn.backend import Backend
 from gpucnn.hyper import Attached, HyperParameter
 from gpucnn.memory import Arena
 
 __all__ = ["WeightAverage"]
+
+Array = Any
 
 
 class WeightAverage(Attached):
@@ -45,23 +48,28 @@ class WeightAverage(Attached):
     def update(self) -> None:
         """Take the present weights into the average; nothing is read back."""
         arena = self._current_arena()
-        self.backend.average_step(arena.values, self.mean, self.worth, self.hyper)
+        with self.backend.at_work():
+            self.backend.average_step(arena.values, self.mean, self.worth, self.hyper)
         self._updated = True
 
     def apply(self) -> None:
         """Replace the weights by their average for good; before the first `update` they stay as they are."""
         arena = self._current_arena()
         if self._updated:
-            arena.values[...] = self.mean
+            self._replace(arena.values, self.mean)
+
+    def _replace(self, weights: Array, others: Array) -> None:
+        with self.backend.on_device():
+            weights[...] = others
 
     @contextmanager
     def applied(self) -> Iterator[None]:
         """Let the model have the averaged weights for a while, and then exactly those that it had."""
         arena = self._current_arena()
         trained = arena.slot()
-        trained[...] = arena.values
+        self._replace(trained, arena.values)
         self.apply()
         try:
             yield
         finally:
-            arena.values[...] = trained
+            self._replace(arena.values, trained)

@@ -58,7 +58,6 @@ class Loss:
 
     def build(self, backend: Backend) -> None:
         """Take the backend to compute on; without this, that of the first outputs."""
-        backend.activate()
         self.backend = backend
         self.workspace = Workspace(backend)
 
@@ -71,11 +70,11 @@ class Loss:
         """
         if self.backend is None:
             self.build(backend_of(outputs, type(self).__name__))
-        self.backend.activate()
         self._check(outputs, targets)
-        loss = self.workspace.take("loss", (), outputs.dtype)
-        self._dx = self.workspace.take("dx", tuple(outputs.shape), outputs.dtype) if train else None
-        return self._compute(outputs, targets, loss=loss, dx=self._dx, totals=totals)
+        with self.backend.at_work():
+            loss = self.workspace.take("loss", (), outputs.dtype)
+            self._dx = self.workspace.take("dx", tuple(outputs.shape), outputs.dtype) if train else None
+            return self._compute(outputs, targets, loss=loss, dx=self._dx, totals=totals)
 
     def backward(self) -> Array:
         """Return the gradient of the last `forward` in its outputs."""

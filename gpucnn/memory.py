@@ -1,6 +1,6 @@
 """Where arrays live: flat arenas for what is trained, named buffers for what is recomputed.
 
-Nothing here knows a device: a backend is handed in, and asked for `empty`, `zeros` and its `reshape`.
+Nothing here knows a device: a backend is handed in, and asked for `empty`, `zeros`, `keep` and its `reshape`.
 """
 
 from __future__ import annotations
@@ -86,6 +86,7 @@ class Workspace:
             size = math.prod(shape)
             view = self._backend.xp.reshape(self._grow(name, size, dtype)[:size], shape)
             self._views[key] = view
+        self._backend.keep(view)
         return view
 
     def _grow(self, name: Hashable, size: int, dtype: Any) -> Array:

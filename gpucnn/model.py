@@ -23,6 +23,7 @@ from gpucnn.layers.plan import MemoryPlan, held_bytes, in_units, kept_bytes, tab
 from gpucnn.layers.shards import Shards
 from gpucnn.layers.shortage import check_memory, explain, largest_batch
 from gpucnn.optimizers import Optimizer
+from gpucnn.replay import Inferences
 
 __all__ = ["Sequential"]
 
@@ -66,12 +67,13 @@ class Sequential(Container):
 
     def warm_up(self, N: int) -> None:
         """Pass a batch of zeros forward and backward, which allocates all buffers for it."""
-        with self.explained(N):
-            x = self.backend.zeros((N, *self.input_shape))
-            dy = self.backend.zeros((N, *self.output_shape))
-            self._forward(x, train=True)
-            self._backward(dy, need_dx=False)
-        self.reset()
+        with self.backend.on_device():
+            with self.explained(N):
+                x = self.backend.zeros((N, *self.input_shape))
+                dy = self.backend.zeros((N, *self.output_shape))
+                self._forward(x, train=True)
+                self._backward(dy, need_dx=False)
+            self.reset()
 
     def infer(self, input_shape: Shape) -> Shape:
         for layer in self.layers:
@@ -94,6 +96,7 @@ class Sequential(Container):
 
     def bind(self, context: Context) -> None:
         self.slots = self._shards = None
+        self._inferences = Inferences()
         super().bind(context)
 
     def _assemble(self, context: Context) -> None:
@@ -208,9 +211,15 @@ class Sequential(Container):
         """Return the outputs of a batch, without keeping anything for a backward pass.
 
         A `BatchNorm2D` right behind a `Conv2D` is then not computed: it is folded into the kernels and the bias, anew
-        in each call, unless the kernels are larger than the convolution's output.
+        in each call, unless the kernels are larger than the convolution's output. On a GPU the passes of a batch size
+        are recorded as a CUDA graph from the second on.
         """
-        return self.forward(x, train=False)
+        with self.explained(x.shape[0] if getattr(x, "ndim", 0) else 1):
+            self._accept(x)
+            self._leave_plan()
+            self._batch = None
+            with self.backend.at_work():
+                return self._inferences.run(self, x) if self.backend.records else self._forward(x, train=False)
 
     # ---- what it holds --------------------------------------------------------------------------------------------
 

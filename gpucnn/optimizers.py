@@ -63,7 +63,6 @@ class Optimizer(Attached):
             self._start_clock(self.backend)
 
     def _start_clock(self, backend: Backend) -> None:
-        backend.activate()
         self.rates = backend.from_host(self._rates(backend.precision))
         self.clock = backend.zeros((1,), backend.xp.int64)
 
@@ -80,11 +79,12 @@ class Optimizer(Attached):
     def step(self) -> None:
         """Update all weights from their gradients."""
         arena = self._current_arena()
-        if self.clip_norm is not None:
-            self.backend.clip_norm(arena.gradients, self.limit)
-        if self.shares is not None:
-            self.backend.take_rate(self.rates, self.clock, self.hyper)
-        self._step(arena)
+        with self.backend.at_work():
+            if self.clip_norm is not None:
+                self.backend.clip_norm(arena.gradients, self.limit)
+            if self.shares is not None:
+                self.backend.take_rate(self.rates, self.clock, self.hyper)
+            self._step(arena)
 
     def _step(self, arena: Arena) -> None:
         raise NotImplementedError

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -48,7 +48,8 @@ class Trainer:
         print(trainer.evaluate(test))
 
     With an `average` of the weights, each step adds to it, and `evaluate` uses the averaged weights. On a GPU the steps
-    of an epoch are recorded as a CUDA graph, unless `graph` is off: see `Replay`.
+    of an epoch, and those of a test, are recorded as a CUDA graph, unless `graph` is off: see `Replay`. `replay` and
+    `test_replay` are those of the last epoch and of the last test.
     """
 
     def __init__(
@@ -78,7 +79,7 @@ class Trainer:
         if average:
             average.attach(model.arena, self.backend)
         self._totals = self.backend.zeros((4,), self.backend.xp.float64)
-        self.replay = Replay(self.backend)  # the last epoch's
+        self.replay = self.test_replay = Replay(self.backend)
         self._guard = Guard(model)
         self._began = 0, 0  # epoch and batches done when `train_epoch` was last called
 
@@ -106,6 +107,17 @@ class Trainer:
         arrays |= {f"{part}.{name}": array for part, owner in parts.items() for name, array in owner.state().items()}
         return arrays | {"totals": self._totals}
 
+    @contextmanager
+    def _replayed(self, data: ResidentSplit) -> Iterator[Replay]:
+        """Give what runs steps on these data; afterwards its recordings are of no more use."""
+        parts = [part for network in (self.model, *self.model.copies()) for part in network.parts()]
+        owners = [*parts, self.loss, self.optimizer, data, *filter(None, [self.average])]
+        replay = Replay(self.backend, is_wanted=self.graph, state=partial(self.state, data), owners=owners)
+        try:
+            yield replay
+        finally:
+            replay.forget()
+
     def loaded(self) -> None:
         """Take note that `state` has come from elsewhere."""
         for part in (self.optimizer, self.average):
@@ -126,18 +138,18 @@ class Trainer:
             At the end of the epoch, if the loss became NaN or infinite; names the step it did in.
         """
         self._check(data)
-        self.replay = Replay(self.backend, is_wanted=self.graph)
-        if not done:
-            self._totals[...] = 0
-            data.shuffle(np.random.default_rng((self.seed, epoch)), epoch)
-        self._began = epoch, done
-        self._guard.keep(self.state(data))
-        with np.errstate(all="ignore"):  # NaN and infinity are reported below, once
-            for N in islice(self._batches(data), done, None):
-                self.replay.run(N, partial(self._next_step, data, N))
-                if on_batch:
-                    on_batch(N)
-        metrics, finite = self._read_totals()
+        with self.backend.on_device(), self._replayed(data) as self.replay:
+            if not done:
+                self._totals[...] = 0
+                data.shuffle(np.random.default_rng((self.seed, epoch)), epoch)
+            self._began = epoch, done
+            self._guard.keep(self.state(data))
+            with np.errstate(all="ignore"):  # NaN and infinity are reported below, once
+                for N in islice(self._batches(data), done, None):
+                    self.replay.run(N, partial(self._next_step, data, N))
+                    if on_batch:
+                        on_batch(N)
+            metrics, finite = self._read_totals()
         if math.isnan(metrics.loss):
             raise self.diverged(data, finite, self.steps(data))
         return metrics
@@ -151,7 +163,7 @@ class Trainer:
         step = finite // self.batch_size
         rate = self.optimizer.past_rate(steps - step)
         again = (partial(self._next_step, data, N) for N in islice(self._batches(data), done, steps))
-        with np.errstate(all="ignore"):
+        with self.backend.on_device(), np.errstate(all="ignore"):
             found = self._guard.find(self.state(data), again)
         return DivergedError(
             f"the loss became NaN or infinite in epoch {epoch + 1}, step {step + 1}, at learning rate {rate:g}"
@@ -161,17 +173,21 @@ class Trainer:
     def evaluate(self, data: ResidentSplit) -> Metrics:
         """Return the mean loss (NaN if it is not finite) and the accuracy over all samples, without training."""
         self._check(data)
-        self._totals[...] = 0
-        data.rewind()
         applied = self.average.applied() if self.average else nullcontext()
-        with applied, self.backend.at_work(), np.errstate(all="ignore"):
+        repeated = self._replayed(data)
+        with applied, self.backend.at_work(), repeated as self.test_replay, np.errstate(all="ignore"):
+            self._totals[...] = 0
+            data.rewind()
             for N in self._batches(data):
-                x, y = data.next_batch(N, train=False)
-                self.loss.forward(self.model._forward(x, train=False), y, train=False, totals=self._totals)
-        return self._read_totals()[0]
+                self.test_replay.run(N, partial(self._next_test, data, N))
+            return self._read_totals()[0]
+
+    def _next_test(self, data: ResidentSplit, N: int) -> None:
+        x, y = data.next_batch(N, train=False)
+        self.loss.forward(self.model._forward(x, train=False), y, train=False, totals=self._totals)
 
     def _check(self, data: ResidentSplit) -> None:
-        """Check that the data suit the model, and make its device the current one."""
+        """Check that the data suit the model."""
         model = self.model
         if (data.backend.name, data.backend.products) != (self.backend.name, self.backend.products):
             raise DeviceError(
@@ -186,7 +202,6 @@ class Trainer:
             raise InputError(
                 f"Trainer: labels are {labels[0]} to {labels[-1]}, but the model has outputs for 0 to {classes - 1}"
             )
-        self.backend.activate()
 
     def _batches(self, data: ResidentSplit) -> Iterator[int]:
         """Sizes of the batches that make up an epoch; the last may be smaller."""

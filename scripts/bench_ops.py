@@ -53,10 +53,10 @@ LEVEL = 0.97, 1.03  # of ratios that no measurement here tells from 1
 Call = tuple[str, tuple, dict[str, Any]]  # an operation, its arguments, its keywords
 
 NO_OPERATIONS = {
-    *("from_host", "to_host", "owns", "describe", "versions", "activate", "at_work", "taps"),
+    *("from_host", "to_host", "owns", "describe", "versions", "on_device", "at_work", "taps"),
     *("empty", "zeros", "scratch", "winner_dtype"),
     *("conv2d_workspace", "together", "rehearsal", "free_bytes"),  # tell of memory
-    "record",  # records operations
+    *("record", "keep"),  # record operations
 }
 
 

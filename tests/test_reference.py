@@ -21,7 +21,7 @@ FIRST = list({case.operation: case for case in reversed(CASES) if case.dtype == 
 SMOOTH = [case for case in SMALL if case.smooth and case.dtype == "float64"]
 
 # Public methods that are no operations: memory, transfers, words for people, and parts of operations.
-NO_OPERATIONS = {"empty", "zeros", "from_host", "to_host", "cast", "owns", "activate", "describe", "versions"}
+NO_OPERATIONS = {"empty", "zeros", "from_host", "to_host", "cast", "owns", "on_device", "describe", "versions"}
 NO_OPERATIONS |= {
     "at_work",
     "scratch",
@@ -32,6 +32,7 @@ NO_OPERATIONS |= {
     "conv2d_workspace",
     "together",
     "record",
+    "keep",
     "free_bytes",
     "rehearsal",
 }

@@ -27,17 +27,17 @@ ROWS = [
     ["augmentation", "geometry"],
     ["memory"],
     ["backend"],
-    ["initializers", "hyper", "schedules"],
+    ["initializers", "hyper", "schedules", "replay"],
     ["layers", "losses", "optimizers", "averaging"],
     ["model"],
-    ["zoo", "data", "guard", "replay", "trainer", "gradcheck", "doctor"],
+    ["zoo", "data", "guard", "trainer", "gradcheck", "doctor"],
     ["onnx", "checkpoints", "shown"],
     ["train"],
     ["cli"],
     ["__main__"],
 ]
 LEVEL = {name: level for level, row in enumerate(ROWS) for name in row}
-ALSO = {("trainer", "data"), ("trainer", "guard"), ("trainer", "replay")}
+ALSO = {("trainer", "data"), ("trainer", "guard")}
 SECONDS_TO_IMPORT = 0.25
 
 FILES = sorted(PACKAGE.rglob("*.py"))

@@ -87,7 +87,6 @@ class ResidentSplit:
                 f"expected one integer label for each of {len(split.images)} images, received labels of shape "
                 f"{split.labels.shape} and dtype {split.labels.dtype}"
             )
-        backend.activate()
         self.backend = backend
         self.samples = len(split.images)
         self.label_values = np.unique(split.labels).tolist()
@@ -108,20 +107,23 @@ class ResidentSplit:
     def shuffle(self, rng: np.random.Generator, epoch: int) -> None:
         """Begin the epoch of this number in a new random order: the one copy to the device in an epoch."""
         self.backend.from_host(rng.permutation(self.samples).astype(np.int32), out=self._order)
-        self._epoch[...] = epoch
+        with self.backend.on_device():
+            self._epoch[...] = epoch
         self.rewind()
 
     def rewind(self) -> None:
         """Begin an epoch in the order of the last one."""
-        self._cursor[...] = 0
+        with self.backend.on_device():
+            self._cursor[...] = 0
 
     def next_batch(self, N: int, *, train: bool = True) -> tuple[Array, Array]:
         """Gather the next N samples: x (N, H, W, C) normalized, y (N,); both are overwritten by the next call.
 
         With `train` the images are augmented, if that was asked for.
         """
-        x = self._workspace.take("x", (N, *self.images.shape[1:]), self.backend.float_dtype)
-        y = self._workspace.take("y", (N,), self.labels.dtype)
-        source = self.images, self.labels, self._order, self._cursor, self.scale, self.shift
-        self.backend.gather_batch(*source, x=x, y=y, **self._augmentation if train else {})
+        with self.backend.at_work():
+            x = self._workspace.take("x", (N, *self.images.shape[1:]), self.backend.float_dtype)
+            y = self._workspace.take("y", (N,), self.labels.dtype)
+            source = self.images, self.labels, self._order, self._cursor, self.scale, self.shift
+            self.backend.gather_batch(*source, x=x, y=y, **self._augmentation if train else {})
         return x, y

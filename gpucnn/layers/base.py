@@ -197,11 +197,11 @@ class Layer:
 
     def _assemble(self, context: Context) -> None:
         """Put all parameters into one new arena, and bind to the context."""
-        context.backend.activate()
         if self.arena is not None:
             self.arena.in_use = False
-        self.arena = Arena(self.parameters(), context.backend)
-        self.bind(context)
+        with context.backend.on_device():
+            self.arena = Arena(self.parameters(), context.backend)
+            self.bind(context)
 
     def bind(self, context: Context) -> None:
         """Take the context to compute in; the parameters already lie in an arena."""
@@ -228,7 +228,6 @@ class Layer:
         """Compute the output of a batch (N, *input_shape); with `train`, keep what `backward` will need of it."""
         N = self._accept(x)
         self._leave_plan()
-        self.backend.activate()
         self._batch = N if train else None
         with self.backend.at_work():
             return self._forward(x, train)
@@ -242,7 +241,6 @@ class Layer:
             raise InputError(f"{self.label}: backward needs a forward with train=True before it")
         self._check(dy, "dy", (self._batch, *self.output_shape))
         self._leave_plan()
-        self.backend.activate()
         with self.backend.at_work():
             return self._backward(dy, need_dx)
 

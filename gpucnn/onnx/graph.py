@@ -57,7 +57,6 @@ class Graph(BackendRep):
 
     def _without_constants(self, nodes: list[Node]) -> list[Node]:
         """Evaluate the nodes whose inputs cannot change, and return the others."""
-        self.backend.activate()
         kept, room = [], _room(self._initial.values())
         for node in nodes:
             if all(name in self._initial and name not in self.inputs for name in node.inputs if name):
@@ -75,7 +74,6 @@ class Graph(BackendRep):
         """
         if kwargs:
             raise InputError(f"run takes no options, received {', '.join(kwargs)}")
-        self.backend.activate()
         values = self._initial | self._checked(inputs)
         room = _room(values.values())
         for node, last_uses in zip(self._nodes, self._last_uses, strict=True):
@@ -83,7 +81,8 @@ class Graph(BackendRep):
             values |= results
             room -= _size(results.values())
             room += _size(values.pop(name) for name in last_uses if name in values)
-        return self._results(*(_typed(values[name].host, dtype) for name, dtype in self.outputs.items()))
+        with self.backend.on_device():  # where values may have to change the order of their axes
+            return self._results(*(_typed(values[name].host, dtype) for name, dtype in self.outputs.items()))
 
     def _checked(self, inputs: Arrays) -> dict[str, Value]:
         """Return the inputs as values by name."""
@@ -156,7 +155,8 @@ def _outputs(node: Node, values: Mapping[str, Value], room: int) -> dict[str, Va
     inputs = [values[name] if name else None for name in node.inputs]
     node.room = room
     try:
-        results = OPERATORS[node.operator](node, *inputs)
+        with node.backend.on_device():
+            results = OPERATORS[node.operator](node, *inputs)
     except InputError:
         raise
     except MemoryError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+import os
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,6 +12,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+
+from .fake_memory import Block, Memory, MemoryPointer, Pool
 
 __all__ = ["Counts", "FakeArray", "ForbiddenInStep", "Memory", "MemoryPointer", "Stats", "World", "unwrap"]
 
@@ -32,6 +35,7 @@ class Counts:
     d2h_bytes: int = 0
     allocations: int = 0
     allocated_bytes: int = 0
+    pinned_bytes: int = 0  # of the host, that transfers went through; CuPy keeps them
 
 
 @dataclass
@@ -101,96 +105,116 @@ class Stats(Counts):
 
 
 class World:
-    """The state of one fake installation: devices, counters and the pool."""
+    """The state of one fake installation: devices, counters, streams and pools."""
 
     def __init__(self, device_count: int, order: str | int) -> None:
         self.device_count = device_count
         self.order = order  # in which emulated kernels run their threads
         self.executes = True  # else launches are counted, and nothing is computed
+        self.deferred = "side"  # or "default": the streams whose work is done when something waits for it
         self.stats = Stats()
         self.device = 0
-        self.used_bytes = 0
-        self.total_bytes = 0
+        self.process = 0  # that has used a device first
         self.array_class: type[FakeArray] = FakeArray
         self.no_device: type[Exception] = RuntimeError
-        self.allocators: list[Callable[[int], Any]] = []  # set by the program; the last one is asked
-        self.memories: weakref.WeakSet[Memory] = weakref.WeakSet()
+        self.allocators: list[Callable[[int], MemoryPointer]] = []  # set by the program; the last one is asked
+        self.blocks: weakref.WeakSet[Block] = weakref.WeakSet()
+        self.pools: weakref.WeakSet[Pool] = weakref.WeakSet()
+        self.default_pool = Pool(self, keeps=False)
 
     def require_device(self, device: int = 0) -> None:
         if self.device_count == 0:
             raise self.no_device(35)
+        self.process = self.process or os.getpid()
+        if self.process != os.getpid():  # it was forked from the one that has used the device
+            raise self.no_device(3)
         if not 0 <= device < self.device_count:
             raise self.no_device(101)
 
-    def own(self, array: np.ndarray, what: str) -> FakeArray:
-        """Make a device array of a NumPy array that nobody else holds; this is the only allocation."""
+    # ---- arrays
+    def new(self, shape: Any, dtype: Any, order: str, what: str) -> FakeArray:
+        """Make a device array of new memory, whose contents are whatever lay there; this is the only allocation."""
         self.require_device()
-        if array.nbytes:
-            if self.allocators:
-                self.allocators[-1](array.nbytes)
-            self.stats.allocate(what, array.nbytes)
-        return self.array_class._wrap(array, Memory(self, array))
+        layout = np.empty(shape, dtype, "F" if order == "F" else "C")
+        allocate = self.allocators[-1] if self.allocators and layout.nbytes else self.default_pool.malloc
+        memory = allocate(layout.nbytes).mem
+        if layout.nbytes:
+            self.stats.allocate(what, layout.nbytes)
+        if layout.dtype == np.bool_ and self.executes:
+            memory.bytes.fill(1)  # what else a bool of ones would be, NumPy does not say
+        array = np.ndarray(layout.shape, layout.dtype, memory.bytes, 0, layout.strides)
+        return self.array_class._wrap(array, memory)
 
-    def find(self, pointer: int, size: int, error: type[Exception]) -> tuple[Memory, int]:
-        """Return the memory of the current device that contains these bytes, and where they begin in it."""
-        for memory in self.memories:
-            offset = pointer - memory.bytes.ctypes.data
-            if memory.device == self.device and offset >= 0 and offset + size <= memory.bytes.size:
-                return memory, offset
+    def own(self, array: np.ndarray, what: str) -> FakeArray:
+        """Make a device array of the numbers of a NumPy array, which are there at once."""
+        order = "F" if array.flags.f_contiguous and not array.flags.c_contiguous else "C"
+        made = self.new(array.shape, array.dtype, order, what)
+        if self.executes:
+            made._array[...] = array
+        return made
+
+    def result(self, compute: Callable[[], Any], what: str, order: str = "C") -> FakeArray:
+        """Make the device array that one launch computes into new memory, in C order as CuPy does.
+
+        Its shape is known only when it was computed, so that is done now; what was enqueued before comes first. While
+        the stream captures, the numbers are of no account, and it is computed again whenever the graph is.
+        """
+        stream = self.stream_at(None)
+        if not stream.captures:
+            stream.queue.work_off()
+        with np.errstate(all="ignore"):
+            array = np.asarray(compute())
+        order = "F" if order != "C" and array.flags.f_contiguous and not array.flags.c_contiguous else "C"
+        made = self.new(array.shape, array.dtype, order, what)
+        if stream.captures:
+            target = made._array
+            stream.take(lambda: np.copyto(target, compute()))
+        elif self.executes:
+            made._array[...] = array
+        if array.size and not stream.captures:
+            self.stats.launch()
+        return made
+
+    def find(self, pointer: int, size: int, error: type[Exception]) -> tuple[Block, int]:
+        """Return the block of the current device that contains these bytes, and where they begin in it."""
+        for block in self.blocks:
+            offset = pointer - block.bytes.ctypes.data
+            if block.device == self.device and offset >= 0 and offset + size <= block.used:
+                return block, offset
         raise error(f"{size} bytes at {pointer:#x} are not in one piece of memory that is alive")
 
+    # ---- work
     def launch(self, work: Callable[[], object], stream: int | None = None) -> None:
-        """Do some work of the device now, or record it if its stream captures; without a stream, the current one."""
+        """Enqueue some work, or record it if its stream captures; without a stream, on the current one."""
         self.stream_at(stream).take(work)
+
+    def after_what_was_enqueued(self, work: Callable[[], object]) -> None:
+        """Do something with memory that is given back when the work on it is done; it belongs to no recording."""
+        stream = self.stream_at(None)
+        queue = (self.default_stream if stream.captures else stream).queue
+        if queue.waiting:
+            queue.waiting.append(work)
+        else:
+            work()
 
     def stream_at(self, pointer: int | None) -> Any:
         """Return the stream with this pointer, or the current one."""
-        return self.streams[-1] if pointer is None else self.known_streams[pointer]
+        if pointer is None:
+            return self.streams.get(self.device, [self.default_stream])[-1]
+        return self.known_streams[pointer]
+
+    def send(self, array: np.ndarray, key: Any, host: np.ndarray) -> None:
+        """Enqueue a copy of a host array, which may change from now on."""
+        host = host.copy()
+        self.stream_at(None).take(lambda: array.__setitem__(key, host), is_launch=False)
+
+    def wait(self) -> None:
+        """Work off the current stream, as a transfer to the host does."""
+        self.stream_at(None).queue.work_off()
 
     def is_capturing(self) -> bool:
         """Whether some stream captures."""
         return any(stream.captures for stream in self.known_streams.values())
-
-    def result(self, array: Any, what: str, order: str = "C") -> FakeArray:
-        """Make the device array that one launch computed into new memory, in C order as CuPy does."""
-        array = np.asarray(array)
-        if array.base is not None or (order == "C" and not array.flags.c_contiguous):
-            array = array.copy(order)
-        made = self.own(array, what)
-        if array.size:
-            if self.is_capturing():
-                raise NotImplementedError(f"the fake records no operation that allocates: {what}")
-            self.stats.launch()
-        return made
-
-
-class Memory:
-    """One allocation, given back to the pool when its last array is gone."""
-
-    def __init__(self, world: World, array: np.ndarray) -> None:
-        self.world = world
-        self.device = world.device
-        self.bytes = array.ravel(order="K").view(np.uint8)
-        self.rounded = -(-array.nbytes // 512) * 512
-        world.memories.add(self)
-        world.used_bytes += self.rounded
-        world.total_bytes = max(world.total_bytes, world.used_bytes)
-
-    def __del__(self) -> None:
-        self.world.used_bytes -= self.rounded
-
-
-class MemoryPointer:
-    """`array.data`: an address, which arithmetic moves; `cupy.ndarray(..., memptr=)` takes it."""
-
-    def __init__(self, mem: Memory, offset: int) -> None:
-        self.mem = mem
-        self.offset = offset
-        self.ptr = mem.bytes.ctypes.data + offset
-        self.device_id = mem.device
-
-    def __add__(self, offset: int) -> MemoryPointer:
-        return MemoryPointer(self.mem, self.offset + offset)
 
 
 def unwrap(value: Any, world: World) -> Any:
@@ -236,10 +260,7 @@ class FakeArray:
         order: str = "C",
     ) -> FakeArray:
         if memptr is None:
-            array = np.empty(shape, dtype, order=order)
-            if cls._world.executes:  # else what nobody computes needs no memory behind its addresses
-                array.reshape(-1, order="A").view(np.uint8).fill(1 if array.dtype.kind == "b" else 0xFF)
-            return cls._world.own(array, f"ndarray{tuple(np.shape(array))}")
+            return cls._world.new(shape, dtype, order, f"ndarray{tuple(np.atleast_1d(shape))}")
         array = np.ndarray(shape, dtype, memptr.mem.bytes, memptr.offset, strides, order)
         return cls._wrap(array, memptr.mem)
 
@@ -249,11 +270,12 @@ class FakeArray:
         self._array, self._memory = array, memory
         return self
 
-    def _view_or_copy(self, array: np.ndarray, what: str) -> FakeArray:
-        """Wrap what NumPy made of this array: a view is free, a copy is an allocation and a launch."""
+    def _view_or_copy(self, make: Callable[[], np.ndarray], what: str) -> FakeArray:
+        """Wrap what NumPy makes of this array: a view is free, a copy is an allocation and a launch."""
+        array = make()
         if array.size == 0 or np.may_share_memory(array, self._memory.bytes):
             return self._wrap(array, self._memory)
-        return self._world.result(array, what)
+        return self._world.result(make, what)
 
     # --- what costs nothing
     shape = property(lambda self: self._array.shape)
@@ -281,11 +303,11 @@ class FakeArray:
         return len(self._array)
 
     def reshape(self, *shape: Any, order: str = "C") -> FakeArray:
-        array = self._array.reshape(*shape, order=order)
-        return self._view_or_copy(array, "reshape of a non-contiguous array")
+        make = lambda: self._array.reshape(*shape, order=order)  # noqa: E731
+        return self._view_or_copy(make, "reshape of a non-contiguous array")
 
     def ravel(self, order: str = "C") -> FakeArray:
-        return self._view_or_copy(self._array.ravel(order), "ravel of a non-contiguous array")
+        return self._view_or_copy(lambda: self._array.ravel(order), "ravel of a non-contiguous array")
 
     def transpose(self, *axes: Any) -> FakeArray:
         return self._wrap(self._array.transpose(*axes), self._memory)
@@ -304,7 +326,7 @@ class FakeArray:
         if by_mask:
             self._world.stats.sync("selection by a boolean mask")
         if by_arrays:
-            return self._world.result(self._array[key], "selection by an index array")
+            return self._world.result(lambda: self._array[key], "selection by an index array")
         return self._wrap(self._array[key], self._memory)
 
     # --- launches
@@ -328,7 +350,7 @@ class FakeArray:
             self._world.stats.allocate("assignment of a host array", value.nbytes)
             self._world.stats.launch()
         self._world.stats.h2d("assignment of a host array", value.nbytes)
-        self._array[plain] = value
+        self._world.send(self._array, plain, value)
 
     def fill(self, value: Any) -> None:
         value = unwrap(value, self._world)
@@ -337,13 +359,13 @@ class FakeArray:
     def astype(self, dtype: Any, order: str = "K", casting: Any = None, subok: Any = None, copy: bool = True):
         if not copy and self.dtype == np.dtype(dtype):
             return self
-        return self._world.result(self._array.astype(dtype, order), "astype", order)
+        return self._world.result(lambda: self._array.astype(dtype, order), "astype", order)
 
     def copy(self, order: str = "C") -> FakeArray:
-        return self._world.result(self._array.copy(order), "copy", order)
+        return self._world.result(lambda: self._array.copy(order), "copy", order)
 
     def flatten(self, order: str = "C") -> FakeArray:
-        return self._world.result(self._array.flatten(order), "flatten")
+        return self._world.result(lambda: self._array.flatten(order), "flatten")
 
     def __copy__(self) -> FakeArray:
         return self.copy()
@@ -361,6 +383,7 @@ class FakeArray:
         if not (self._array.flags.c_contiguous or self._array.flags.f_contiguous):
             self._world.stats.allocate("get() of a non-contiguous array", self.nbytes)
         self._world.stats.d2h("get()", self.nbytes)
+        self._world.wait()
         if out is None:
             return self._array.copy(order)
         out[...] = self._array
@@ -376,10 +399,11 @@ class FakeArray:
         if not (self._array.flags.c_contiguous or self._array.flags.f_contiguous):
             raise RuntimeError("Cannot set to non-contiguous array")
         self._world.stats.h2d("set()", self.nbytes)
-        self._array[...] = arr
+        self._world.send(self._array, Ellipsis, arr)
 
     def _to_host(self, what: str) -> np.ndarray:
         self._world.stats.d2h(what, self.nbytes)
+        self._world.wait()
         return self._array
 
     def item(self, *args: Any) -> Any:

@@ -8,6 +8,7 @@ pointers then point to.
 from __future__ import annotations
 
 import ctypes
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -61,7 +62,7 @@ class Handle:
     """What the library knows of a handle."""
 
     device: int
-    stream: int | None = None
+    stream: weakref.ref | None = None
     workspace: tuple[int, int] | None = None  # address and bytes, forgotten with each new stream
 
 
@@ -81,9 +82,9 @@ class Matrix:
             raise CublasMisuse(f"leading dimension {self.leading} of a matrix of {self.rows} rows")
         dtype = np.dtype(NUMPY_TYPES[self.kind])
         size = ((self.columns - 1) * self.leading + self.rows) * dtype.itemsize
-        memory, offset = world.find(self.pointer, size, CublasMisuse)
+        block, offset = world.find(self.pointer, size, CublasMisuse)
         strides = (dtype.itemsize, self.leading * dtype.itemsize)
-        return np.ndarray((self.rows, self.columns), dtype, memory.bytes, offset, strides)
+        return np.ndarray((self.rows, self.columns), dtype, block.bytes, offset, strides)
 
     def values(self, world: World) -> np.ndarray:
         """Return its numbers; those of 16 bits as float32, in which they are multiplied."""
@@ -131,8 +132,7 @@ class FakeCublas:
         return 0
 
     def _cublasSetStream_v2(self, handle: int, stream: int) -> int:
-        self.world.stream_at(stream)
-        self.handles[handle].stream, self.handles[handle].workspace = stream, None
+        self.handles[handle].stream, self.handles[handle].workspace = weakref.ref(self.world.stream_at(stream)), None
         return 0
 
     def _cublasSetWorkspace_v2(self, handle: int, pointer: int, size: int) -> int:
@@ -155,26 +155,28 @@ class FakeCublas:
         if min(m, n, k) < 1 or not {a_order, b_order} <= {0, 1}:
             raise CublasMisuse(f"sizes {m}, {n}, {k}, operations {transposed}")
         numbers = [_host_scalar(scalar, SCALARS[compute]) for scalar in (alpha, beta)]
-        for matrix in (*factors, result):
-            matrix.of(self.world)
         stream, workspace = self._ready(handle)
+        used = [self.world.find(*workspace, CublasMisuse), *(matrix.of(self.world) for matrix in (*factors, result))]
         self.world.launches.product("cublasGemmEx", m, n, k)
 
-        def work() -> None:
+        def work(alive: Any = None if stream.captures else used) -> None:
+            """Multiply. A graph keeps none of the memory that it uses; else the pool waits until it was used."""
             self.world.find(*workspace, CublasMisuse)
             _multiply(self.world, factors, transposed, result, numbers, MANTISSA_BITS.get(compute))
 
-        self.world.launch(work, stream)
+        self.world.launch(work, stream.ptr)
         return 0
 
-    def _ready(self, handle: int) -> tuple[int, tuple[int, int]]:
+    def _ready(self, handle: int) -> tuple[Any, tuple[int, int]]:
         """Return the stream and the workspace of a handle that has both."""
         state = self.handles[handle]
         if state.stream is None or state.workspace is None:
             raise CublasMisuse("the handle has no stream, or no workspace since its stream was set")
         if state.device != self.world.device:
             raise CublasMisuse(f"a handle of device {state.device}, while {self.world.device} is the current one")
-        return state.stream, state.workspace
+        if (stream := state.stream()) is None:
+            raise CublasMisuse("the handle enqueues on a stream that is gone")
+        return stream, state.workspace
 
 
 def _host_scalar(argument: Any, kind: type) -> float:

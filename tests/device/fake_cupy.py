@@ -70,16 +70,23 @@ COMPARISONS = {
 
 
 def make_fake_cupy(
-    device_count: int = 1, *, order: str | int = "forward", executes: bool = True, gpu_arithmetic: bool = False
+    device_count: int = 1,
+    *,
+    order: str | int = "forward",
+    executes: bool = True,
+    deferred: str = "side",
+    gpu_arithmetic: bool = False,
 ) -> ModuleType:
     """Build a new fake `cupy`, independent of any other; `device_count=0` is CuPy without a driver.
 
     `order` is that in which emulated kernels run their threads: "forward", "reverse" or a seed. One that does not
-    execute counts launches that go into arrays which are there, and computes none of them. With `gpu_arithmetic` the
-    library's own kernels in float32 flush denormal numbers to zero and contract products and sums, as on a GPU.
+    execute counts launches that go into arrays which are there, and computes none of them. `deferred` says which
+    streams do their work only when something waits for it: those beside the default one ("side"), or that ("default").
+    With `gpu_arithmetic` the library's own kernels in float32 flush denormal numbers to zero and contract products and
+    sums, as on a GPU.
     """
     world = World(device_count, order)
-    world.executes = executes
+    world.executes, world.deferred = executes, deferred
     world.launches = Launches()
     module = ModuleType("cupy", "A strict fake of CuPy.")
     module.__spec__ = importlib.machinery.ModuleSpec("cupy", None, is_package=True)
@@ -109,10 +116,9 @@ def _output(world: World, out: Any) -> np.ndarray:
 
 
 def _temporary(world: World, what: str, nbytes: int) -> None:
-    world.stats.allocate(what, nbytes)
-    if world.is_capturing():
-        raise NotImplementedError(f"the fake records no operation that allocates: {what}")
-    world.stats.launch()
+    world.new((nbytes,), np.uint8, "C", what)
+    if not world.stream_at(None).captures:
+        world.stats.launch()
 
 
 def _ufunc(world: World, name: str) -> Any:
@@ -123,7 +129,7 @@ def _ufunc(world: World, name: str) -> Any:
             *args, out = args
         values = [unwrap(arg, world) for arg in args]
         if out is None:
-            return world.result(function(*values, dtype=dtype, casting=casting), f"result of cupy.{name}")
+            return world.result(lambda: function(*values, dtype=dtype, casting=casting), f"result of cupy.{name}")
         target = _output(world, out)
         for arg, value in zip(args, values, strict=True):
             if isinstance(value, np.ndarray) and arg is not out and np.may_share_memory(value, target):
@@ -158,7 +164,7 @@ def _reduction(world: World, name: str) -> Any:
         array = unwrap(a, world)
         kwargs = {"axis": axis, "keepdims": keepdims} | ({} if dtype is None else {"dtype": dtype})
         if out is None:
-            return world.result(function(array, **kwargs), f"result of cupy.{name}")
+            return world.result(lambda: function(array, **kwargs), f"result of cupy.{name}")
         target = _output(world, out)
         if _needs_temporary(array, axis, name):
             _temporary(world, f"temporary of cupy.{name}", target.nbytes)
@@ -171,7 +177,8 @@ def _reduction(world: World, name: str) -> Any:
 
 def _view(world: World, name: str) -> Any:
     def call(a: FakeArray, *args: Any, **kwargs: Any) -> FakeArray:
-        return a._view_or_copy(getattr(np, name)(unwrap(a, world), *args, **kwargs), f"cupy.{name}")
+        array = unwrap(a, world)
+        return a._view_or_copy(lambda: getattr(np, name)(array, *args, **kwargs), f"cupy.{name}")
 
     return call
 
@@ -186,10 +193,13 @@ def _copying(world: World, name: str) -> Any:
         values = [inner(arg) for arg in args]
         if name == "where" and len(values) == 1:
             world.stats.sync("cupy.where(condition) waits for the number of hits")
-            return tuple(world.result(found, "cupy.where") for found in np.where(*values))
+            world.wait()
+            return tuple(world.result(lambda found=found: found, "cupy.where") for found in np.where(*values))
         named = {key: inner(value) for key, value in kwargs.items()}
+        if name in ("concat", "concatenate", "stack") and len(values[0]) > 8:  # by one kernel, from a list of addresses
+            world.stats.h2d(f"addresses for cupy.{name}", 8 * len(values[0]))
         if out is None:
-            return world.result(getattr(np, name)(*values, **named), f"result of cupy.{name}")
+            return world.result(lambda: getattr(np, name)(*values, **named), f"result of cupy.{name}")
         target = _output(world, out)
         world.launch(lambda: np.copyto(target, getattr(np, name)(*values, **named), casting="same_kind"))
         return out
@@ -204,13 +214,14 @@ def _matmul(world: World, name: str) -> Any:
         if world.is_capturing():
             raise NotImplementedError("calling cuBLAS API during stream capture is currently unsupported")
         x, y = unwrap(a, world), unwrap(b, world)
+        world.wait()
         product = np.asarray(getattr(np, name)(x, y))
         if max(x.ndim, y.ndim) <= 2:
             for operand in (x, y):  # cuBLAS takes either order; anything else is copied
                 if operand.dtype != product.dtype or not (operand.flags.c_contiguous or operand.flags.f_contiguous):
                     _temporary(world, "copy of an operand of a matrix product for cuBLAS", operand.nbytes)
         if out is None:
-            return world.result(product, f"result of cupy.{name}")
+            return world.result(lambda: product, f"result of cupy.{name}")
         target = _output(world, out)
         if target.shape != product.shape:
             raise ValueError(f"Output array has an invalid size: {target.shape} instead of {product.shape}")
@@ -273,9 +284,11 @@ def _add_creation(world: World, module: ModuleType) -> None:
 
     def full(shape: Any, fill_value: Any, dtype: Any = None, order: str = "C") -> FakeArray:
         value = unwrap(fill_value, world)
-        dtype = np.result_type(value) if dtype is None else dtype
-        made = np.full(shape, value, dtype, order) if world.executes else np.zeros(shape, dtype, order)
-        return world.result(made, "cupy.full")
+        made = world.new(shape, np.asarray(value).dtype if dtype is None else dtype, order, "cupy.full")
+        target = made._array
+        if target.size:
+            world.launch(lambda: target.fill(value))
+        return made
 
     def array(obj: Any, dtype: Any = None, copy: bool = True, order: str = "K") -> FakeArray:
         if isinstance(obj, FakeArray):
@@ -283,6 +296,7 @@ def _add_creation(world: World, module: ModuleType) -> None:
         host = np.array(obj, dtype, order=order)
         made = world.own(host, "array from the host")
         world.stats.h2d("array from the host", host.nbytes)
+        world.stats.pinned_bytes += host.nbytes  # through which CuPy sends it
         return made
 
     def like(fill: Any) -> Any:
@@ -297,8 +311,8 @@ def _add_creation(world: World, module: ModuleType) -> None:
     module.empty_like, module.zeros_like = like(empty), like(module.zeros)
     module.ones_like = like(module.ones)
     module.full_like = lambda a, value, dtype=None: full(a.shape, value, dtype or a.dtype)
-    module.arange = lambda *args, dtype=None: world.result(np.arange(*args, dtype=dtype), "cupy.arange")
-    module.eye = lambda n, m=None, k=0, dtype=float: world.result(np.eye(n, m, k, dtype), "cupy.eye")
+    module.arange = lambda *args, dtype=None: world.result(lambda: np.arange(*args, dtype=dtype), "cupy.arange")
+    module.eye = lambda n, m=None, k=0, dtype=float: world.result(lambda: np.eye(n, m, k, dtype), "cupy.eye")
     module.asarray = lambda a, dtype=None, order="K": array(a, dtype, copy=False, order=order)
     module.ascontiguousarray = lambda a, dtype=None: (
         a
@@ -338,14 +352,20 @@ def _add_kernels(world: World, module: ModuleType, gpu_arithmetic: bool) -> None
                     world.launches.elementwise(self.program, values, size, block_size)
                     world.launch(lambda: self.program(*values, size=size, order=world.order))
             else:
-                results = self.program(*values, size=size, order=world.order)
-                results = results if isinstance(results, tuple) else (results,)
-                if 0 not in self.program.loop_shape(values, size):
-                    world.launches.elementwise(self.program, [*values, *results], size, block_size)
-                outputs = tuple(world.result(result, f"output of kernel {self.name!r}") for result in results)
+                outputs = self._into_new_arrays(values, size)
             if self.no_return:
                 return None
             return outputs[0] if len(outputs) == 1 and not self.return_tuple else tuple(outputs)
+
+        def _into_new_arrays(self, values: list, size: int | None) -> tuple[FakeArray, ...]:
+            if world.stream_at(None).captures:
+                raise NotImplementedError(f"the fake records kernel {self.name!r} with its outputs only")
+            world.wait()
+            results = self.program(*values, size=size, order=world.order)
+            results = results if isinstance(results, tuple) else (results,)
+            if 0 not in self.program.loop_shape(values, size):
+                world.launches.elementwise(self.program, [*values, *results], size, 128)
+            return tuple(world.result(lambda one=one: one, f"output of kernel {self.name!r}") for one in results)
 
     class RawKernel:
         def __init__(self, code, name, options=(), backend="nvrtc"):

@@ -34,8 +34,8 @@ class GpuBackend(
 ):
     """CuPy arrays of one NVIDIA GPU.
 
-    Layers, losses and the trainer make it the current device of their thread when they are called; who calls operations
-    directly on several GPUs calls `activate` before.
+    Layers, losses, optimizers and the trainer make it the current device of their thread while they are called, and
+    arrays are made on it. Who calls single operations on several GPUs does so `with backend.on_device():`.
     """
 
 

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
 from types import ModuleType
 from typing import Any, ClassVar
 
 import numpy as np
 
-from gpucnn.backend.gpu.device import INSTALL, device_count, first_line, import_cupy
+from gpucnn.backend.gpu.device import INSTALL, after_fork, device_count, first_line, import_cupy
 from gpucnn.backend.gpu.gemm import Gemm, is_readable, multiplies
-from gpucnn.backend.gpu.graph import Recording, record_graph
+from gpucnn.backend.gpu.graph import record_graph
 from gpucnn.backend.kernels import Block, Elementwise, sums
 from gpucnn.backend.kernels.reductions import MOST_PARTIALS
 from gpucnn.backend.reference import Backend
@@ -59,7 +60,7 @@ class GpuArrays(Backend):
         super().__init__(float_dtype, xp=import_cupy())
         self.device = device
         self.name = f"gpu:{device}"
-        self._kept: list[Any] | None = None  # the arguments of all launches, while they are recorded
+        self._kept: list[Any] | None = None  # arrays that a recording uses, while it is made
         if (self.xp, device) not in self._probed:
             self._probe()
             self._probed.add((self.xp, device))
@@ -67,35 +68,53 @@ class GpuArrays(Backend):
     def _probe(self) -> None:
         """Compute something with each library that is needed, so that a missing one is named now."""
         try:
-            self.activate()
-            square = self.zeros((2, 2))
-            self.relu(self.matmul(square, square))
+            with self.on_device():
+                square = self.zeros((2, 2))
+                self.relu(self.matmul(square, square))
+        except DeviceError:
+            raise
         except Exception as error:
             raise DeviceError(
                 f"CuPy finds {self.name} but cannot compute on it ({first_line(error)}); its CUDA libraries may be "
                 f"missing: {INSTALL}"
             ) from error
 
-    def activate(self) -> None:
-        if self.xp.cuda.runtime.getDevice() != self.device:
-            self.xp.cuda.Device(self.device).use()
+    def on_device(self) -> AbstractContextManager[Any]:
+        try:
+            current = self.xp.cuda.runtime.getDevice()
+        except Exception as error:
+            raise after_fork(error) or error from error
+        return nullcontext() if current == self.device else self.xp.cuda.Device(self.device)
+
+    def at_work(self) -> AbstractContextManager[Any]:
+        return self.on_device()
 
     def describe(self) -> str:
         name = self.xp.cuda.runtime.getDeviceProperties(self.device)["name"]
         return f"{self.name} ({name.decode() if isinstance(name, bytes) else name}, CuPy {self.xp.__version__})"
 
     def free_bytes(self) -> int | None:
-        self.activate()
-        return self.xp.cuda.runtime.memGetInfo()[0] + self.xp.get_default_memory_pool().free_bytes()
+        with self.on_device():
+            return self.xp.cuda.runtime.memGetInfo()[0] + self.xp.get_default_memory_pool().free_bytes()
 
     def versions(self) -> dict[str, str]:
         return {"cupy": self.xp.__version__}
 
     # ---- arrays and transfers -------------------------------------------------------------------------------------
 
+    def empty(self, shape: tuple[int, ...], dtype: Any = None) -> Array:
+        with self.on_device():
+            return super().empty(shape, dtype)
+
+    def zeros(self, shape: tuple[int, ...], dtype: Any = None) -> Array:
+        with self.on_device():
+            return super().zeros(shape, dtype)
+
     def from_host(self, array: np.ndarray, *, out: Array = None) -> Array:
+        """As the reference. `cupy.asarray` would leave a copy of as many bytes in pinned memory of the host."""
+        array = np.asarray(array)
         if out is None:
-            return self.xp.asarray(np.asarray(array, order="C"))
+            out = self.empty(array.shape, array.dtype.newbyteorder("="))
         out.set(np.asarray(array, out.dtype, order="C"))
         return out
 
@@ -111,25 +130,46 @@ class GpuArrays(Backend):
 
     # ---- launches -------------------------------------------------------------------------------------------------
 
-    def record(self, work: Callable[[], None]) -> Callable[[], None] | None:
-        """As the reference: what `work` enqueues becomes one CUDA graph."""
-        self.activate()
-        self._kept = kept = []
-        try:
-            return Recording(record_graph(self.xp.cuda, work), kept)
-        finally:
-            self._kept = None
+    @property
+    def records(self) -> bool:
+        return self._kept is None and not self.xp.cuda.get_current_stream().is_capturing()
 
-    def _keep(self, arguments: Sequence[Any]) -> None:
-        """Keep the arrays that a recording uses, so that their memory goes to nobody else."""
+    def record(
+        self, work: Callable[[], None], *, state: Callable[[], dict[str, Array]] = dict, keep: Iterable[Array] = ()
+    ) -> Callable[[], None] | None:
+        """As the reference: what `work` enqueues becomes one CUDA graph."""
+        with self.on_device():
+            before = state()
+            self._kept = kept = [*before.values(), *keep]
+            try:
+                graph, pool = record_graph(self.xp.cuda, work)
+            finally:
+                self._kept = None
+                if "_gemm" in vars(self):
+                    self._gemm.forget_stream()
+        replaced = [name for name, array in state().items() if array.data.ptr != before[name].data.ptr]
+        if replaced:
+            raise DeviceError(
+                f"a step cannot become a graph: it puts another array in the place of {', '.join(replaced)}, which it "
+                f"carries from step to step; write into the one that is there: array[...] = value"
+            )
+
+        def replay(alive: tuple[Any, ...] = (pool, kept)) -> None:  # the memory that the graph uses
+            with self.on_device():
+                graph.launch()
+
+        replay.graph = graph
+        return replay
+
+    def keep(self, *arrays: Any) -> None:
         if self._kept is not None:
-            self._kept += arguments
+            self._kept += arrays
 
     def _run(self, record: Elementwise, *arguments: Any, size: int | None = None) -> None:
         """Launch an elementwise kernel on its inputs and outputs."""
         if record.is_narrow:
             check_indices(arguments[-1].size, f"an array of {arguments[-1].shape}", "use a smaller batch")
-        self._keep(arguments)
+        self.keep(*arguments)
         kernel = _compiled(self.xp, record)
         if size is None:
             kernel(*arguments)
@@ -140,7 +180,7 @@ class GpuArrays(Backend):
         """Launch a grid of blocks, if it has any; without a dtype, the first argument's is what `T` stands for."""
         if 0 in grid:
             return  # CuPy would launch one block, which reads what is not there
-        self._keep(arguments)
+        self.keep(*arguments)
         kernel = _compiled(self.xp, record, C_TYPES[np.dtype(dtype or arguments[0].dtype).name])
         kernel(grid, (record.threads,), arguments)
 
@@ -167,7 +207,7 @@ class GpuArrays(Backend):
             return self.xp.matmul(a, b, out=out)
         a, b = (x if is_readable(x) else self.xp.ascontiguousarray(x) for x in (a, b))
         out = self._result(out, (len(a), b.shape[1]), a.dtype)
-        self._keep((a, b, out, self._gemm.workspace))
+        self.keep(a, b, out, self._gemm.workspace)
         self._gemm.multiply(a, b, out, self.products)
         return out
 

@@ -6,7 +6,7 @@ from types import ModuleType
 
 from gpucnn.errors import DeviceError
 
-__all__ = ["INSTALL", "device_count", "first_line", "import_cupy"]
+__all__ = ["INSTALL", "after_fork", "device_count", "first_line", "import_cupy"]
 
 INSTALL = 'pip install "cupy-cuda12x[ctk]" for CUDA 12, or "cupy-cuda13x[ctk]" for CUDA 13'
 
@@ -42,10 +42,20 @@ def device_count() -> int:
     try:
         count = cupy.cuda.runtime.getDeviceCount()
     except Exception as error:  # CUDARuntimeError: no driver, or one too old
-        raise _no_device(first_line(error)) from error
+        raise after_fork(error) or _no_device(first_line(error)) from error
     if count == 0:
         raise _no_device("the driver shows none")
     return count
+
+
+def after_fork(error: Exception) -> DeviceError | None:
+    """Return what an error of CUDA means, if it is the one that a forked process gets."""
+    if "cudaErrorInitializationError" not in str(error):
+        return None
+    return DeviceError(
+        f"CUDA cannot be used in a process that was forked after its parent had used it ({first_line(error)}); start "
+        f'processes with multiprocessing.get_context("spawn"), or use the GPU in the children alone'
+    )
 
 
 def _no_device(reason: str) -> DeviceError:

@@ -183,6 +183,10 @@ class Gemm:
             self._check(status, "its workspace")
             self._stream = stream
 
+    def forget_stream(self) -> None:
+        """Ask for the stream anew: the one known may end, and another may get its address."""
+        self._stream = None
+
     def _check(self, status: int, what: str) -> None:
         if status:
             name = self._library.cublasGetStatusName(status).decode()

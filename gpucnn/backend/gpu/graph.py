@@ -4,46 +4,33 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
-from typing import Any, NoReturn
+from typing import Any
 
 from gpucnn.backend.gpu.device import first_line
 from gpucnn.errors import DeviceError
 
-__all__ = ["Recording", "record_graph"]
+__all__ = ["record_graph"]
 
 
-class Recording:
-    """A graph, and the arrays that it reads and writes: their memory must go to nobody else while it exists."""
+def record_graph(cuda: Any, work: Callable[[], None]) -> tuple[Any, Any]:
+    """Return the graph of what `work` enqueues, without doing it, and the pool of the memory that it takes meanwhile.
 
-    def __init__(self, graph: Any, arrays: list[Any]):
-        self.graph, self.arrays = graph, arrays
-
-    def __call__(self) -> None:
-        """Enqueue all of it, in one launch, on the current stream."""
-        self.graph.launch()
-
-
-def record_graph(cuda: Any, work: Callable[[], None]) -> Any:
-    """Return the graph of what `work` enqueues, without doing it; `cuda` is the module `cupy.cuda`.
-
-    It is recorded on a stream of its own, as CUDA records nothing on the default one, and can be launched on any.
-    Memory that `work` took would go back to CuPy's pool when it ends, and to someone else while the graph writes to it;
-    so it may take none.
+    `cuda` is the module `cupy.cuda`. Work is recorded on a stream of its own, as CUDA records nothing on the default
+    one; the graph can be launched on any. It writes to the same addresses in each run, also where `work` has long let
+    go of an array: so the memory is of a pool that gives it to nobody else, and must live as long as the graph.
     """
-    stream = cuda.Stream(non_blocking=True)
-    with cuda.using_allocator(_refuse), stream:
-        try:
+    pool = cuda.MemoryPool()
+    try:
+        stream = cuda.Stream(non_blocking=True)
+        with cuda.using_allocator(pool.malloc), stream:
             stream.begin_capture()
-            work()
-            return stream.end_capture()
-        except Exception as error:
-            with contextlib.suppress(Exception):  # what was recorded is spoilt, and to end it raises
-                stream.end_capture()
-            reason = str(error) if isinstance(error, DeviceError) else first_line(error)
-            raise DeviceError(f"a step cannot become a graph: {reason}") from error
-
-
-def _refuse(size: int) -> NoReturn:
-    raise DeviceError(
-        f"it allocates {size:,} bytes in each run; use layers, losses and optimizers that write into buffers"
-    )
+            try:
+                work()
+            except BaseException:  # KeyboardInterrupt too: a stream that captures must not be destroyed
+                with contextlib.suppress(Exception):  # what was recorded is spoilt, and to end it raises
+                    stream.end_capture()
+                raise
+            return stream.end_capture(), pool
+    except Exception as error:
+        reason = str(error) if isinstance(error, DeviceError) else first_line(error)
+        raise DeviceError(f"a step cannot become a graph: {reason}") from error

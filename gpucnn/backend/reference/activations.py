@@ -119,7 +119,7 @@ class Activations(Arrays):
 
     def selu_dx(self, dy: Array, y: Array, *, out: Array = None) -> Array:
         """Derivative of `selu`: `scale` where x > 0, else `scale alpha e^x = y + scale alpha`."""
-        slope = self.xp.where(y > 0, self.xp.asarray(SELU_SCALE, dtype=y.dtype), y + SELU_SCALE * SELU_ALPHA)
+        slope = self.xp.where(y > 0, self.xp.full((), SELU_SCALE, dtype=y.dtype), y + SELU_SCALE * SELU_ALPHA)
         return self._store(dy * slope, out)
 
     def swish(self, x: Array, *, out: Array = None) -> Array:

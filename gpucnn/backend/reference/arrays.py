@@ -34,11 +34,18 @@ class Arrays:
         self.host_reads = 0
         self.workspace = Workspace(self)
 
-    def activate(self) -> None:
-        """Make this device the current one of the calling thread, where there is such a thing."""
+    def on_device(self) -> AbstractContextManager[Any]:
+        """Return a context in which this device is the calling thread's current one, where there is such a thing.
 
-    def at_work(self) -> AbstractContextManager[None]:
-        """Return a context for many operations in a row, which spares each of them what can be done once."""
+        Afterwards the one of before is it again.
+        """
+        return nullcontext()
+
+    def at_work(self) -> AbstractContextManager[Any]:
+        """Return a context for many operations in a row, which spares each of them what can be done once.
+
+        This device is the current one in it.
+        """
         return nullcontext()
 
     def describe(self) -> str:
@@ -93,13 +100,24 @@ class Arrays:
         """Return how much memory of the device new arrays can take, or None if that is not known."""
         return available_memory()
 
-    def record(self, work: Callable[[], None]) -> Callable[[], None] | None:
+    records = False  # whether `record` can be called now
+
+    def record(
+        self, work: Callable[[], None], *, state: Callable[[], dict[str, Array]] = dict, keep: Iterable[Array] = ()
+    ) -> Callable[[], None] | None:
         """Return a function that does again at one stroke what `work` has the device do, or None: there is no such.
 
         `work` is called, but what it enqueues is only recorded, with the arrays and the numbers of now; it must have
-        run once before. Raises `DeviceError` if it allocates, waits for the device, or copies to or from the host.
+        run once before. It may make new arrays, which always get the memory that they had when it was recorded.
+        `state` returns those that it carries from one time to the next, by name, and `keep` are others that it may
+        use: they live as long as the recording, with all that operations and buffers have to do with.
+
+        Raises `DeviceError` if it waits for the device, copies to or from the host, or replaces an array of `state`.
         """
         return None
+
+    def keep(self, *arrays: Any) -> None:
+        """Let arrays live as long as what is being recorded now, if anything is."""
 
     def rehearsal(self) -> Any:
         """Return a backend on which a network may run once to show what its operations hold, or None: they say so."""

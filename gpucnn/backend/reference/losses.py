@@ -253,6 +253,6 @@ class Losses(Arrays):
             return
         xp = self.xp
         sums = [xp.sum(self.cast(values, totals.dtype)) for values in (losses, hits, has_target)]
-        samples = xp.asarray(float(losses.shape[0]), dtype=totals.dtype)
+        samples = xp.full((), losses.shape[0], dtype=totals.dtype)
         finite = xp.where(xp.isfinite(totals[0] + sums[0]), samples, 0.0 * samples)
         totals[...] = totals + xp.stack([*sums, finite])

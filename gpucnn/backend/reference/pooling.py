@@ -31,9 +31,9 @@ class Pooling(Windows):
         for number, tap in enumerate(others, start=1):
             better = (tap > best) | (tap != tap)
             best = self.xp.where(better, tap, best)
-            winner = self.xp.where(better, self.xp.asarray(number, dtype=winner.dtype), winner)
+            winner = self.xp.where(better, self.xp.full((), number, dtype=winner.dtype), winner)
         if rectify:
-            winner = self.xp.where(best > 0, winner, self.xp.asarray(window.taps, dtype=winner.dtype))
+            winner = self.xp.where(best > 0, winner, self.xp.full((), window.taps, dtype=winner.dtype))
             best = self.relu(best)
         return self._store(best, out), self._store(winner, winners)
 

@@ -1,0 +1,244 @@
+"""Every layer, loss and optimizer becomes a CUDA graph: a step of training or of a test is one launch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from types import ModuleType
+
+import numpy as np
+import pytest
+from device.fixtures import fake_cupy, requires_compiler
+from trainers import make_trainer, random_split
+
+from gpucnn import layers, losses, optimizers
+from gpucnn.data import ResidentSplit, Split
+from gpucnn.data.resident import Normalization
+from gpucnn.layers import (
+    AdaptiveAveragePool2D,
+    AdaptiveMaxPool2D,
+    Add,
+    AveragePool2D,
+    BatchNorm2D,
+    Concat,
+    Conv2D,
+    Conv2DTranspose,
+    Dense,
+    Dropout,
+    Flatten,
+    GlobalAveragePool2D,
+    GlobalMaxPool2D,
+    GroupNorm,
+    Layer,
+    LpPool2D,
+    MaxPool2D,
+    Parallel,
+    Reshape,
+    Residual,
+    ZeroPad2D,
+)
+from gpucnn.layers.activation import Activation
+from gpucnn.losses import Loss
+from gpucnn.model import Sequential
+from gpucnn.optimizers import SGD, Optimizer
+from gpucnn.schedules import Cosine
+from gpucnn.trainer import Trainer
+
+pytestmark = requires_compiler
+cupy = fake_cupy  # under the name that the tests speak of
+
+SHAPE = (6, 6, 2)
+BATCH = 4
+
+ACTIVATIONS = [kind for kind in map(vars(layers).get, layers.__all__) if issubclass(kind, Activation)]
+NETWORKS: dict[str, Callable[[], list[Layer]]] = {
+    "convolutions": lambda: [Conv2D(4, 3), Conv2D(4, 2, groups=2), Conv2DTranspose(4, 3), Conv2DTranspose(2, 2, 2)],
+    "pooling": lambda: [
+        *(Conv2D(4, 1), MaxPool2D(3, 1, 1), AveragePool2D(3, 1, 1), LpPool2D(2, 1), AdaptiveMaxPool2D(4)),
+        *(AdaptiveAveragePool2D(3), Parallel([GlobalAveragePool2D(), GlobalMaxPool2D()])),
+    ],
+    "normalization": lambda: [Conv2D(4, 1), BatchNorm2D(), GroupNorm(2), Dropout(0.3), ZeroPad2D(1), Conv2D(4, 3)],
+    "joins": lambda: [Residual(Conv2D(2, 1)), Parallel([Conv2D(2, 1), Conv2D(2, 3, padding=1)], Concat())],
+    "more joins": lambda: [Parallel([Conv2D(2, 1), Conv2D(2, 1)], Add()), Reshape((3, 12, 2))],
+    "activations": lambda: [Conv2D(4, 1), *(kind() for kind in ACTIVATIONS), Conv2D(4, 1)],
+}
+
+
+def trainer_of(
+    made: list[Layer], loss: Loss | None = None, optimizer: Optimizer | None = None, *, graph: bool = True
+) -> tuple[Trainer, ResidentSplit]:
+    """Return a trainer on the fake GPU, with data of two batches and a half; outputs are between 0 and 1."""
+    network = Sequential([*made, Flatten(), Dense(10), layers.Sigmoid()])
+    loss, optimizer = loss or losses.SoftmaxCrossEntropy(), optimizer or SGD(0.01, 0.9)
+    return make_trainer(network, loss, optimizer, "gpu", SHAPE, BATCH, graph=graph)
+
+
+def check_graphs(cupy: ModuleType, make: Callable[..., tuple[Trainer, ResidentSplit]]) -> None:
+    """Check that steps, tests and inferences are recorded, are one launch, and have the bits of those that are not."""
+    results = []
+    for graph in (True, False):
+        trainer, data = make(graph=graph)
+        metrics = [trainer.train_epoch(data, epoch) for epoch in range(2)]
+        assert (trainer.replay.recorded > 0) == graph, trainer.replay.reason
+        metrics.append(trainer.evaluate(data))
+        assert (trainer.test_replay.recorded > 0) == graph, trainer.test_replay.reason
+        results.append((metrics, trainer.model.weights_sha256()))
+    np.testing.assert_equal(*results)  # NaN equals NaN here: a network of all activations may well become that
+    for work in (partial(trainer._next_step, data, BATCH), partial(trainer._next_test, data, BATCH)):
+        data.rewind()
+        work()
+        recording = trainer.backend.record(work)
+        with cupy.stats.step() as counts:
+            recording()
+        assert (counts.launches, counts.graph_launches) == (1, 1)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_layers(name: str, cupy: ModuleType) -> None:
+    check_graphs(cupy, lambda graph: trainer_of(NETWORKS[name](), graph=graph))
+
+
+def kinds_in(network: list[Layer]) -> Iterator[type]:
+    for layer in network:
+        yield from map(type, layer.parts())
+
+
+def test_no_layer_is_left_out() -> None:
+    found = {kind for make in NETWORKS.values() for kind in kinds_in(make())} | {Flatten, Dense}
+    assert {vars(layers)[name] for name in layers.__all__} - {Layer} <= found
+
+
+LOSSES = {name: kind for name, kind in losses.LOSSES.items() if name != "mean_absolute_percentage_error"}
+LOSSES |= {
+    "all options": partial(
+        losses.SoftmaxCrossEntropy, class_weights=range(10), ignored_label=3, label_smoothing=0.1, reduction="sum"
+    ),
+    "sum": partial(losses.Hinge, reduction="sum"),
+}
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_losses(name: str, cupy: ModuleType) -> None:
+    """All that take class labels, which are what a data set has."""
+    check_graphs(cupy, lambda graph: trainer_of([], LOSSES[name](), graph=graph))
+
+
+def test_a_loss_of_targets_that_are_no_labels(cupy: ModuleType) -> None:
+    loss = losses.MeanAbsolutePercentageError()
+    backend = trainer_of([])[0].backend
+    outputs, targets = (backend.from_host(np.full((4, 10), value, "float32")) for value in (3, 2))
+    totals = backend.zeros((4,), "float64")
+    work = partial(loss.forward, outputs, targets, totals=totals)
+    work()
+    recording = backend.record(work)
+    recording()
+    np.testing.assert_allclose(totals.get(), [2 * 4 * 50, 8, 8, 8])
+
+
+OPTIMIZERS = dict(optimizers.OPTIMIZERS)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_optimizers(name: str, cupy: ModuleType) -> None:
+    def make(graph: bool) -> tuple[Trainer, ResidentSplit]:
+        optimizer = optimizers.get_optimizer(name, 0.01, weight_decay=0.1, clip_norm=0.5)
+        optimizer.follow(Cosine(), 8)
+        return trainer_of([], optimizer=optimizer, graph=graph)
+
+    check_graphs(cupy, make)
+
+
+# ---- inference -----------------------------------------------------------------------------------------------------
+
+
+def network_on_gpu(*made: Layer) -> Sequential:
+    network = Sequential([Conv2D(4, 3), BatchNorm2D(), *made, GroupNorm(2), Flatten(), Dense(3)])
+    network.build(SHAPE, "gpu", seed=0)
+    return network
+
+
+def images(N: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).standard_normal((N, *SHAPE), dtype=np.float32)
+
+
+def check_inferences(network: Sequential, *batches: np.ndarray) -> None:
+    """Compare `predict`, whatever has been recorded, with a pass that is not."""
+    for batch in batches:
+        x = network.backend.from_host(batch)
+        found = network.backend.to_host(network.predict(x))
+        np.testing.assert_array_equal(found, network.backend.to_host(network.forward(x, train=False)))
+
+
+def test_an_inference_is_a_copy_and_a_launch(cupy: ModuleType) -> None:
+    network = network_on_gpu()
+    x = network.backend.from_host(images(5))
+    for _ in range(2):
+        network.predict(x)
+    with cupy.stats.step() as counts:
+        network.predict(x)
+    assert (counts.launches, counts.graph_launches) == (2, 1)
+    check_inferences(network, images(5, seed=1), images(5, seed=2))
+
+
+def test_inferences_of_many_sizes(cupy: ModuleType) -> None:
+    """Buffers that grow with a larger batch leave those that a recording has alone; only a few are kept."""
+    network = network_on_gpu()
+    check_inferences(network, *(images(N, seed) for seed in range(3) for N in (3, 3, 9, 4, 3, 9, 1, 2, 5, 4, 9, 3)))
+    assert len(network._inferences._inputs) <= 4
+    assert len(network._inferences.replay._recordings) <= 4
+
+
+def change_layer(network: Sequential) -> None:
+    network.layers[2].slope = 0.5
+
+
+def change_weights(network: Sequential) -> None:
+    network.layers[0].w.value *= 2
+
+
+def exchange_weights(network: Sequential) -> None:
+    network.layers[0].w.value = network.layers[0].w.value * 2
+
+
+def train(network: Sequential) -> None:
+    split = Split(random_split(8, SHAPE).images, np.arange(8, dtype=np.int32) % 3)
+    data = ResidentSplit(split, network.backend, Normalization(split.images))
+    Trainer(network, losses.MeanSquaredError(), SGD(0.01), batch_size=4).train_epoch(data, 0)
+
+
+def load(network: Sequential) -> None:
+    network.load_state_dict({name: value + 1 for name, value in network.state_dict().items()})
+
+
+def build_again(network: Sequential) -> None:
+    network.build(SHAPE, network.backend, seed=1)
+
+
+CHANGES = [change_layer, change_weights, exchange_weights, train, load, build_again]
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_changes_take_effect(change: Callable[[Sequential], None], cupy: ModuleType) -> None:
+    network = network_on_gpu(layers.LeakyReLU(0.1))
+    x = images(4)
+    check_inferences(network, x, x, x)
+    before = network.backend.to_host(network.predict(network.backend.from_host(x)))
+    change(network)
+    for _ in range(3):
+        after = network.backend.to_host(network.predict(network.backend.from_host(x)))
+        assert not np.array_equal(after, before)
+        check_inferences(network, x)
+
+
+def test_an_inference_in_a_recording_is_a_part_of_it(cupy: ModuleType) -> None:
+    network = network_on_gpu()
+    x, y = network.backend.from_host(images(4)), network.backend.empty((4, 3))
+
+    def work() -> None:
+        y[...] = network.predict(x)
+
+    work()
+    recording = network.backend.record(work)
+    y[...] = 0
+    recording()
+    np.testing.assert_array_equal(y.get(), network.forward(x, train=False).get())
