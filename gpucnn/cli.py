@@ -120,14 +120,19 @@ def _parsers() -> tuple[argparse.ArgumentParser, argparse.ArgumentParser]:
     add("--average", type=_number, metavar="DECAY", help="test the moving average of the weights, e.g. 0.999")
     add("--device", default="auto", help="auto, cpu, gpu, gpu:N or reference (default: %(default)s)")
     add("--threads", type=_whole(), metavar="N", help="of the CPU (default: as many as there are cores)")
-    add("--convolution", metavar="WAY", help="of a GPU: columns (default), or implicit, which never writes them")
+    add(
+        "--convolution",
+        metavar="WAY",
+        help="of a GPU: columns, or implicit, which never writes them (by default in tf32 and bf16)",
+    )
     add(
         "--eager",
         action=SWITCH,
         default=False,
         help="launch the kernels of a step one by one on a GPU, not as one graph",
     )
-    add("--precision", default="float32", help=f"{', '.join(PRECISIONS)} (default: %(default)s)")
+    rounding = "tf32 and bf16 round the factors of products, all arrays stay float32"
+    add("--precision", default="float32", help=f"{', '.join(PRECISIONS)} (default: %(default)s); {rounding}")
     add("--seed", type=_whole(least=0), default=0, metavar="N", help="of weights and order (default: %(default)s)")
     add("--checkpoint-dir", type=Path, metavar="DIR", help="folder for checkpoints, from which the run can go on")
     add("--checkpoint-every", type=_whole(), metavar="STEPS", help="how often to write one (default: after each epoch)")

@@ -201,13 +201,16 @@ def compare(call: Call, backend: Backend, reference: Backend, rounds: int) -> di
 
 
 def in_all_ways(calls: Sequence[Call], backend: Backend) -> Iterator[tuple[str, Call]]:
-    """Yield each call with a name for its figure; on a GPU convolutions come again, for a backend without columns."""
+    """Yield each call with a name for its figure; on a GPU a convolution once for each way to convolve."""
+    default = getattr(backend, "convolution", None)
     for call in calls:
-        yield call[0], call
-        if call[0].startswith("conv2d") and hasattr(backend, "convolution"):
-            backend.convolution = "implicit"
-            yield f"{call[0]}, implicit", call
-            backend.convolution = "columns"
+        if default is None or not call[0].startswith("conv2d"):
+            yield call[0], call
+            continue
+        for way in ("columns", "implicit"):
+            backend.convolution = way
+            yield f"{call[0]}, {way}", call
+        backend.convolution = default
 
 
 def repeatable(call: Call, backend: Backend) -> Callable[[], Any]:

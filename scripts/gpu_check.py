@@ -1,12 +1,19 @@
 """Say within minutes whether everything works on this machine's GPU, and how fast it is.
 
+    python scripts/gpu_check.py --plan first --out found
+    python scripts/gpu_check.py --plan second --out found --data-dir MNIST --only kernels,graph
     python scripts/gpu_check.py --data-dir MNIST --json gpu.json --markdown gpu.md
     python scripts/gpu_check.py --only kernels,graph
 
-Each part is a process of its own, so that one that fails or hangs, or leaves the GPU in an error, stops no other. The
-parts share the time: what one leaves, the later ones have; what no time is left for is named. The files are written
-anew after each part, whole or not at all. A Markdown file that has the marks of docs/performance.md gets the tables
-between them.
+A plan is a visit of about five minutes to a machine with a GPU: the first says whether everything works, the second
+how fast it is, with the parts again that were mended between them (`--only`). It is made of blocks, each with a limit
+of its own and a file of its own, PLAN-BLOCK.jsonl, to which each row is added as it is found, so that whatever ends
+early leaves all that was found; PLAN.md has the tables. Without a plan all parts share the minutes: what one leaves,
+the later ones have.
+
+Each part is a process of its own, so that one that fails or hangs, or leaves the GPU in an error, stops no other. What
+no time is left for is named. The files of --json and --markdown are written anew after each part, whole or not at all.
+A Markdown file that has the marks of docs/performance.md gets the tables between them.
 
 Ends with 0 if all parts passed, with 1 if one failed or was not begun, with 2 if there is no GPU or an option is wrong.
 """
@@ -14,6 +21,7 @@ Ends with 0 if all parts passed, with 1 if one failed or was not begun, with 2 i
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import math
 import os
@@ -26,43 +34,26 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 import gpu_parts
-import gpu_speed
-from gpu_job import Clock, Job, Row, make_backend
+from gpu_job import PRECISIONS, Clock, Job, Row, make_backend
+from gpu_plan import MENDED, PARTS, PLAN_TIMED, PLANS, Block
 
 from gpucnn.errors import GpucnnError, InputError, lookup
+from gpucnn.zoo import get_recipe
 
 PASSED, FAILED, BAD_INPUT = 0, 1, 2
 LEAST_SECONDS = 3.0  # with which a part is begun
-GRACE_SECONDS = 10.0  # which a part may take longer than it has, before it is stopped
+GRACE_SECONDS = 5.0  # which a part may take longer than it has, before it is stopped
+MINUTES = 9.0  # without a plan
 BEGIN, END = "<!-- gpu -->\n", "<!-- end -->"
 LAST, HIDDEN = ("ok", "missing", "reason", "left_out"), ("tail",)  # columns of the tables
-
-
-@dataclass(frozen=True)
-class Part:
-    """A function that yields rows, and its share of the time: about its seconds if all parts run."""
-
-    find: Callable[[Job, Clock], Iterator[Row]]
-    share: float
-
-
-PARTS = {
-    "machine": Part(gpu_parts.machine, 10),
-    "kernels": Part(gpu_parts.kernels, 75),
-    "graph": Part(gpu_parts.graph, 25),
-    "determinism": Part(gpu_parts.determinism, 25),
-    "costs": Part(gpu_speed.costs, 40),
-    "bandwidth": Part(gpu_speed.bandwidth, 20),
-    "steps": Part(gpu_speed.steps, 160),
-    "accuracy": Part(gpu_parts.accuracy, 45),
-    "tests": Part(gpu_parts.tests, 130),
-}
+NOTE = """In bf16 and tf32 the factors of matrix products are rounded, to 8 and 11 significant bits. Arrays, weights and
+sums are float32 as ever, and no fewer bytes are moved; PyTorch's autocast stores most arrays in bf16."""
 
 
 @dataclass
@@ -80,46 +71,85 @@ class Outcome:
 # ---- running parts ------------------------------------------------------------------------------------------------
 
 
-def run_parts(names: Sequence[str], job: Job, minutes: float, after: Callable[[list[Outcome]], None]) -> list[Outcome]:
-    """Run parts one after another within so many minutes; `after` is called with all outcomes so far."""
-    clock, found = Clock(60 * minutes), []
-    for number, name in enumerate(names):
-        shares = [PARTS[other].share for other in names[number:]]
-        if clock.left < LEAST_SECONDS:
-            found.append(Outcome(name, "skipped", f"no time left of {minutes:g} minutes"))
-        else:
-            print(f"{name} ...", flush=True)
-            found.append(run_part(name, job, clock.left * shares[0] / sum(shares)))
-        print(told(found[-1]), flush=True)
-        after(found)
+def run_blocks(
+    blocks: Sequence[Block], job: Job, files: Callable[[Block], Path] | None, after: Callable[[list[Outcome]], None]
+) -> list[Outcome]:
+    """Run blocks one after another; `after` is called with all outcomes so far, `files` names the file of a block."""
+    found: list[Outcome] = []
+    for block in blocks:
+        with open(files(block), "w+") if files else tempfile.TemporaryFile("w+") as file:
+            add_line(file, {"block": block.name, "seconds": block.seconds, "job": asdict(job)})
+            for outcome in run_parts(block, job, file):
+                found.append(outcome)
+                print(told(outcome), flush=True)
+                after(found)
     return found
 
 
-def run_part(name: str, job: Job, seconds: float) -> Outcome:
-    """Run a part in a process of its own; keep the rows that it has found even if it crashes or has to be stopped."""
-    start = time.perf_counter()
+def run_parts(block: Block, job: Job, file: TextIO) -> Iterator[Outcome]:
+    """Run the parts of a block, which share its time by what they are predicted to take; all rows go to its file."""
+    clock = Clock(block.seconds)
+    for number, name in enumerate(block.parts):
+        shares = [PARTS[other].seconds(job) for other in block.parts[number:]]
+        if clock.left < LEAST_SECONDS:
+            outcome = Outcome(name, "skipped", f"no time left of {block.seconds:.0f} seconds")
+        else:
+            print(f"{name} ...", flush=True)
+            outcome = run_part(name, job, clock.left * shares[0] / sum(shares), file)
+        add_line(file, {"part": name, "outcome": {**asdict(outcome), "rows": len(outcome.rows)}})
+        yield outcome
+
+
+def run_part(name: str, job: Job, seconds: float, file: TextIO) -> Outcome:
+    """Run a part in a process of its own; keep the rows that it has found even if it crashes or has to be stopped.
+
+    The process itself adds its rows to the file, so that they stay whatever happens here.
+    """
+    start, before = time.perf_counter(), file.seek(0, os.SEEK_END)
     command = [sys.executable, str(Path(__file__).resolve()), "--part", name]
     order = json.dumps({"seconds": seconds, "job": asdict(job)})
     with tempfile.TemporaryFile("w+") as log:
-        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": log}
+        pipes = {"stdin": subprocess.PIPE, "stdout": file, "stderr": log}
         process = subprocess.Popen(command, text=True, start_new_session=True, **pipes)
         try:
-            text, _ = process.communicate(order, timeout=seconds + GRACE_SECONDS)
+            process.communicate(order, timeout=seconds + GRACE_SECONDS)
             reason = f"the process ended with {process.returncode}" if process.returncode else ""
         except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)  # with the processes that it has started
-            text, _ = process.communicate()
             reason = f"stopped after {seconds + GRACE_SECONDS:.0f} s"
-        except BaseException:
-            os.killpg(process.pid, signal.SIGKILL)
-            raise
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)  # with the processes that it has started, and left behind
+            process.wait()
         log.seek(0)
         output = log.read()
-    rows = [json.loads(line) for line in text.splitlines() if line.endswith("}")]
+    file.seek(before)
+    rows = list(rows_in(file.read()))
     last = output.strip().splitlines()[-1:]  # of a traceback: the error
     return judged(
         Outcome(name, "", ": ".join([reason, *last]) if reason else "", time.perf_counter() - start, rows), output
     )
+
+
+def add_line(file: TextIO, value: dict[str, Any]) -> None:
+    """Add a line to the file of a block, behind one that may be broken off."""
+    end = file.seek(0, os.SEEK_END)
+    file.seek(max(0, end - 1))
+    file.write(("" if file.read() in ("", "\n") else "\n") + json.dumps(value, allow_nan=False) + "\n")
+    keep(file)
+
+
+def keep(file: TextIO) -> None:
+    """Write what is buffered to the disk, so that it outlives this process, and the machine."""
+    file.flush()
+    with contextlib.suppress(OSError):  # of what is no file on a disk
+        os.fsync(file.fileno())
+
+
+def rows_in(text: str) -> Iterator[Row]:
+    """Yield the rows of a part; a line that is broken off is none."""
+    for line in text.splitlines():
+        with contextlib.suppress(json.JSONDecodeError):
+            yield json.loads(line)["row"]
 
 
 def judged(outcome: Outcome, output: str) -> Outcome:
@@ -140,7 +170,9 @@ def do_part(name: str) -> int:
     rows = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what libraries print is no row
     for row in PARTS[name].find(Job(**order["job"]), Clock(order["seconds"])):
-        print(json.dumps({key: plain(value) for key, value in row.items()}), file=rows, flush=True)
+        values = {key: plain(value) for key, value in row.items()}
+        rows.write(json.dumps({"part": name, "row": values}) + "\n")
+        keep(rows)
     return PASSED
 
 
@@ -164,6 +196,8 @@ def markdown(outcomes: Sequence[Outcome]) -> str:
     """Return a table of the parts, and one of the rows of each."""
     parts = [{"part": f"`{found.part}`", "result": found.status, "why": found.reason} for found in outcomes]
     tables = [table(parts), *(f"`{found.part}`\n\n{table(found.rows)}" for found in outcomes if found.rows)]
+    if any("precision" in row for found in outcomes for row in found.rows):
+        tables.insert(1, NOTE)
     return "\n\n".join(tables) + "\n"
 
 
@@ -202,12 +236,12 @@ def write(path: Path, text: str) -> None:
 
 
 def save(options: argparse.Namespace, job: Job, outcomes: Sequence[Outcome]) -> None:
-    """Write the files that were asked for."""
+    """Write the files that were asked for, beside those of the blocks."""
     if options.json:
-        found = {"job": asdict(job), "minutes": options.minutes, "parts": list(map(asdict, outcomes))}
+        found = {"job": asdict(job), "plan": options.plan, "parts": list(map(asdict, outcomes))}
         write(options.json, json.dumps(found, indent=2, allow_nan=False) + "\n")
-    if options.markdown:
-        write(options.markdown, document(options.markdown, markdown(outcomes)))
+    for path in filter(None, (options.markdown, options.out and options.out / f"{options.plan or 'check'}.md")):
+        write(path, document(path, markdown(outcomes)))
 
 
 # ---- the command --------------------------------------------------------------------------------------------------
@@ -217,9 +251,13 @@ def parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
     found = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     names = f"of {', '.join(PARTS)}"
-    found.add_argument("--only", metavar="A,B", help=names)
+    found.add_argument("--plan", choices=[*PLANS], help="one of two visits of five minutes, with --out")
+    found.add_argument("--out", type=Path, metavar="DIR", help="write the files of the blocks there, and tables")
+    found.add_argument("--only", metavar="A,B", help=f"{names}; in --plan second the parts that were mended")
     found.add_argument("--skip", metavar="A,B", default="", help=names)
-    found.add_argument("--minutes", type=float, default=9.0, metavar="M", help="in all (default: %(default)g)")
+    found.add_argument("--minutes", type=float, metavar="M", help=f"in all, without a plan (default: {MINUTES:g})")
+    found.add_argument("--precisions", metavar="A,B", help=f"in this order (default: {','.join(PRECISIONS)})")
+    found.add_argument("--timed", metavar="A:N,B:N", help="networks and batch sizes for `steps`, such as vgg:512")
     found.add_argument("--device", default="gpu:0", help="default: %(default)s")
     found.add_argument("--data-dir", metavar="DIR", help="folder of MNIST, which is then trained on")
     found.add_argument("--json", type=Path, metavar="FILE", help="write all results there")
@@ -228,12 +266,51 @@ def parser() -> argparse.ArgumentParser:
     return found
 
 
-def chosen(options: argparse.Namespace) -> list[str]:
-    """Return the names of the parts to run, in their own order."""
-    only, skip = (set(filter(None, (text or "").split(","))) for text in (options.only, options.skip))
-    for name in only | skip:
+def listed(text: str | None) -> list[str]:
+    """Return the names of an option."""
+    return list(filter(None, (text or "").split(",")))
+
+
+def chosen(options: argparse.Namespace) -> list[Block]:
+    """Return the blocks to run: those of a plan, or one of the parts that are wanted, in their own order."""
+    only, skip = listed(options.only), listed(options.skip)
+    for name in (*only, *skip):
         lookup("part", name, PARTS)
-    return [name for name in PARTS if (not only or name in only) and name not in skip]
+    wanted = tuple(name for name in PARTS if name in only and name not in skip)
+    if options.plan is None:
+        parts = tuple(name for name in PARTS if (not only or name in only) and name not in skip)
+        return [Block("all", parts, 60 * (MINUTES if options.minutes is None else options.minutes))]
+    if options.out is None or options.minutes is not None or (only and options.plan != "second"):
+        raise InputError(
+            "--plan needs --out DIR, and has its own times; --only names what was mended, in --plan second"
+        )
+    blocks = [
+        replace(
+            block, parts=wanted if block.name == MENDED else tuple(name for name in block.parts if name not in skip)
+        )
+        for block in PLANS[options.plan]
+    ]
+    return [block for block in blocks if block.parts]
+
+
+def job_of(options: argparse.Namespace, sizes: Job) -> Job:
+    """Return what the parts are asked to do."""
+    precisions = listed(options.precisions) or sizes.precisions
+    if options.precisions:
+        for name in precisions:
+            lookup("precision", name, dict.fromkeys(PRECISIONS))
+    timed = [timed_network(text) for text in listed(options.timed)] or sizes.timed
+    changes = {"precisions": tuple(precisions), "timed": tuple(timed)}
+    return replace(sizes, device=options.device, data_dir=options.data_dir, **changes)
+
+
+def timed_network(text: str) -> tuple[str, int]:
+    """Return the network and the batch size of an option such as "vgg:512"."""
+    name, _, size = text.partition(":")
+    get_recipe(name)
+    if not size.isdecimal() or int(size) < 1:
+        raise InputError(f"--timed {text}: expected a network and a batch size, such as vgg:512")
+    return name, int(size)
 
 
 def check(options: argparse.Namespace) -> None:
@@ -241,6 +318,11 @@ def check(options: argparse.Namespace) -> None:
     for path in filter(None, (options.json, options.markdown)):
         if path.is_dir() or not os.access(path.parent, os.W_OK):
             raise InputError(f"{path}: cannot be written there; name a file in a folder that exists")
+    if options.out:
+        try:
+            options.out.mkdir(exist_ok=True)
+        except OSError as error:
+            raise InputError(f"--out {options.out}: {error.strerror}; name a folder in one that exists") from error
     backend = make_backend(options.device)
     if not backend.name.startswith("gpu"):
         raise InputError(f"--device {options.device}: expected a GPU (gpu:0), received {backend.name}")
@@ -253,17 +335,18 @@ def main(arguments: Sequence[str] | None = None, sizes: Job | None = None) -> in
     if options.part:
         return do_part(options.part)
     try:
-        names = chosen(options)
+        blocks, job = chosen(options), job_of(options, sizes or (Job(timed=PLAN_TIMED) if options.plan else Job()))
         check(options)
     except GpucnnError as error:
         print(f"gpu_check.py: {error}", file=sys.stderr)
         return BAD_INPUT
-    job = replace(sizes or Job(), device=options.device, data_dir=options.data_dir)
-    outcomes = run_parts(names, job, options.minutes, lambda found: save(options, job, found))
+    files = (lambda block: options.out / f"{options.plan or 'check'}-{block.name}.jsonl") if options.out else None
+    outcomes = run_blocks(blocks, job, files, lambda found: save(options, job, found))
     print("\n" + markdown(outcomes))
     print(f"{sum(found.status == 'passed' for found in outcomes)} of {len(outcomes)} parts passed")
     return PASSED if all(found.status == "passed" for found in outcomes) else FAILED
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(FAILED))  # so that the part that runs is ended too
     sys.exit(main())

@@ -32,19 +32,20 @@ class Unavailable(Exception):
 
 
 def gpucnn_step(order: Order, x: Any, labels: Any) -> Engine:
-    """A step of gpucnn: launched kernel by kernel ("eager"), or as one graph, with either kind of convolution."""
+    """A step of gpucnn, kernel by kernel or as one graph, in one way to convolve: such as "graph, implicit"."""
     from gpu_job import make_backend
 
     from gpucnn import zoo
 
-    backend = make_backend(order["device"], order["precision"], "implicit" if order["kind"] == "implicit" else "")
+    launched, _, convolution = order["kind"].partition(", ")
+    backend = make_backend(order["device"], order["precision"], convolution)
     model = zoo.get_recipe(order["network"]).model()
     model.build(x.shape[1:], backend, max_batch=len(x), seed=0)
     trainer = make_trainer(model, len(x))
     x, labels = backend.from_host(x), backend.from_host(labels)
     size = float(np.abs(backend.to_host(model.predict(x))).mean())
     step = partial(trainer.step, x, labels)
-    if order["kind"] != "eager":
+    if launched == "graph":
         step()
         step = backend.record(step)
     probe = backend.zeros((1,))

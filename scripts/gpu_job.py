@@ -16,6 +16,11 @@ from gpucnn.data import ResidentSplit, Split
 from gpucnn.data.resident import Normalization
 
 Row = dict[str, Any]  # one result; a part fails if "ok" is False in one of them
+PRECISIONS = ("bf16", "tf32", "float32")  # the most wanted first: what comes last may find no time left
+WAYS = ("implicit", "columns")  # to convolve
+
+# What PyTorch is asked for beside a precision of ours. Only its bf16 is another thing: arrays are narrower too.
+PEER_PRECISIONS = {"bf16": "autocast to bf16", "tf32": "tf32", "float32": "float32"}
 
 
 @dataclass(frozen=True)
@@ -24,8 +29,9 @@ class Job:
 
     device: str = "gpu:0"
     data_dir: str | None = None
-    precisions: tuple[str, ...] = ("float32", "tf32", "bf16")
+    precisions: tuple[str, ...] = PRECISIONS
     tests: tuple[str, ...] = ("tests",)
+    test_workers: int = 8  # processes that share the tests, where pytest-xdist is installed
     networks: tuple[str, ...] = ("lenet5", "mnist", "vgg", "resnet20")  # trained for `graph` and `determinism`
     batch_size: int = 64
     batches: int = 8  # and a half in an epoch
@@ -64,7 +70,7 @@ def attempt(clock: Clock, about: Row, find: Callable[[], Row]) -> Row:
 
 
 def make_backend(device: str, precision: str = "float32", convolution: str = "") -> Backend:
-    """Make a backend; the one place that says how a kind of convolution ("columns", "implicit") is asked for."""
+    """Make a backend; the one place that says how a way to convolve is asked for: none is the library's default."""
     return get_backend(device, precision, convolution=convolution or None)
 
 

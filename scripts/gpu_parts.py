@@ -5,28 +5,36 @@ from __future__ import annotations
 import os
 import platform
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import replace
 from functools import cache, partial
+from glob import glob
+from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from itertools import groupby
 from pathlib import Path
+from pkgutil import iter_modules
 from typing import Any
 
 import bench_ops
 import numpy as np
 from bench_engine import image_shape
-from gpu_job import Clock, Job, Row, attempt, make_backend, random_data
+from gpu_job import WAYS, Clock, Job, Row, attempt, make_backend, random_data
 
 import gpucnn
 from gpucnn import SGD, SoftmaxCrossEntropy, Trainer, data, zoo
 from gpucnn.backend import Backend
+from gpucnn.backend import kernels as package
 from gpucnn.backend.gpu.device import first_line
 from gpucnn.backend.gpu.gemm import Gemm
+from gpucnn.backend.kernels import Block
 from gpucnn.data import ResidentSplit, Split
 from gpucnn.data.resident import Normalization
 from gpucnn.doctor import processor
@@ -36,7 +44,8 @@ from gpucnn.optimizers import get_optimizer
 from gpucnn.schedules import Linear
 
 ROOT = Path(__file__).resolve().parent.parent
-TAIL = 30  # lines of the output of tests that fail
+TAIL = 30  # lines of what a part prints that fails
+MOST_FAILURES = 80  # tests that fail before the rest are not run
 TARGETS = {"mnist": 0.99, "digits": 0.97}  # accuracy on the test set
 
 CONVOLUTIONS = "conv2d", "conv2d_dx", "conv2d_dw_db"
@@ -107,14 +116,15 @@ def nvrtc_version() -> str:
 
 
 def tests(job: Job, clock: Clock) -> Iterator[Row]:
-    """Run the test suite where a GPU is required: first the tests that need one, then all others."""
-    for name, mark in (("on the GPU", "gpu"), ("without it", "not gpu")):
-        yield attempt(clock, {"tests": name}, partial(run_tests, job, mark, clock.left))
+    """Run the tests that need a GPU, where one is required: all others need none, and have been run without."""
+    yield attempt(clock, {"tests": "on the GPU"}, partial(run_tests, job, "gpu", clock.left))
 
 
 def run_tests(job: Job, mark: str, seconds: float) -> Row:
-    """Run the tests with or without a mark; count them even if they are stopped."""
-    command = [sys.executable, "-m", "pytest", "-q", "--tb=short", "-p", "no:cacheprovider", "-m", mark, *job.tests]
+    """Run the tests with a mark, in several processes where pytest-xdist is installed; count them even if stopped."""
+    workers = job.test_workers if find_spec("xdist") else 1
+    command = [sys.executable, "-m", "pytest", "-q", "--tb=line", f"--maxfail={MOST_FAILURES}", "-m", mark, *job.tests]
+    command += ["-p", "no:cacheprovider", *(("-n", str(workers)) if workers > 1 else ())]
     command += ["-o", "console_output_style=classic"]  # lines of nothing but a letter for each test
     start, reason = time.perf_counter(), ""
     with tempfile.TemporaryFile("w+") as output:
@@ -127,8 +137,8 @@ def run_tests(job: Job, mark: str, seconds: float) -> Row:
             reason = f"stopped after {seconds:.0f} s"
         output.seek(0)
         text = output.read()
-    found = count_tests(text) | {"seconds": time.perf_counter() - start, "ok": not reason}
-    return found | ({"reason": reason, "tail": "\n".join(text.splitlines()[-TAIL:])} if reason else {})
+    found = {"processes": workers, **count_tests(text), "seconds": time.perf_counter() - start, "ok": not reason}
+    return found | ({"reason": reason, "tail": "\n".join(text.splitlines()[-2 * MOST_FAILURES :])} if reason else {})
 
 
 def count_tests(output: str) -> Row:
@@ -147,7 +157,7 @@ def kernels(job: Job, clock: Clock) -> Iterator[Row]:
     calls: dict[tuple, bench_ops.Call] = {}
     for run in recorded_steps(backend, job):
         calls = bench_ops.record(backend, run) | calls
-    recorded = sorted(calls.values(), key=lambda call: call[0])
+    recorded = sorted(calls.values(), key=lambda call: (call[0] not in PRODUCTS, call[0]))  # what is newest first
     for operation, of_operation in groupby(recorded, key=lambda call: call[0]):
         references = cache(partial(make_references, [*of_operation], backend))  # in the first variant's time
         for precision, convolution in variants(operation, job.precisions):
@@ -167,10 +177,10 @@ def recorded_steps(backend: Backend, job: Job) -> Iterator[Callable[[], None]]:
 
 
 def variants(operation: str, precisions: tuple[str, ...]) -> list[tuple[str, str]]:
-    """Return in which precisions, and by which kinds of convolution, an operation is computed."""
+    """Return in which precisions and ways to convolve an operation is computed; only products differ in precision."""
     if operation in CONVOLUTIONS:
-        return [(precision, kind) for precision in precisions for kind in ("columns", "implicit")]
-    return [(precision, "") for precision in (precisions if operation in PRODUCTS else precisions[:1])]
+        return [(precision, way) for precision in precisions for way in WAYS]
+    return [(precision, "") for precision in (precisions if operation in PRODUCTS else ("float32",))]
 
 
 class References:
@@ -193,6 +203,12 @@ class References:
             return change(host.astype(np.float64)) if host.dtype.kind == "f" else host
 
         return results_of(self.call, Backend("float64"), place)
+
+    def told(self) -> str:
+        """Say what the call is: shapes of arrays, and all other arguments."""
+        _, arguments, keywords = self.call
+        named = [*arguments, *(f"{name}={bench_ops.signature(value)}" for name, value in keywords.items())]
+        return ", ".join(str(bench_ops.signature(value)) for value in named)
 
     def error(self, backend: Backend) -> float:
         """Return the largest error of a backend, relative to the yardstick; infinite where whole numbers differ."""
@@ -237,11 +253,12 @@ def make_references(calls: list[bench_ops.Call], backend: Backend) -> list[Refer
 def check_operation(
     references: Callable[[], list[References]], device: str, operation: str, precision: str, convolution: str
 ) -> Row:
-    """Return the largest error over all calls of an operation, and the bound that it must keep."""
-    backend = make_backend(device, precision, convolution)
-    errors = [reference.error(backend) for reference in references()]
-    error, bound = float(np.max(errors)), error_bound(operation, precision)
-    return {"calls": len(errors), "error": error, "bound": bound, "ok": error <= bound}
+    """Return the largest error over all calls of an operation, the bound that it must keep, and where it does not."""
+    backend, bound = make_backend(device, precision, convolution), error_bound(operation, precision)
+    errors = {reference: reference.error(backend) for reference in references()}
+    wrong = [reference for reference, error in errors.items() if not error <= bound]
+    found = {"calls": len(errors), "error": float(np.max([*errors.values()])), "bound": bound, "ok": not wrong}
+    return found | ({"reason": f"{len(wrong)} calls, first {wrong[0].told()}"} if wrong else {})
 
 
 def error_bound(operation: str, precision: str) -> float:
@@ -279,25 +296,73 @@ def compare_epochs(job: Job, network: str) -> Row:
     replayed.train_epoch(split, 2)
     reads = replayed.backend.host_reads - reads
     eager.train_epoch(split, 2)
-    identical = eager.model.weights_sha256() == replayed.model.weights_sha256() and metrics == eager_metrics
+    difference = first_difference(eager.model, replayed.model)
+    if not difference and metrics != eager_metrics:
+        difference = f"only the metrics: {eager_metrics} launched one by one, {metrics} replayed"
     recorded = replayed.replay.recorded
-    return {
-        "identical": identical,
+    found = {
+        "convolution": replayed.backend.convolution,
+        "identical": not difference,
         "recorded": recorded,
-        "reason": replayed.replay.reason,
-        "launches_per_step": launches(replayed, split) if recorded else None,
+        "reason": "; ".join(filter(None, (difference, replayed.replay.reason))),
         "host_reads_per_epoch": reads,
-        "ok": identical and recorded > 0 and reads == 1,
+        "ok": not difference and recorded > 0 and reads == 1,
     }
+    return found | (step_facts(replayed, split) if recorded else {})
 
 
-def launches(trainer: Trainer, split: ResidentSplit) -> int | None:
-    """Return how many nodes the graph of a step has, if CuPy can tell: what a step launches without it."""
+def first_difference(first: gpucnn.Sequential, second: gpucnn.Sequential) -> str:
+    """Name the first array in which two networks differ, in how many elements and by how much; empty if in none."""
+    ours, theirs = first.state_dict(), second.state_dict()
+    for name, value in ours.items():
+        other = theirs[name]
+        differs = value.view(f"u{value.itemsize}") != other.view(f"u{value.itemsize}")  # bits, as NaN differs from NaN
+        if differs.any():
+            with np.errstate(all="ignore"):
+                largest = np.max(np.abs(value - other)[differs])
+            return f"{name}: {np.sum(differs):,} of {value.size:,} elements differ, by {largest:.3g} at most"
+    return ""
+
+
+def step_facts(trainer: Trainer, split: ResidentSplit) -> Row:
+    """Return the nodes of the graph of a step; nothing if they cannot be told, as it is the bits that count."""
     try:
         recording = trainer.backend.record(lambda: trainer.step(*split.next_batch(trainer.batch_size)))
-        return len(set(re.findall(r"graph_\d+_node_\d+", recording.graph.debug_dot_str())))
-    except Exception:  # it is the bits that count
-        return None
+    except Exception:
+        return {}
+    return graph_facts(recording)
+
+
+OWN_KERNELS = "gpucnn_", "cupy_"  # what the names of elementwise kernels begin with; others are of records
+
+
+def graph_facts(recording: Any) -> Row:
+    """Return how many nodes a recorded graph has, and which of them are kernels of cuBLAS, if CuPy can tell."""
+    try:
+        names = kernel_names(recording.graph.debug_dot_str())
+    except Exception:
+        return {}
+    own = {record.name for record in hand_written()}
+    foreign = [name for name in names if name and name not in own and not name.startswith(OWN_KERNELS)]
+    counted = (f"{count} x {name[:60]}" for name, count in Counter(foreign).most_common())
+    return {"nodes": len(names), "nodes of cuBLAS": len(foreign), "kernels of cuBLAS": ", ".join(counted)}
+
+
+def kernel_names(dot: str) -> list[str]:
+    """Return the name of the kernel of each node of a graph, from its text in the language DOT; empty of a copy.
+
+    CUDA writes a kernel as `label="3\nname\n"`, or with all details as `{KERNEL | {ID | 3 (topoId: 0) | name<<<...`.
+    """
+    nodes = re.findall(r'^"graph_\d+_node_\d+" ?\[(.*?)\];', dot, re.MULTILINE | re.DOTALL)
+    detailed, brief = r"KERNEL\s*\|\s*\{\s*ID\s*\|[^|]*\|\s*([\w$.]+)", r'octagon.*label="\d+\s+([\w$.]+)'
+    found = (re.search(detailed, node) or re.search(brief, node) for node in nodes)
+    return [match[1] if match else "" for match in found]
+
+
+def hand_written() -> list[Block]:
+    """Return the records of all kernels in which threads work together."""
+    modules = (import_module(f"gpucnn.backend.kernels.{topic.name}") for topic in iter_modules(package.__path__))
+    return [value for module in modules for value in vars(module).values() if isinstance(value, Block)]
 
 
 def determinism(job: Job, clock: Clock) -> Iterator[Row]:
@@ -310,11 +375,12 @@ def determinism(job: Job, clock: Clock) -> Iterator[Row]:
 
 def compare_runs(job: Job, network: str, precision: str) -> Row:
     """Compare the weights of two runs of one seed, and of one of another."""
-    seeds = (0, 0, 1)
-    first, second, other = (
-        trained(job, network, precision=precision, seed=seed)[0].model.weights_sha256() for seed in seeds
-    )
-    return {"weights_sha256": first, "same": first == second, "ok": first == second != other}
+    first, second, other = (trained(job, network, precision=precision, seed=seed)[0] for seed in (0, 0, 1))
+    difference = first_difference(first.model, second.model)
+    is_other = first.model.weights_sha256() != other.model.weights_sha256()
+    found = {"convolution": first.backend.convolution, "weights_sha256": first.model.weights_sha256()}
+    found |= {"same": not difference, "ok": not difference and is_other}
+    return found | ({} if found["ok"] else {"reason": difference or "another seed gives the same weights"})
 
 
 # ---- accuracy -----------------------------------------------------------------------------------------------------
@@ -374,3 +440,57 @@ def classifier(job: Job, network: str, backend: Backend, dataset: data.Dataset, 
     trainer = Trainer(model, get_loss(recipe.loss), optimizer, batch_size=job.batch_size)
     optimizer.follow(Linear(), job.epochs * trainer.steps(split))
     return trainer
+
+
+# ---- sanitizer ----------------------------------------------------------------------------------------------------
+
+SANITIZER = "compute-sanitizer"
+TOOLKITS = "/usr/local/cuda/bin", "/usr/local/cuda-*/bin", "/opt/cuda/bin"
+
+
+def sanitizer(job: Job, clock: Clock) -> Iterator[Row]:
+    """Let NVIDIA's racecheck watch each hand-written kernel: what threads do to shared memory between two barriers."""
+    tool = find_sanitizer()
+    if tool is None:
+        yield {"kernel": "all", "missing": f"{SANITIZER}, which comes with the CUDA toolkit, is not on this machine"}
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        report, output, ending = Path(folder, "report"), Path(folder, "output"), ""
+        command = [tool, "--tool", "racecheck", "--log-file", str(report), sys.executable]
+        command += [str(Path(__file__).with_name("gpu_race.py")), "--device", job.device, *job.precisions]
+        seconds = max(1, clock.left)
+        with output.open("w") as file:  # no pipe, which a process that is left behind would keep open
+            options = {"cwd": ROOT, "stdout": file, "stderr": subprocess.STDOUT}
+            try:
+                code = subprocess.run(command, check=False, timeout=seconds, **options).returncode
+                ending = f"{SANITIZER} ended with {code}" if code else ""
+            except subprocess.TimeoutExpired:
+                ending = f"stopped after {seconds:.0f} s"
+        output, text = output.read_text(), report.read_text() if report.exists() else ""
+    launched = dict.fromkeys(re.findall(r"^kernel (\w+)$", output, re.MULTILINE))
+    found = list(hazards(text, {record.name for record in hand_written()}))
+    yield from found
+    clean = [name for name in launched if not any(row["kernel"] == name for row in found)]
+    yield from ({"kernel": name, "hazards": 0, "ok": True} for name in clean)
+    if ending or "RACECHECK SUMMARY" not in text:
+        tail = "\n".join([*output.splitlines()[-TAIL:], *text.splitlines()[-TAIL:]])
+        yield {"kernel": "all", "ok": False, "reason": ending or "its report has no end", "tail": tail}
+
+
+def find_sanitizer() -> str | None:
+    """Return the path of compute-sanitizer: where programs are, or in a CUDA toolkit."""
+    places = [os.environ.get("PATH", os.defpath), *(path for pattern in TOOLKITS for path in sorted(glob(pattern)))]
+    return shutil.which(SANITIZER, path=os.pathsep.join(places))
+
+
+def hazards(report: str, own: Collection[str]) -> Iterator[Row]:
+    """Yield the races of racecheck's report, by the kernel that they are in; those of other libraries fail nothing."""
+    races = re.findall(r"^=+ (Error|Warning): (Race reported .*)\n((?:=+ {2,}and .*\n?)*)", report, re.MULTILINE)
+    for severity, what, rest in races:
+        lines = [what, *(line.strip("= ").strip() for line in rest.splitlines())]
+        count = sum(int(number) for number in re.findall(r"\[(\d+) hazards?\]", rest))
+        names = [name for name in re.findall(r"\w+", what) if name in own]
+        place = what.partition(" access at ")[2].partition("+0x")[0]
+        is_ours = bool(names) or not place or place.startswith("0x")  # a bare address may be anyone's
+        found = {"kernel": names[0] if names else place, "hazards": count, "severity": severity}
+        yield {**found, "reason": "; ".join(lines), "ok": not is_ours}

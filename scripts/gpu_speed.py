@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
@@ -19,7 +20,9 @@ from typing import Any
 import bench_ops
 import numpy as np
 from bench_engine import image_shape
-from gpu_job import Clock, Job, Row, attempt, make_backend
+from gpu_job import PEER_PRECISIONS, WAYS, Clock, Job, Row, attempt, make_backend
+from gpu_model import Card, card_named, col2im_instructions, kernel_seconds, predict
+from gpu_parts import graph_facts
 from torch_nets import save_network
 
 from gpucnn import zoo
@@ -28,10 +31,14 @@ from gpucnn.backend.kernels import sums
 from gpucnn.geometry import Window
 
 FOLDER = Path(__file__).resolve().parent
-OURS, PEERS = ("eager", "graph", "implicit"), ("torch eager", "torch graph", "torch graph NCHW")
-# What takes turns. Compiling takes PyTorch longer than all the rest, so that is a second pass over all networks. Each
-# has the best of both sides that it can have: its ratio is of these.
-PASSES = (*OURS, *PEERS), ("graph", "implicit", *PEERS[1:], "torch compiled", "torch compiled graph")
+GRAPHS = *(f"graph, {way}" for way in WAYS), "torch graph"
+# What takes turns, pass by pass over all networks, each pass with the graphs, so that its ratio is of the best of both
+# sides: what is worth most comes first, and compiling, which takes PyTorch longer than all the rest, last.
+PASSES = (
+    GRAPHS,
+    (*GRAPHS, f"eager, {WAYS[0]}", "torch eager", "torch graph NCHW"),
+    (*GRAPHS, "torch compiled", "torch compiled graph"),
+)
 ALIKE = 0.05  # relative difference of the first outputs that bfloat16 explains
 
 
@@ -79,14 +86,31 @@ def steps(job: Job, clock: Clock) -> Iterator[Row]:
         found = workers["torch"].ask(do="import torch")
         if "torch" not in found:
             yield {"network": "all", "missing": "; ".join(found.values())}
-        for kinds in PASSES if "torch" in found else (OURS,):
+        card = None
+        with contextlib.suppress(Exception):  # without it steps are timed all the same
+            card = card_of(make_backend(job.device))
+        for kinds in PASSES if "torch" in found else map(ours_of, PASSES[:2]):
             for precision in job.precisions:
                 for network, batch_size in job.timed:
                     about = {"network": network, "batch": batch_size, "precision": precision}
-                    yield attempt(clock, about, partial(time_network, job, clock, workers, kinds, **about))
+                    find = partial(time_network, job, clock, workers, kinds, **about)
+                    yield attempt(clock, about, lambda find=find, about=about: find() | forecast(card, **about))
     finally:
         for worker in workers.values():
             worker.close()
+
+
+def card_of(backend: Backend) -> Card | None:
+    """Return what is known of the GPU of a backend, if it is one that predictions are made for."""
+    name = backend.xp.cuda.runtime.getDeviceProperties(backend.device)["name"]
+    return card_named(name.decode() if isinstance(name, bytes) else name)
+
+
+def forecast(card: Card | None, network: str, batch: int, precision: str) -> Row:
+    """Return what a step was predicted to take, and what PyTorch computes in."""
+    kinds = {f"graph, {way}, predicted, ms": way for way in WAYS if card}
+    found: Row = {kind: 1e3 * predict(network, batch, precision, way, card).seconds for kind, way in kinds.items()}
+    return found | {"PyTorch's precision": PEER_PRECISIONS[precision]}
 
 
 def time_network(
@@ -169,8 +193,39 @@ def bandwidth(job: Job, clock: Clock) -> Iterator[Row]:
     moved, copy = 2 * source.nbytes, partial(backend.xp.copyto, target, source)
     rate = moved / bench_ops.time_call(backend, copy)
     yield {"kernel": "copy", "bytes": moved, "seconds": moved / rate, "bytes_per_second": rate, "share": 1.0}
+    card = card_of(backend)
     for name, prepare in MEMORY_BOUND.items():
-        yield attempt(clock, {"kernel": name}, partial(measure_kernel, backend, prepare, source, rate))
+        find = partial(measure_kernel, backend, prepare, source, rate)
+        yield attempt(clock, {"kernel": name}, lambda find=find, name=name: find() | expected(card, name, source))
+
+
+def expected(card: Card | None, name: str, x: Any) -> Row:
+    """Return what the kernels of a row were predicted to take."""
+    if card is None:
+        return {}
+    seconds = sum(kernel_seconds(card, *work) for work in works(name, x.size))
+    return {"predicted, ms": 1e3 * seconds}
+
+
+def works(name: str, n: int) -> list[tuple]:
+    """Return the kernels of a row on n pixels, as `gpu_model.kernel_seconds` takes them."""
+    taps, pooled, FLOAT = WINDOW.taps, n // POOLING.taps, 4
+    columns = (taps + 1) * n * FLOAT
+    return {
+        "relu": [("relu", n, 2 * n * FLOAT)],
+        "relu_dx": [("relu_dx", n, 3 * n * FLOAT)],
+        "bias and activation": [("add_bias", n, 2 * n * FLOAT)],
+        "im2col 3x3": [("im2col", taps * n, columns)],
+        "col2im 3x3": [("col2im", n, columns, col2im_instructions(WINDOW.kernel[0], taps))],
+        "max_pool2d 2x2": [("max_pool2d", pooled, (n + pooled) * FLOAT + pooled)],
+        "max_pool2d_dx 2x2": [("max_pool2d_dx", n, (n + pooled) * FLOAT + pooled)],
+        "batch_norm": [("partial_moments", n, n * FLOAT), ("batch_norm", n, 2 * n * FLOAT)],
+        "batch_norm_dx": [("partial_gradients", n, 2 * n * FLOAT), ("batch_norm_dx", n, 3 * n * FLOAT)],
+        "sgd_step": [("sgd_step", n, 5 * n * FLOAT)],
+        "sum_rows": [("sum_rows", n, n * FLOAT)],
+        "sum_rows, 6 columns": [("sum_rows", n, n * FLOAT)],
+        "gather_batch": [("gather_images", n, n * (FLOAT + 1))],
+    }[name]
 
 
 def measure_kernel(backend: Backend, prepare: Callable, x: Any, rate: float) -> Row:
@@ -314,6 +369,8 @@ def costs(job: Job, clock: Clock) -> Iterator[Row]:
     for count in job.nodes:
         find = partial(graph_cost, backend, calls["elementwise kernel (relu)"], count)
         yield attempt(clock, {"what": f"graph of {count} kernels"}, find)
+    find = partial(graph_cost, backend, calls["matrix product (matmul)"], 1)
+    yield attempt(clock, {"what": "graph of a matrix product"}, find)
     with tempfile.TemporaryDirectory() as cache:
         for state in ("cold", "warm"):
             find = partial(start_cost, job, clock, cache)
@@ -326,13 +383,14 @@ def cost(backend: Backend, call: Callable[[], Any]) -> Row:
 
 
 def graph_cost(backend: Backend, call: Callable[[], Any], count: int) -> Row:
-    """Return the cost of launching a graph of so many nodes."""
+    """Return the cost of launching a graph of so many calls, and its nodes."""
 
     def work() -> None:
         for _ in range(count):
             call()
 
-    return cost(backend, backend.record(work))
+    recording = backend.record(work)
+    return cost(backend, recording) | graph_facts(recording)
 
 
 FIRST_STEP = """

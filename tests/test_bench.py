@@ -84,18 +84,19 @@ def test_every_override_is_timed(monkeypatch: pytest.MonkeyPatch) -> None:
                     run()
 
 
-def test_convolutions_of_a_gpu_are_timed_in_both_ways() -> None:
-    class GPU:
-        convolution = "columns"
-
-    backend, calls = GPU(), [(name, (), {}) for name in ("conv2d", "conv2d_dw_db", "relu")]
+@pytest.mark.parametrize("default", ["columns", "implicit"])
+def test_convolutions_of_a_gpu_are_timed_in_both_ways(default: str) -> None:
+    backend, calls = (
+        SimpleNamespace(convolution=default),
+        [(name, (), {}) for name in ("conv2d", "conv2d_dw_db", "relu")],
+    )
     found = [(name, call[0], backend.convolution) for name, call in bench_ops.in_all_ways(calls, backend)]
     assert found == [
-        ("conv2d", "conv2d", "columns"),
+        ("conv2d, columns", "conv2d", "columns"),
         ("conv2d, implicit", "conv2d", "implicit"),
-        ("conv2d_dw_db", "conv2d_dw_db", "columns"),
+        ("conv2d_dw_db, columns", "conv2d_dw_db", "columns"),
         ("conv2d_dw_db, implicit", "conv2d_dw_db", "implicit"),
-        ("relu", "relu", "columns"),
+        ("relu", "relu", default),
     ]
     assert [call for _, call in bench_ops.in_all_ways(calls, get_backend("cpu"))] == calls
 

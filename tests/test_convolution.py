@@ -72,7 +72,7 @@ def test_output_padding_is_of_rows_and_columns() -> None:
             4,
             2,
             2,
-            "3 images of 5x5x2 is too large for one kernel: 300 elements, of which it counts 200; use a smaller batch",
+            "3 images of 5x5x2 is too large for one kernel: 300 elements, of which it counts 200; use a smaller",
         ),
     ],
 )  # with groups a kernel indexes the output too

@@ -182,8 +182,8 @@ def test_transfers(cp, x):
     to_device = {"h2d_copies": 1, "h2d_bytes": 48}
     assert counts_of(cp, lambda: x.set(host)) == to_device
     assert counts_of(cp, lambda: x.__setitem__(slice(None), host)) == to_device
-    staged = {"allocations": 1, "allocated_bytes": 48, "pinned_bytes": 48}
-    assert counts_of(cp, lambda: cp.asarray(host)) == to_device | staged
+    new = {"allocations": 1, "allocated_bytes": 48, "pinned_bytes": 48}
+    assert counts_of(cp, lambda: cp.asarray(host)) == to_device | new
     assert counts_of(cp, lambda: x.__setitem__(0, host[0]))["h2d_bytes"] == 16
     assert counts_of(cp, lambda: cp.asarray(x)) == {}
     out = np.empty((3, 4), np.float32)

@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import cache, partial
@@ -14,20 +17,26 @@ from types import ModuleType, SimpleNamespace
 import bench_ops
 import gpu_check
 import gpu_engines
+import gpu_job
+import gpu_model
 import gpu_parts
+import gpu_plan
+import gpu_race
 import gpu_speed
 import numpy as np
 import pytest
 from device.fixtures import absent_cupy, fake_cupy, requires_compiler
-from gpu_check import Outcome, Part
+from gpu_check import Outcome
 from gpu_job import Clock, Job, Row, attempt
+from gpu_plan import Block, Part
 
-from gpucnn import SGD, Conv2D, Dense, Flatten, ReLU, Sequential, SoftmaxCrossEntropy, get_backend, zoo
+from gpucnn import SGD, Conv2D, Dense, Flatten, ReLU, Sequential, SoftmaxCrossEntropy, Trainer, get_backend, zoo
 
 ROOT = Path(__file__).resolve().parent.parent
 TINY = Job(
     precisions=("float32",),
     tests=("tests/test_gpu_step.py::test_gpu_numbers", "tests/test_gpu_step.py::test_real_gpu_trains_as_the_cpu"),
+    test_workers=2,
     networks=("lenet5",),
     batch_size=4,
     batches=2,
@@ -81,11 +90,9 @@ def test_machine(cupy: ModuleType) -> None:
 
 @requires_compiler
 def test_tests(cupy_of_children: None) -> None:
-    """Of the two tests one needs a GPU, which the fake passes for."""
-    on_gpu, others = rows_of(gpu_parts.tests)
-    assert [(row["passed"], row["failed"], row["skipped"], row["ok"]) for row in (on_gpu, others)] == [
-        *((1, 0, 0, True), (1, 0, 0, True))
-    ]
+    """Of the two tests one needs a GPU, which the fake passes for; the other is not run."""
+    (row,) = rows_of(gpu_parts.tests)
+    assert [row[key] for key in ("tests", "passed", "failed", "skipped", "ok")] == ["on the GPU", 1, 0, 0, True]
 
 
 def test_tests_that_need_a_gpu_are_not_skipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -95,16 +102,33 @@ def test_tests_that_need_a_gpu_are_not_skipped(tmp_path: Path, monkeypatch: pyte
     assert (found["failed"], found["skipped"], found["ok"]) == (1, 0, False)
 
 
-def test_tests_that_fail_or_take_too_long(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+@pytest.mark.parametrize("workers", [1, 2])
+def test_tests_that_fail_or_take_too_long(workers: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "test_it.py").write_text(
         "import time\ndef test_a(): pass\ndef test_b(): 1/0\ndef test_c(): time.sleep(60)"
     )
-    job = replace(TINY, tests=("-c", "/dev/null", str(tmp_path)))
+    if workers > 1:
+        pytest.importorskip("xdist")
+    job = replace(TINY, tests=("-c", "/dev/null", str(tmp_path)), test_workers=workers)
     failed = gpu_parts.run_tests(replace(job, tests=(*job.tests, "-k", "not test_c")), "not gpu", 60)
     assert (failed["passed"], failed["failed"], failed["ok"], failed["reason"]) == (1, 1, False, "pytest ended with 1")
-    assert "ZeroDivisionError" in failed["tail"]
-    stopped = gpu_parts.run_tests(job, "not gpu", 5)
-    assert (stopped["passed"], stopped["failed"], stopped["reason"]) == (1, 1, "stopped after 5 s")
+    assert failed["processes"] == workers
+    assert "test_it.py:3: ZeroDivisionError: division by zero" in failed["tail"]
+    stopped = gpu_parts.run_tests(job, "not gpu", 8)
+    assert (stopped["passed"], stopped["failed"], stopped["reason"]) == (1, 1, "stopped after 8 s")
+
+
+def test_without_xdist_one_process_runs_the_tests(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "test_it.py").write_text("def test_a(): pass")
+    monkeypatch.setattr(gpu_parts, "find_spec", lambda name: None)
+    found = gpu_parts.run_tests(replace(TINY, tests=("-c", "/dev/null", str(tmp_path))), "not gpu", 60)
+    assert (found["processes"], found["passed"], found["ok"]) == (1, 1, True)
+
+
+def test_tests_are_counted_in_the_output_of_several_processes() -> None:
+    """That of pytest-xdist 3.8, ended before its summary."""
+    output = "bringing up nodes...\n.....F....s.......\n..E.x\nFEEDING is no line of tests\n....\n"
+    assert gpu_parts.count_tests(output) == {"passed": 16 + 4 + 4, "failed": 2, "skipped": 1}
 
 
 @pytest.fixture
@@ -128,6 +152,7 @@ def test_kernels(few_steps: None, cupy: ModuleType) -> None:
     assert {"relu_dx", "max_pool2d", "dense", "dense_dw_db", "sgd_step", "gather_batch"} <= set(checked)
     assert checked["dense"]["error"] > 0, "sums in float32 are not those in float64"
     assert {row["convolution"] for row in rows if row["operation"] == "conv2d"} == {"columns", "implicit"}
+    assert [row["operation"] in gpu_parts.PRODUCTS for row in rows if "calls" in row].index(False) > 3, "products first"
 
 
 @requires_compiler
@@ -151,6 +176,14 @@ def test_wrong_kernels_are_seen(wrong: str, few_steps: None, cupy: ModuleType, m
     monkeypatch.setattr(type(backend), name, broken)
     found = gpu_parts.check_operation(references, "gpu", name, "float32", "")
     assert not found["ok"]
+    assert (
+        found["reason"]
+        == {
+            "product": "1 calls, first (4, 6), (6, 4), out=(4, 4)",
+            "scaled": "1 calls, first (4, 6), out=(4, 6)",
+            "unwritten": "1 calls, first (4, 6), out=(4, 6)",
+        }[wrong]
+    )
     assert (1e-4 < found["error"] < 2e-3) if wrong != "unwritten" else np.isnan(found["error"])
 
 
@@ -160,8 +193,9 @@ def test_bounds_leave_room_for_the_rounding_of_factors() -> None:
     assert bounds[0] < 1e-4 < bounds[1]
     assert gpu_parts.error_bound("relu", "bf16") == bounds[0]
     assert len(gpu_parts.variants("conv2d", TINY.precisions)) == 2
-    assert gpu_parts.variants("relu", ("float32", "tf32")) == [("float32", "")]
-    assert gpu_parts.variants("dense", ("float32", "tf32")) == [("float32", ""), ("tf32", "")]
+    assert gpu_parts.variants("relu", ("bf16", "tf32")) == [("float32", "")]
+    assert gpu_parts.variants("dense", ("bf16", "tf32")) == [("bf16", ""), ("tf32", "")]
+    assert gpu_parts.variants("conv2d", ("bf16",)) == [("bf16", "implicit"), ("bf16", "columns")]
 
 
 @requires_compiler
@@ -169,12 +203,113 @@ def test_graph(cupy: ModuleType) -> None:
     (row,) = rows_of(gpu_parts.graph)
     assert (row["network"], row["identical"], row["host_reads_per_epoch"]) == ("lenet5", True, 1)
     assert (row["recorded"] > 0) == (row["reason"] == "") == row["ok"]
+    assert row["convolution"] == get_backend("gpu").convolution
+    assert "nodes" not in row, "the fake's graph cannot be printed"
+
+
+@requires_compiler
+def test_a_graph_that_computes_something_else_is_named(cupy: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first array that differs, in how many elements, and by how much."""
+
+    def trained(job: Job, network: str, *, graph: bool = True, **_) -> tuple:
+        trainer, split, metrics = original(job, network, graph=graph)
+        if graph:
+            trainer.model.layers[3].b.value[2] += 0.5
+            trainer.model.layers[3].w.value[...] += 0.25
+        return trainer, split, metrics
+
+    original = gpu_parts.trained
+    monkeypatch.setattr(gpu_parts, "trained", trained)
+    monkeypatch.setattr(Trainer, "train_epoch", lambda self, *_: self.backend.to_host(self._totals))
+    row = gpu_parts.compare_epochs(replace(TINY, batches=1), "lenet5")
+    assert (row["identical"], row["ok"]) == (False, False)
+    assert row["reason"].startswith("conv2d2.w: 2,400 of 2,400 elements differ, by 0.25 at most")
+
+
+def test_the_first_difference_is_one_of_bits() -> None:
+    first, second = (Sequential([Dense(2), Dense(1)]) for _ in range(2))
+    for model in (first, second):
+        model.build((3,), "cpu", seed=0)
+        model.layers[1].b.value[0] = np.nan
+    assert gpu_parts.first_difference(first, second) == ""
+    second.layers[1].w.value[1, 0] += 0.125
+    assert gpu_parts.first_difference(first, second) == "dense2.w: 1 of 2 elements differ, by 0.125 at most"
+    first.layers[0].b.value[0], second.layers[0].b.value[0] = 0.0, -0.0
+    assert gpu_parts.first_difference(first, second) == "dense1.b: 1 of 2 elements differ, by 0 at most"
 
 
 @requires_compiler
 def test_determinism(cupy: ModuleType) -> None:
     (row,) = rows_of(gpu_parts.determinism)
     assert row["same"] and row["ok"] and len(row["weights_sha256"]) == 64
+    assert "reason" not in row
+
+
+@requires_compiler
+def test_runs_that_differ_say_in_what(cupy: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    models = [get_backend("gpu") for _ in range(3)]
+    for number, backend in enumerate(models):
+        models[number] = Sequential([Dense(2)])
+        models[number].build((3,), backend, seed=0)
+    trainers = iter([SimpleNamespace(model=model, backend=model.backend) for model in models])
+    monkeypatch.setattr(gpu_parts, "trained", lambda *_, **__: (next(trainers), None, None))
+    models[1].layers[0].b.value[1] = 3
+    row = gpu_parts.compare_runs(TINY, "lenet5", "float32")
+    assert (row["ok"], row["reason"]) == (False, "dense1.b: 1 of 2 elements differ, by 3 at most")
+    trainers = iter([SimpleNamespace(model=models[0], backend=models[0].backend)] * 3)
+    row = gpu_parts.compare_runs(TINY, "lenet5", "float32")
+    assert (row["same"], row["ok"], row["reason"]) == (True, False, "another seed gives the same weights")
+
+
+# What CUDA 12 prints of a graph, without details and with all of them.
+BRIEF = """digraph dot {
+subgraph cluster_1 {
+label="graph_1" graph[style="dashed"];
+"graph_1_node_0"[style="bold" shape="octagon" label="0
+gpucnn_relu
+"];
+"graph_1_node_1"[style="bold" shape="octagon" label="1
+_Z13gemv2N_kernelIiifffLi128ELi1ELi4ELi4E16cublasGemvParamsEvT9_
+"];
+"graph_1_node_2"[style="bold" shape="octagon" label="2
+implicit_conv2d_bf16
+"];
+"graph_1_node_3"[style="bold" shape="octagon" label="3
+cupy_add__float32_float32_float32
+"];
+"graph_1_node_4"[style="solid" shape="record" label="{
+MEMCPY
+| {{ID | node handle} | {4 | 0x000055E7277A5C20}}
+}"];
+"graph_1_node_0" -> "graph_1_node_1" [headlabel=0];
+}
+}"""
+DETAILED = """digraph dot {
+subgraph cluster_1 {
+label="graph_1" graph[style="dashed"];
+"graph_1_node_0"[style="bold" shape="record" label="{KERNEL
+| {ID | 0 (topoId: 1) | _ZN7cutlass7KernelI40cutlass_80_tensorop_s1688gemm_64x64_16x6EE\\<\\<\\<1,128,0\\>\\>\\>}
+| {{node handle | func handle} | {0x000055E7277A5C20 | 0x000055E7270A5A90}}
+| {cooperative | 0}
+}"];
+"graph_1_node_1"[style="bold" shape="record" label="{KERNEL
+| {ID | 1 (topoId: 0) | softmax\\<\\<\\<1,128,0\\>\\>\\>}
+}"];
+"graph_1_node_0" -> "graph_1_node_1" [headlabel=0];
+}
+}"""
+
+
+def test_kernels_of_cublas_are_told_from_others() -> None:
+    brief, detailed = (
+        gpu_parts.graph_facts(SimpleNamespace(graph=SimpleNamespace(debug_dot_str=lambda text=text: text)))
+        for text in (BRIEF, DETAILED)
+    )
+    assert (brief["nodes"], brief["nodes of cuBLAS"]) == (5, 1)
+    assert brief["kernels of cuBLAS"].startswith("1 x _Z13gemv2N_kernel")
+    assert (detailed["nodes"], detailed["nodes of cuBLAS"]) == (2, 1)
+    assert detailed["kernels of cuBLAS"].startswith("1 x _ZN7cutlass7Kernel")
+    assert gpu_parts.graph_facts(SimpleNamespace(graph=None)) == {}, "what CuPy cannot tell hides nothing else"
 
 
 @requires_compiler
@@ -198,27 +333,60 @@ def test_accuracy(cupy: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @requires_compiler
-def test_steps(cupy_of_children: None) -> None:
+def test_steps(cupy: ModuleType, cupy_of_children: None) -> None:
     peer, *rows = rows_of(gpu_speed.steps)
     assert peer["missing"] == "PyTorch is not installed"
-    (row,) = rows
-    assert (row["network"], row["batch"], row["precision"]) == ("lenet5", 2, "float32")
-    assert row["eager, ms"] > 0
-    assert row["alike"]
-    assert row["gpucnn, MB"] > 0
-    assert row["ok"] == ("missing" not in row)
+    assert len(rows) == 2
+    for row in rows:
+        assert (row["network"], row["batch"], row["precision"]) == ("lenet5", 2, "float32")
+        assert all(row[f"graph, {way}, ms"] > 0 for way in ("implicit", "columns"))
+        assert row["alike"]
+        assert row["gpucnn, MB"] > 0
+        assert row["PyTorch's precision"] == "float32"
+        assert row["ok"] == ("missing" not in row)
+        assert not any("predicted" in key for key in row), "nothing is known of the fake's speed"
+    assert [("eager, implicit, ms" in row) for row in rows] == [False, True]
+
+
+def test_what_matters_most_is_timed_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    class Worker:
+        def ask(self, **order) -> Row:
+            return {"torch": "2"}
+
+        def close(self) -> None:
+            pass
+
+    def time_network(job, clock, workers, kinds, network, batch, precision) -> Row:
+        asked.append((precision, network, kinds))
+        return {"ok": True}
+
+    properties = SimpleNamespace(getDeviceProperties=lambda device: {"name": b"NVIDIA H100 80GB HBM3"})
+    backend = SimpleNamespace(xp=SimpleNamespace(cuda=SimpleNamespace(runtime=properties)), device=0)
+    monkeypatch.setattr(gpu_speed, "Worker", Worker)
+    monkeypatch.setattr(gpu_speed, "time_network", time_network)
+    monkeypatch.setattr(gpu_speed, "make_backend", lambda device: backend)
+    job = Job(timed=(("lenet5", 64), ("vgg", 512)))
+    rows = rows_of(gpu_speed.steps, job)
+    assert [order[:2] for order in asked[:6]] == [
+        (precision, network) for precision in ("bf16", "tf32", "float32") for network in ("lenet5", "vgg")
+    ]
+    assert asked[0][2] == ("graph, implicit", "graph, columns", "torch graph")
+    assert ["torch compiled" in kinds for *_, kinds in asked] == [False] * 12 + [True] * 6
+    step = gpu_model.predict("vgg", 512, "bf16", "implicit", gpu_model.CARDS["H100"])
+    assert rows[1]["graph, implicit, predicted, ms"] == pytest.approx(1e3 * step.seconds)
+    assert rows[1]["graph, implicit, predicted, ms"] < rows[1]["graph, columns, predicted, ms"]
+    assert rows[1]["PyTorch's precision"] == "autocast to bf16"
 
 
 def test_ratios_are_those_of_a_round() -> None:
-    answers = {kind: {"size": 1.0, "bytes": 2e6} for kind in ("eager", "graph", "torch eager", "torch graph")}
-    rounds = [
-        {"eager": 4.0, "graph": 1.0, "torch eager": 9.0, "torch graph": 2.0},
-        {"eager": 9.0, "graph": 3.0, "torch eager": 3.0, "torch graph": 9.0},
-        {"eager": 4.0, "graph": 2.0, "torch eager": 9.0, "torch graph": 10.0},
-    ]
+    kinds = "eager, columns", "graph, columns", "torch eager", "torch graph"
+    answers = {kind: {"size": 1.0, "bytes": 2e6} for kind in kinds}
+    rounds = [dict(zip(kinds, seconds, strict=True)) for seconds in ((4.0, 1.0, 9.0, 2.0), (9, 3, 3, 9), (4, 2, 9, 10))]
     found = gpu_speed.summary(answers, rounds)
     assert (found["ratio"], found["ratio, from"], found["ratio, to"]) == (2.0, 1.0, 4.5)
-    assert (found["graph, ms"], found["gpucnn, MB"], found["ok"]) == (2000, 2, True)
+    assert (found["graph, columns, ms"], found["gpucnn, MB"], found["ok"]) == (2000, 2, True)
     answers["torch eager"]["size"] = 1.1
     assert not gpu_speed.summary(answers, rounds)["ok"], "they compute different things"
 
@@ -260,14 +428,116 @@ def test_bandwidth(cupy: ModuleType) -> None:
     }
     for row in rows:
         assert row["share"] == pytest.approx(row["bytes_per_second"] / copy["bytes_per_second"])
+        assert "predicted, ms" not in row
+
+
+def test_every_kernel_that_is_bound_by_memory_has_a_prediction() -> None:
+    x, card = np.zeros(gpu_job.Job().images, np.uint8), gpu_model.CARDS["H100"]
+    found = {name: gpu_speed.expected(card, name, x)["predicted, ms"] for name in gpu_speed.MEMORY_BOUND}
+    moved = 2 * 4 * x.size
+    assert found["relu"] == pytest.approx(1e3 * moved / card.bandwidth / gpu_model.SHARE)
+    assert min(found.values()) > 0 and max(found, key=found.get) == "im2col 3x3"
 
 
 @requires_compiler
 def test_costs(cupy: ModuleType, cupy_of_children: None) -> None:
     rows = rows_of(gpu_speed.costs)
     assert all(row["microseconds"] > 0 for row in rows)
-    assert [row["what"] for row in rows if "graph" in row["what"]] == ["graph of 1 kernels", "graph of 3 kernels"]
+    graphs = [row["what"] for row in rows if "graph" in row["what"]]
+    assert graphs == ["graph of 1 kernels", "graph of 3 kernels", "graph of a matrix product"]
     assert [row["what"].split()[-1] for row in rows][-2:] == ["cold", "warm"]
+
+
+# ---- the sanitizer ------------------------------------------------------------------------------------------------
+
+RACES = """========= COMPUTE-SANITIZER
+========= Error: Race reported between Write access at implicit_conv2d_bf16+0xa70
+=========     and Read access at implicit_conv2d_bf16+0x5c0 [16 hazards]
+=========     and Read access at implicit_conv2d_bf16+0x5e0 [32 hazards]
+=========
+========= Warning: Race reported between Read access at softmax(const float *, float *, int)+0x260
+=========     and Write access at softmax(const float *, float *, int)+0x200 [1 hazards]
+=========
+========= Warning: Race reported between Read access at void gemm<float, (int)64>(float *)+0x260 in gemm.cuh:3
+=========     and Write access at void gemm<float, (int)64>(float *)+0x200 in gemm.cuh:2 [3 hazards]
+=========
+========= RACECHECK SUMMARY: 3 hazards displayed (1 error, 2 warnings)
+"""
+CLEAN = """========= COMPUTE-SANITIZER
+========= RACECHECK SUMMARY: 0 hazards displayed (0 errors, 0 warnings)
+"""
+
+
+def test_races_are_read_from_the_report() -> None:
+    first, second, foreign = gpu_parts.hazards(RACES, {"implicit_conv2d_bf16", "softmax"})
+    assert (first["kernel"], first["hazards"], first["severity"], first["ok"]) == (
+        *("implicit_conv2d_bf16", 48, "Error", False),
+    )
+    assert first["reason"].endswith("and Read access at implicit_conv2d_bf16+0x5e0 [32 hazards]")
+    assert (second["kernel"], second["hazards"], second["severity"], second["ok"]) == ("softmax", 1, "Warning", False)
+    assert foreign["ok"] and foreign["kernel"].startswith("void gemm")
+    by_address = RACES.replace("implicit_conv2d_bf16+0xa70", "0xa70 in k.cu:3:implicit_conv2d_bf16")
+    nameless = RACES.replace("implicit_conv2d_bf16+0xa70", "0xa70 in k.cu:3")
+    found = [next(gpu_parts.hazards(report, {"implicit_conv2d_bf16"})) for report in (by_address, nameless)]
+    assert [(row["kernel"], row["ok"]) for row in found] == [
+        *(("implicit_conv2d_bf16", False), ("0xa70 in k.cu:3", False))
+    ]
+    assert list(gpu_parts.hazards(CLEAN, {"softmax"})) == []
+
+
+@pytest.fixture
+def tool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A compute-sanitizer that writes a report and prints what a program would."""
+    path = tmp_path / "compute-sanitizer"
+    path.write_text('#!/bin/sh\ncp "$(dirname "$0")/found" "$4"\necho kernel softmax\necho kernel clip_norm\n')
+    path.chmod(0o755)
+    monkeypatch.setattr(gpu_parts, "TOOLKITS", (str(tmp_path),))
+    return path
+
+
+def test_sanitizer(tool: Path) -> None:
+    found = tool.with_name("found")
+    found.write_text(CLEAN)
+    rows = rows_of(gpu_parts.sanitizer)
+    assert [(row["kernel"], row["hazards"], row["ok"]) for row in rows] == [
+        *(("softmax", 0, True), ("clip_norm", 0, True))
+    ]
+    found.write_text(RACES)
+    assert {row["kernel"]: row["ok"] for row in rows_of(gpu_parts.sanitizer)} == {
+        **{
+            "implicit_conv2d_bf16": False,
+            "softmax": False,
+            "void gemm<float, (int)64>(float *)": True,
+            "clip_norm": True,
+        }
+    }
+    found.write_text(CLEAN.splitlines()[0])
+    assert rows_of(gpu_parts.sanitizer)[-1]["reason"] == "its report has no end"
+    tool.write_text("#!/bin/sh\necho no GPU; exit 3\n")
+    (row,) = rows_of(gpu_parts.sanitizer)
+    assert (row["ok"], row["reason"], row["tail"]) == (False, "compute-sanitizer ended with 3", "no GPU")
+    tool.write_text("#!/bin/sh\nsleep 60\n")
+    (row,) = gpu_parts.sanitizer(TINY, Clock(0.5))
+    assert (row["ok"], row["reason"]) == (False, "stopped after 1 s")
+
+
+def test_without_the_sanitizer_that_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpu_parts, "TOOLKITS", ())
+    monkeypatch.setenv("PATH", "")
+    (row,) = rows_of(gpu_parts.sanitizer)
+    assert row["missing"] == "compute-sanitizer, which comes with the CUDA toolkit, is not on this machine"
+    assert gpu_check.judged(Outcome("sanitizer", "", rows=[row]), "").status == "passed"
+
+
+@requires_compiler
+def test_all_hand_written_kernels_are_launched_for_the_sanitizer(
+    cupy: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    for name, smaller in {"N": 2, "SHAPE": (5, 6, 3), "WIDE": 5}.items():
+        monkeypatch.setattr(gpu_race, name, smaller)
+    gpu_race.main([])
+    launched = {line.removeprefix("kernel ") for line in capsys.readouterr().out.splitlines()}
+    assert launched == {record.name for record in gpu_parts.hand_written()}
 
 
 # ---- PyTorch, without a GPU ---------------------------------------------------------------------------------------
@@ -337,45 +607,192 @@ def test_the_command_on_the_fake_device(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["fake", "found.json", "found.md"]
 
 
-def test_a_part_that_takes_too_long_is_stopped_with_what_it_found(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+@pytest.fixture
+def part(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """A part that finds a row and begins another, with a process of its own, and is never done."""
     script = tmp_path / "part.py"
-    script.write_text("import time\nprint('{\"what\": 1}', flush=True)\ntime.sleep(60)")
+    script.write_text(
+        "import subprocess, sys, time\n"
+        "child = subprocess.Popen(['sleep', '60'])\n"
+        'row = \'{"part": "machine", "row": {"what": 1, "child": %d}}\' % child.pid\n'
+        "print(row, '{\"part\": \"ma', sep='\\n', end='', flush=True)\n"
+        "time.sleep(60)"
+    )
     monkeypatch.setattr(gpu_check, "__file__", str(script))
     monkeypatch.setattr(gpu_check, "GRACE_SECONDS", 1.0)
-    found = gpu_check.run_part("machine", TINY, 1.0)
-    assert (found.status, found.reason, found.rows) == ("failed", "stopped after 2 s", [{"what": 1}])
+    return script
+
+
+def goes_on(process: int, seconds: float = 20.0) -> bool:
+    """Whether a process still runs after so long: one that was killed may take a moment to end."""
+    status, clock = Path(f"/proc/{process}/stat"), Clock(seconds)
+    while status.exists() and status.read_text().rpartition(")")[2].split()[0] != "Z":
+        if clock.left < 0:
+            return True
+        time.sleep(0.05)
+    return False
+
+
+def test_a_part_that_takes_too_long_is_stopped_with_what_it_found(part: Path, tmp_path: Path) -> None:
+    with (tmp_path / "rows").open("w+") as file:
+        gpu_check.add_line(file, {"block": "before"})
+        found = gpu_check.run_part("machine", TINY, 1.0, file)
+        gpu_check.add_line(file, {"part": "machine", "outcome": {}})
+    assert (found.status, found.reason, [row["what"] for row in found.rows]) == ("failed", "stopped after 2 s", [1])
     assert found.seconds < 30
+    assert not goes_on(found.rows[0]["child"])
+    lines = (tmp_path / "rows").read_text().splitlines()
+    assert [line[:15] for line in lines] == ['{"block": "befo', '{"part": "machi', '{"part": "ma', '{"part": "machi']
+
+
+def test_what_was_found_stays_when_the_command_is_killed(part: Path, tmp_path: Path) -> None:
+    """The process of the part writes its rows itself, into the file of its block."""
+    found = tmp_path / "first-kernels.jsonl"
+    command = (
+        "import gpu_check, gpu_job, pathlib\n"
+        f"gpu_check.__file__ = {str(part)!r}\n"
+        "block = gpu_check.Block('kernels', ('machine', 'kernels'), 60)\n"
+        f"gpu_check.run_blocks([block], gpu_job.Job(), lambda block: pathlib.Path({str(found)!r}), print)"
+    )
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join((str(ROOT / "scripts"), str(ROOT)))}
+    process = subprocess.Popen([sys.executable, "-c", command], env=environment, stdout=subprocess.DEVNULL)
+    for _ in range(600):
+        if found.exists() and '"row"' in found.read_text():
+            break
+        time.sleep(0.1)
+    process.kill()
+    process.wait()
+    lines = found.read_text().splitlines()
+    head, row = json.loads(lines[0]), json.loads(lines[1])["row"]
+    try:
+        assert (head["block"], head["seconds"], row["what"]) == ("kernels", 60, 1)
+    finally:
+        os.killpg(os.getpgid(row["child"]), signal.SIGKILL)
+
+
+# ---- plans --------------------------------------------------------------------------------------------------------
+
+BUDGET, VISIT, START_UP, FILES = 15 * 60, 330, 120, 8
+
+
+@pytest.mark.parametrize("plan", gpu_plan.PLANS)
+def test_a_visit_takes_five_minutes(plan: str) -> None:
+    """By its limits; and what its parts are predicted to take fits into them."""
+    blocks, job = gpu_plan.PLANS[plan], Job(timed=gpu_plan.PLAN_TIMED)
+    assert sum(block.seconds for block in blocks) <= VISIT
+    for block in blocks:
+        predicted = sum(gpu_plan.PARTS[name].seconds(job) for name in block.parts)
+        assert predicted <= block.seconds, block.name
+    assert len(blocks) + 1 <= FILES
+
+
+def test_both_visits_fit_into_the_time_of_a_machine() -> None:
+    """Even if the last part of each block has to be stopped."""
+    blocks = [block for plan in gpu_plan.PLANS.values() for block in plan]
+    spent = sum(block.seconds + gpu_check.GRACE_SECONDS for block in blocks)
+    assert spent + len(gpu_plan.PLANS) * START_UP <= BUDGET
+
+
+def test_all_parts_fit_into_the_minutes_without_a_plan() -> None:
+    assert sum(part.seconds(Job()) for part in gpu_plan.PARTS.values()) <= 60 * gpu_check.MINUTES
+
+
+def test_the_seconds_of_a_part_grow_with_its_job() -> None:
+    """Each figure of a job that the time depends on."""
+    least = Job(precisions=("bf16",), networks=("lenet5",), classifiers=("lenet5",), timed=(("lenet5", 64),), rounds=1)
+    for name, field in {
+        **{"kernels": "precisions", "graph": "networks", "determinism": "precisions", "accuracy": "classifiers"},
+        **{"steps": "timed", "tests": "test_workers"},
+    }.items():
+        more = replace(least, **{field: getattr(Job(), field) if field != "test_workers" else 1})
+        assert gpu_plan.PARTS[name].seconds(more) > gpu_plan.PARTS[name].seconds(least), name
+    assert gpu_plan.PARTS["steps"].seconds(replace(least, rounds=9)) > gpu_plan.PARTS["steps"].seconds(least)
+
+
+def names_of(*arguments: str) -> dict[str, tuple[str, ...]]:
+    options = gpu_check.parser().parse_args(arguments)
+    return {block.name: block.parts for block in gpu_check.chosen(options)}
+
+
+def test_what_a_plan_runs() -> None:
+    assert names_of("--plan", "first", "--out", "x") == {
+        "kernels": ("machine", "kernels"),
+        "training": ("graph", "determinism"),
+        "speed": ("bandwidth", "costs"),
+        "tests": ("tests",),
+    }
+    second = {"steps": ("machine", "steps"), "accuracy": ("accuracy",), "sanitizer": ("sanitizer",)}
+    assert names_of("--plan", "second", "--out", "x") == second
+    mended = names_of("--plan", "second", "--out", "x", "--only", "graph,kernels", "--skip", "accuracy")
+    assert mended == {"steps": ("machine", "steps"), "sanitizer": ("sanitizer",), "mended": ("kernels", "graph")}
+    assert names_of("--only", "costs,kernels") == {"all": ("kernels", "costs")}
+
+
+@pytest.mark.parametrize("plan", gpu_plan.PLANS)
+def test_a_plan_leaves_a_file_of_each_block_and_one_of_tables(
+    plan: str, gpu: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """And its networks, unless others are named."""
+    jobs = []
+
+    def run_part(name: str, job: Job, seconds: float, file) -> Outcome:
+        jobs.append(job)
+        return outcome(name)
+
+    monkeypatch.setattr(gpu_check, "run_part", run_part)
+    arguments = ["--plan", plan, "--out", str(tmp_path / "found"), "--data-dir", "mnist"]
+    assert gpu_check.main([*arguments, *(["--only", "graph"] if plan == "second" else [])]) == 0
+    blocks = [block.name for block in gpu_plan.PLANS[plan]]
+    files = sorted(path.relative_to(tmp_path / "found").as_posix() for path in (tmp_path / "found").rglob("*"))
+    assert files == sorted([*(f"{plan}-{name}.jsonl" for name in blocks), f"{plan}.md"])
+    assert len(files) <= FILES
+    assert {(job.timed, job.data_dir, job.precisions) for job in jobs} == {
+        (gpu_plan.PLAN_TIMED, "mnist", ("bf16", "tf32", "float32"))
+    }
+    lines = [json.loads(line) for line in (tmp_path / "found" / f"{plan}-{blocks[0]}.jsonl").read_text().splitlines()]
+    assert lines[0]["block"] == blocks[0]
+    assert lines[-1]["outcome"]["status"] == "passed"
+
+
+def test_precisions_and_networks_can_be_named(gpu: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    jobs = []
+    monkeypatch.setattr(gpu_check, "run_part", lambda name, job, *_: jobs.append(job) or outcome(name))
+    assert gpu_check.main(["--only", "steps", "--precisions", "tf32,bf16", "--timed", "lenet5:64,vgg:32"]) == 0
+    assert (jobs[0].precisions, jobs[0].timed) == (("tf32", "bf16"), (("lenet5", 64), ("vgg", 32)))
 
 
 def test_a_part_that_fails_stops_no_other(gpu: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        gpu_check, "run_part", lambda name, job, seconds: outcome(name, "failed" if name == "graph" else "passed")
+        gpu_check, "run_part", lambda name, *_: outcome(name, "failed" if name == "graph" else "passed")
     )
     assert gpu_check.main(["--skip", "tests"]) == 1
     assert gpu_check.main(["--skip", "tests,graph"]) == 0
 
 
-def test_the_parts_share_the_time(gpu: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+def test_the_parts_of_a_block_share_its_time(
+    gpu: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    """By what they are predicted to take."""
     clock, given = [0.0], {}
     monkeypatch.setattr(gpu_check.time, "monotonic", lambda: clock[0])
 
-    def run(name: str, job: Job, seconds: float) -> Outcome:
+    def run(name: str, job: Job, seconds: float, file) -> Outcome:
         given[name] = seconds
-        clock[0] += {"first": 10.0, "second": 87.5}[name]
+        clock[0] += {"first": 10.0, "second": 87.5, "fourth": 1.0}[name]
         return outcome(name)
 
-    parts = {name: Part(None, share) for name, share in (("first", 1), ("second", 2), ("third", 1))}
+    shares = {"first": 1, "second": 2, "third": 1, "fourth": 9}
+    parts = {name: Part(None, lambda job, share=share: share) for name, share in shares.items()}
     monkeypatch.setattr(gpu_check, "PARTS", parts)
     monkeypatch.setattr(gpu_check, "run_part", run)
-    found = gpu_check.run_parts([*parts], TINY, 100 / 60, lambda _: None)
-    assert given == pytest.approx({"first": 25.0, "second": 60.0}), "what the first left is for the others"
-    assert [part.status for part in found] == ["passed", "passed", "skipped"]
-    assert found[2].reason.startswith("no time left of 1.66667 minutes")
-    monkeypatch.setattr(gpu_check, "run_parts", lambda *_: found)
+    blocks = [Block("one", ("first", "second", "third"), 100.0), Block("two", ("fourth",), 30.0)]
+    found = gpu_check.run_blocks(blocks, TINY, None, lambda _: None)
+    assert given == pytest.approx({"first": 25.0, "second": 60.0, "fourth": 30.0}), "in a block, for those behind"
+    assert [part.status for part in found] == ["passed", "passed", "skipped", "passed"]
+    assert found[2].reason == "no time left of 100 seconds"
+    monkeypatch.setattr(gpu_check, "run_blocks", lambda *_: found)
     assert gpu_check.main([]) == 1, "what was not begun may not work"
-    assert "2 of 3 parts passed" in capsys.readouterr().out
+    assert "3 of 4 parts passed" in capsys.readouterr().out
 
 
 def test_what_there_was_no_time_for_is_named() -> None:
@@ -401,6 +818,13 @@ def test_without_a_gpu(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
         (["--only", "kernel"], "unknown part 'kernel': did you mean 'kernels'"),
         (["--device", "cpu"], "--device cpu: expected a GPU (gpu:0), received cpu"),
         (["--json", "no/such/folder"], "cannot be written there; name a file in a folder that exists"),
+        (["--plan", "first"], "--plan needs --out DIR, and has its own times"),
+        (["--plan", "first", "--out", "x", "--only", "kernels"], "--only names what was mended, in --plan second"),
+        (["--plan", "second", "--out", "x", "--minutes", "3"], "--plan needs --out DIR, and has its own times"),
+        (["--out", "no/such/folder"], "--out no/such/folder: No such file or directory; name a folder in one that"),
+        (["--precisions", "bf16,tf23"], "unknown precision 'tf23': did you mean 'tf32'"),
+        (["--timed", "vgg"], "--timed vgg: expected a network and a batch size, such as vgg:512"),
+        (["--timed", "vgh:512"], "unknown model 'vgh': did you mean 'vgg'"),
     ],
 )
 def test_wrong_options(arguments: list[str], message: str, capsys: pytest.CaptureFixture) -> None:
@@ -444,8 +868,14 @@ def test_tables() -> None:
     assert (gpu_check.shown(True), gpu_check.shown(12345.6)) == ("True", "12,346")
 
 
+def test_tables_say_what_a_precision_is() -> None:
+    note = "In bf16 and tf32 the factors of matrix products are rounded"
+    assert note in gpu_check.markdown([Outcome("steps", "passed", rows=[{"precision": "bf16"}])])
+    assert note not in gpu_check.markdown([outcome("machine")])
+
+
 def test_the_script_names_its_parts() -> None:
     assert set(gpu_check.PARTS) == {
         *("machine", "tests", "kernels", "graph", "determinism"),
-        *("accuracy", "steps", "bandwidth", "costs"),
+        *("accuracy", "steps", "bandwidth", "costs", "sanitizer"),
     }

@@ -130,6 +130,7 @@ def test_nothing_is_done_with_nothing() -> None:
         assert not dw.get().any()
         assert not db.get().any()
     assert backend.max_pool2d(x, WINDOW)[0].shape == x.shape
+    assert backend.sum_rows(new((3, 0))).shape == backend.sum_rows(new((600, 0))).shape == (0,)
     backend.clip_norm(new((0,)), new((1,)) + 1)
 
 
@@ -196,6 +197,9 @@ def test_one_image_that_32_bits_do_not_count_is_refused() -> None:
             backend._window_arguments((1, 1 << 16, 1 << 16, 3), window)
     with pytest.raises(InputError, match=r"^a kernel of \(9, 9, 40000, 40000\) is too large .*; use fewer channels$"):
         backend._group_arguments((1, 9, 9, 80000), (9, 9, 40000, 40000), WINDOW)
+    vast = Window((1 << 16, 1 << 16), padding=((1 << 15, (1 << 15) - 1),) * 2)
+    with pytest.raises(InputError, match=r"^a kernel of \(65536, 65536\) is too large .*; use a smaller one$"):
+        backend._sizes((1, 1, 1, 1), 1, vast)
 
 
 NARROW = {

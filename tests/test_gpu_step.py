@@ -149,7 +149,12 @@ def test_two_gpus_in_one_thread() -> None:
 
 def test_ways_to_convolve() -> None:
     with installed_cupy(make_fake_cupy()) as cupy:
-        assert get_backend("gpu").convolution == "columns"
+        defaults = {"float32": "columns", "float64": "columns", "tf32": "implicit", "bf16": "implicit"}
+        assert {name: get_backend("gpu", name).convolution for name in defaults} == defaults
+        assert get_backend("gpu", "bf16", convolution="columns").convolution == "columns"
+        assert (
+            "CuPy 14.2.0; bf16 factors, float32 arrays, convolution implicit)" in get_backend("gpu", "bf16").describe()
+        )
         assert get_backend("auto", convolution="implicit").convolution == "implicit"
         with pytest.raises(InputError, match="unknown convolution 'implicite': did you mean 'implicit'"):
             get_backend("gpu", convolution="implicite")
@@ -159,6 +164,7 @@ def test_ways_to_convolve() -> None:
         ):
             get_backend("gpu", "bf16", convolution="implicit")
         assert get_backend("gpu", convolution="implicit").products == "float32"
+        assert get_backend("gpu", "bf16").convolution == "columns"
     with pytest.raises(InputError, match="only a GPU has several ways, received the device cpu"):
         get_backend("cpu", convolution="implicit")
 

@@ -16,7 +16,18 @@ from device.fixtures import absent_cupy, installed_cupy
 from test_reference import expected
 from tolerances import ROUNDED_FACTOR, assert_close, tolerance
 
-from gpucnn import SGD, Dense, Sequential, SoftmaxCrossEntropy, Trainer, get_backend
+from gpucnn import (
+    SGD,
+    BatchNorm2D,
+    Conv2D,
+    Dense,
+    Flatten,
+    ReLU,
+    Sequential,
+    SoftmaxCrossEntropy,
+    Trainer,
+    get_backend,
+)
 from gpucnn.backend.cpu import CpuBackend
 from gpucnn.backend.reference import Backend
 from gpucnn.data import Normalization, ResidentSplit, Split
@@ -168,6 +179,21 @@ def test_a_cpu_refuses_and_says_where_they_are(precision: str) -> None:
     for make in (partial(get_backend, "cpu"), partial(get_backend, "auto"), CpuBackend):
         with absent_cupy(), pytest.raises(InputError, match=message):
             make(precision)
+
+
+def test_memory_is_not_saved(precision: str) -> None:
+    """Weights, gradients and all buffers are those of float32: what is rounded are factors."""
+    planned, held = set(), set()
+    for name in ("float32", precision):
+        backend = get_backend("reference", name)
+        model = Sequential([Conv2D(3, 3, padding=1), BatchNorm2D(), ReLU(), Flatten(), Dense(2)])
+        model.build((6, 6, 2), backend, max_batch=4, seed=0)
+        trainer = Trainer(model, SoftmaxCrossEntropy(), SGD(0.1, 0.9), batch_size=4)
+        trainer.step(np.ones((4, 6, 6, 2), "float32"), np.zeros(4, np.int32))
+        planned.add(model.plan(4).peak)
+        held.add(model.held_bytes())
+        assert {str(array.dtype) for array in model.arrays().values()} == {"float32"}
+    assert len(planned) == len(held) == 1
 
 
 def test_a_trainer_wants_model_and_data_in_one_precision(precision: str) -> None:

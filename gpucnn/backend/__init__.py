@@ -29,8 +29,9 @@ def get_backend(
 
     Arrays are of `float_dtype`, "float32" or "float64". With "tf32" or "bf16" they are float32, and so are all sums,
     but the factors of matrix products are rounded to 11 or 8 significant bits, as tensor cores of a GPU take them; the
-    reference does so too. `convolution` is how a GPU convolves: by "columns" (the default), or "implicit" ones that are
-    never written.
+    reference does so too. Products are faster then, memory is not saved. `convolution` is how a GPU convolves: by
+    "columns", or "implicit" ones that are never written; by default the latter in tf32 and bf16, where they are
+    predicted to be faster.
 
     Raises
     ------

@@ -18,7 +18,7 @@ class Block:
     def __init__(self, world: Any, size: int) -> None:
         self.world = world
         self.device = world.device
-        self.bytes = np.zeros(size, np.uint8)  # of which none is there before somebody writes
+        self.bytes = np.zeros(size, np.uint8)  # which takes no memory before it is touched
         self.start = self.bytes.ctypes.data
         self.used = 0  # bytes that were ever asked for
         world.blocks.add(self)

@@ -27,7 +27,7 @@ INDEX_LIMIT = 2**31 - 2**14  # of elements that 32 bits count; a kernel may coun
 # How sums over rows are shared: by the shape alone, so that they are the same on every device.
 CHANNELS = 1 << 8  # columns that a block of threads takes at most, one for each of its threads
 ELEMENTS = 1 << 12  # that a block reduces, at least
-FEW_ROWS, FEW_COLUMNS = 1 << 9, 1 << 4  # that one block sums up at once; 16 columns are what memory gives at a time
+FEW_ROWS, FEW_COLUMNS = 1 << 9, 1 << 4  # that a block sums up at once: narrow, so that there are many of them
 
 
 @functools.cache
@@ -91,7 +91,9 @@ class GpuArrays(Backend):
 
     def describe(self) -> str:
         name = self.xp.cuda.runtime.getDeviceProperties(self.device)["name"]
-        return f"{self.name} ({name.decode() if isinstance(name, bytes) else name}, CuPy {self.xp.__version__})"
+        name = name.decode() if isinstance(name, bytes) else name
+        rounded = "" if self.products == self.precision else f"{self.products} factors, "
+        return f"{self.name} ({name}, CuPy {self.xp.__version__}; {rounded}{self.precision} arrays)"
 
     def free_bytes(self) -> int | None:
         with self.on_device():

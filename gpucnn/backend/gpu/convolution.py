@@ -25,20 +25,25 @@ class GpuConvolution(GpuImplicit):
     """Part of `GpuBackend`.
 
     `convolution` is the way to convolve without groups: "columns" writes those of `im2col`, and cuBLAS multiplies them;
-    "implicit" has kernels of its own, which need no memory for columns.
+    "implicit" has kernels of its own, which need no memory for columns. Unless given it is what is predicted to be the
+    faster one: "implicit" where products are rounded for tensor cores, "columns" in float32 and float64.
     """
 
-    def __init__(self, float_dtype: Any = "float32", *, convolution: str = "columns", **options: Any):
-        if convolution not in WAYS:
+    def __init__(self, float_dtype: Any = "float32", *, convolution: str | None = None, **options: Any):
+        if convolution not in (None, *WAYS):
             raise unknown_name("convolution", convolution, WAYS)
         super().__init__(float_dtype, **options)
-        self.convolution = convolution
         capability, least = int(self.xp.cuda.Device(self.device).compute_capability), self._least_capability()
-        if convolution == "implicit" and capability < least:
+        is_faster = self.products != self.precision and capability >= least
+        self.convolution = convolution or ("implicit" if is_faster else "columns")
+        if self.convolution == "implicit" and capability < least:
             raise DeviceError(
                 f"{self.name} has compute capability {capability / 10}: implicit convolution in {self.products} needs "
                 f"{least / 10}; use convolution columns, or float32"
             )
+
+    def describe(self) -> str:
+        return f"{super().describe().removesuffix(')')}, convolution {self.convolution})"
 
     def _window_arguments(self, x_shape: tuple[int, ...], window: Window, OC: int = 1) -> tuple[int, ...]:
         """Return the scalars that `kernels.WINDOW` names, for arrays that 32-bit indices can reach."""
@@ -157,6 +162,7 @@ class GpuConvolution(GpuImplicit):
 
     def _sizes(self, x_shape: tuple[int, ...], OC: int, window: Window) -> tuple[int, ...]:
         """Return the scalars that `SIZES` of the implicit kernels names."""
+        check_indices(window.taps * max(x_shape[3], OC), f"a kernel of {window.kernel}", "use a smaller one")
         return x_shape[0], OC, *self._window_arguments(x_shape, window, OC)
 
     # ---- groups ---------------------------------------------------------------------------------------------------
