@@ -11,6 +11,8 @@ import mmap
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -23,7 +25,8 @@ from tolerances import assert_close
 from gpucnn import InputError, get_backend
 from gpucnn.augmentation import Augmentation
 from gpucnn.backend import random
-from gpucnn.backend.gpu.convolution import INDEX_LIMIT
+from gpucnn.backend.gpu.arrays import INDEX_LIMIT
+from gpucnn.backend.kernels import Block, Elementwise
 from gpucnn.backend.reference import Backend
 from gpucnn.geometry import Window
 
@@ -70,14 +73,15 @@ class Chosen:
         self.images = 0
         self.indices: list[int] = []
         self.written: tuple = ()
-        monkeypatch.setattr(self.backend, "_run", self._run)
-        monkeypatch.setattr(self.backend, "_launch", lambda *_, **__: None)
+        monkeypatch.setattr("gpucnn.backend.gpu.arrays._compiled", self._compiled)
         monkeypatch.setattr(self.backend, "sum_rows", lambda *_, **__: None)
         monkeypatch.setattr(self.backend, "_pool_counts", reference._pool_counts)
         monkeypatch.setattr(self.backend, "scratch", lambda name, shape, dtype: sparse(*shape))
 
-    def _run(self, record: Any, *arguments: Any, size: int | None = None) -> None:
-        program = ElementwiseProgram(record)
+    def _compiled(self, cupy: ModuleType, record: Elementwise | Block, element_type: str = "") -> Callable:
+        return partial(self._run, ElementwiseProgram(record)) if isinstance(record, Elementwise) else lambda *_: None
+
+    def _run(self, program: ElementwiseProgram, *arguments: Any, size: int | None = None) -> None:
         total = math.prod(program.loop_shape(arguments, size))
         if total < self.images:  # a counter
             return
@@ -269,15 +273,12 @@ def test_the_largest_that_is_let_through_is_right(name: str, monkeypatch: pytest
 def test_beyond_it_is_wrong(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The first elements that 32 bits do not reach: the emulation sees them go astray."""
     giant = GIANTS[name]
-    monkeypatch.setattr("gpucnn.backend.gpu.convolution.INDEX_LIMIT", 2**40)
+    monkeypatch.setattr("gpucnn.backend.gpu.arrays.INDEX_LIMIT", 2**40)
     with pytest.raises((AssertionError, IndexError, OverflowError)):
         compare(Chosen(monkeypatch), giant, 2**31 // giant.elements + 1)
 
 
-REFUSED = [name for name in GIANTS if name not in ("bias", "one hot", "dropout", "gather", "augment")]
-
-
-@pytest.mark.parametrize("name", REFUSED)
+@pytest.mark.parametrize("name", GIANTS)
 def test_beyond_it_is_refused(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     giant = GIANTS[name]
     with pytest.raises(InputError, match="too large for one kernel"):

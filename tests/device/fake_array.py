@@ -178,7 +178,7 @@ class World:
     def find(self, pointer: int, size: int, error: type[Exception]) -> tuple[Block, int]:
         """Return the block of the current device that contains these bytes, and where they begin in it."""
         for block in self.blocks:
-            offset = pointer - block.bytes.ctypes.data
+            offset = pointer - block.start
             if block.device == self.device and offset >= 0 and offset + size <= block.used:
                 return block, offset
         raise error(f"{size} bytes at {pointer:#x} are not in one piece of memory that is alive")

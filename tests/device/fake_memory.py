@@ -19,6 +19,7 @@ class Block:
         self.world = world
         self.device = world.device
         self.bytes = np.zeros(size, np.uint8)  # which takes no memory before it is touched
+        self.start = self.bytes.ctypes.data
         self.used = 0  # bytes that were ever asked for
         world.blocks.add(self)
 

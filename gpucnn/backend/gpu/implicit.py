@@ -14,7 +14,7 @@ from gpucnn.backend.kernels import implicit as kernels
 __all__ = ["GpuImplicit"]
 
 DW_BLOCKS = 1 << 9  # that share a kernel gradient; by the shapes alone, so that the parts are the same on every device
-DW_WINDOWS = 1 << 7  # that one of them sums up, at least
+DW_WINDOWS = 1 << 6  # that one of them sums up, at least
 
 
 class GpuImplicit(GpuArrays):
