@@ -110,9 +110,12 @@ def zoo_trainer(name: str, backend: Backend, batch: int) -> tuple[Trainer, Resid
 
 
 def network(layer: Layer) -> Sequential:
-    """Return a network of images of `SHAPE` around a layer, before which something is learned."""
+    """Return a network of images of `SHAPE` around a layer, before which something is learned.
+
+    Its outputs are between 0 and 1, which suits every loss.
+    """
     layer = layers.Flatten() if isinstance(layer, layers.Flatten) else Sequential([layer, layers.Flatten()])
-    return Sequential([layers.Conv2D(4, 1), layer, layers.Dense(CLASSES)])
+    return Sequential([layers.Conv2D(4, 1), layer, layers.Dense(CLASSES), layers.Sigmoid()])
 
 
 def trainer_of(
@@ -122,12 +125,13 @@ def trainer_of(
     backend: Backend,
     batch: int = 4,
     augmentation: Augmentation | None = None,
+    samples: int | None = None,
     **options: Any,
 ) -> tuple[Trainer, ResidentSplit]:
-    """Return what trains that network, and data of one batch."""
+    """Return what trains that network, and data of one batch or of so many samples."""
     model = network(layer)
     model.build(SHAPE, backend, max_batch=batch, seed=0)
-    split = random_split(batch, SHAPE)
+    split = random_split(samples or batch, SHAPE)
     trainer = Trainer(model, loss, optimizer, batch_size=batch, **options)
     return trainer, ResidentSplit(split, backend, Normalization(split.images), augmentation)
 
