@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import os
+import weakref
 from collections.abc import Callable, Iterator
 from types import ModuleType
 
@@ -138,6 +140,29 @@ def test_after_a_fork_the_reason_is_named(cupy: ModuleType, monkeypatch: pytest.
         with pytest.raises(DeviceError, match=r'forked after its parent had used it .*get_context\("spawn"\)'):
             call()
     assert get_backend("auto").name == "cpu"
+
+
+# ---- memory --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("device", ["gpu", "cpu", "reference"])
+def test_the_memory_of_a_backend_goes_with_it(device: str, cupy: ModuleType) -> None:
+    """At once, not when the garbage collector comes: the workspace of cuBLAS alone is 32 MiB on a large GPU."""
+    gc.collect()
+    gc.disable()
+    try:
+        used = cupy.get_default_memory_pool().used_bytes()
+        for _ in range(3):
+            backend = get_backend(device)
+            dense = Dense(3)
+            dense.build((4,), backend)
+            dense.backward(dense.forward(backend.zeros((2, 4))))
+            gone = weakref.ref(backend)
+            del dense, backend
+            assert gone() is None
+        assert cupy.get_default_memory_pool().used_bytes() == used
+    finally:
+        gc.enable()
 
 
 # ---- transfers -----------------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import weakref
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -32,7 +33,7 @@ class Arrays:
         self.precision = "float32" if self.products in SIGNIFICANT_BITS else self.products
         self.float_dtype = getattr(xp, self.precision)
         self.host_reads = 0
-        self.workspace = Workspace(self)
+        self.workspace = Workspace(weakref.proxy(self))  # no cycle: its memory goes back when the backend does
 
     def on_device(self) -> AbstractContextManager[Any]:
         """Return a context in which this device is the calling thread's current one, where there is such a thing.
