@@ -12,6 +12,7 @@ from gpucnn.backend import Backend
 from gpucnn.checks import number
 from gpucnn.errors import InputError
 from gpucnn.memory import Arena
+from gpucnn.representation import representation
 
 __all__ = ["Attached", "HyperParameter"]
 
@@ -66,6 +67,9 @@ class Attached:
     kept: tuple[str, ...] = ()  # attributes: arrays that change from step to step
     backend: Backend | None = None
     arena: Arena | None = None
+
+    def __repr__(self) -> str:
+        return representation(self)
 
     def attach(self, arena: Arena, backend: Backend) -> None:
         """Take the arena to work on, and allocate the state kept for it; a second time starts anew."""

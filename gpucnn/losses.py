@@ -11,6 +11,7 @@ from gpucnn.backend import Backend, backend_of
 from gpucnn.checks import number
 from gpucnn.errors import DeviceError, InputError, describe, lookup
 from gpucnn.memory import Workspace
+from gpucnn.representation import representation
 
 __all__ = [
     "LOSSES",
@@ -55,6 +56,9 @@ class Loss:
         self.reduction = reduction
         self.backend: Backend | None = None
         self._dx: Array | None = None
+
+    def __repr__(self) -> str:
+        return representation(self)
 
     def build(self, backend: Backend) -> None:
         """Take the backend to compute on; without this, that of the first outputs."""

@@ -21,6 +21,7 @@ from gpucnn.losses import Loss
 from gpucnn.model import Sequential
 from gpucnn.optimizers import Optimizer
 from gpucnn.replay import Replay
+from gpucnn.representation import representation
 
 __all__ = ["Metrics", "Trainer"]
 
@@ -82,6 +83,9 @@ class Trainer:
         self.replay = self.test_replay = Replay(self.backend)
         self._guard = Guard(model)
         self._began = 0, 0  # epoch and batches done when `train_epoch` was last called
+
+    def __repr__(self) -> str:
+        return representation(self)
 
     def step(self, x: Array, y: Array) -> None:
         """Enqueue one update from a batch; nothing is read back."""

@@ -57,6 +57,13 @@ class Split:
     images: np.ndarray
     labels: np.ndarray
 
+    def __len__(self) -> int:
+        """Return the number of samples."""
+        return len(self.images)
+
+    def __repr__(self) -> str:
+        return f"<Split: {len(self):,} images of {' x '.join(map(str, self.images.shape[1:]))}>"
+
 
 @dataclass(frozen=True)
 class Dataset:
@@ -67,6 +74,9 @@ class Dataset:
     test: Split
     class_names: tuple[str, ...]
     image_range: int
+
+    def __repr__(self) -> str:
+        return f"<Dataset {self.name}: {self.classes} classes, {self.train!r} to train on, {self.test!r} to test>"
 
     @property
     def classes(self) -> int:

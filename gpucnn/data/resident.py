@@ -100,6 +100,14 @@ class ResidentSplit:
         self._augmentation = {"augmentation": augmentation, "key": _random_key(seed), "epoch": self._epoch}
         self._workspace = Workspace(backend)
 
+    def __len__(self) -> int:
+        """Return the number of samples."""
+        return self.samples
+
+    def __repr__(self) -> str:
+        sizes = " x ".join(map(str, self.images.shape[1:]))
+        return f"<ResidentSplit: {self.samples:,} images of {sizes} on {self.backend.name}>"
+
     def state(self) -> dict[str, Array]:
         """Return the arrays that say where in an epoch it is, by name."""
         return {"order": self._order, "cursor": self._cursor, "epoch": self._epoch}

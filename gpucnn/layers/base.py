@@ -12,6 +12,7 @@ from gpucnn.checks import integer
 from gpucnn.errors import DeviceError, InputError, describe
 from gpucnn.layers.lifetimes import Slots, Spec, Value, Walk
 from gpucnn.memory import Arena, Parameter, Workspace
+from gpucnn.representation import representation
 
 __all__ = ["Context", "Layer", "initialize"]
 
@@ -82,6 +83,9 @@ class Layer:
         self.owner: Layer | None = None  # the model that this layer is a part of
         self._device_fixed = False
         self._batch: int | None = None  # samples of the forward pass that a backward pass may follow
+
+    def __repr__(self) -> str:
+        return representation(self)
 
     # ---- for subclasses -------------------------------------------------------------------------------------------
 

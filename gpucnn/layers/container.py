@@ -36,6 +36,17 @@ class Container(Layer):
         for layer in self.layers:
             layer.owner = self
 
+    def __len__(self) -> int:
+        """Return the number of layers, those inside of others not counted."""
+        return len(self.layers)
+
+    def __getitem__(self, place: int | slice) -> Layer | list[Layer]:
+        """Return the layer at a place, or a list of some: `model[0]`, `model[-1]`, `model[1:3]`."""
+        return self.layers[place]
+
+    def __iter__(self) -> Iterator[Layer]:
+        return iter(self.layers)
+
     @classmethod
     def _listed(cls, layers: object) -> list:
         if not isinstance(layers, Iterable):
@@ -143,3 +154,4 @@ class Residual(Parallel):
 
     def __init__(self, body: Layer, shortcut: Layer | None = None, *, name: str | None = None):
         super().__init__([body, Identity() if shortcut is None else shortcut], Add(), name=name)
+        self.body, self.shortcut = body, shortcut

@@ -8,6 +8,7 @@ from gpucnn.geometry import Window
 from gpucnn.layers.base import Array, Layer, Shape
 from gpucnn.layers.lifetimes import Spec
 from gpucnn.layers.window import Padding, fit_window
+from gpucnn.representation import representation
 
 __all__ = ["AveragePool2D", "GlobalAveragePool2D", "GlobalMaxPool2D", "LpPool2D", "MaxPool2D"]
 
@@ -39,6 +40,9 @@ class Pool2D(Layer):
         self.kernel_size, self.padding, self.dilation = kernel_size, padding, dilation
         self.stride = kernel_size if stride is None else stride
         self.ceil_mode = ceil_mode
+
+    def __repr__(self) -> str:
+        return representation(self, stride=self.kernel_size)
 
     def infer(self, input_shape: Shape) -> Shape:
         H, W, C = self._image_shape(input_shape)

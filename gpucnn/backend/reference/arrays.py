@@ -35,6 +35,9 @@ class Arrays:
         self.host_reads = 0
         self.workspace = Workspace(weakref.proxy(self))  # no cycle: its memory goes back when the backend does
 
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.describe()}>"
+
     def on_device(self) -> AbstractContextManager[Any]:
         """Return a context in which this device is the calling thread's current one, where there is such a thing.
 
