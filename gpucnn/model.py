@@ -212,9 +212,12 @@ class Sequential(Container):
 
         A `BatchNorm2D` right behind a `Conv2D` is then not computed: it is folded into the kernels and the bias, anew
         in each call, unless the kernels are larger than the convolution's output. On a GPU the passes of a batch size
-        are recorded as a CUDA graph from the second on.
+        are recorded as a CUDA graph from the second on; Python code of layers of your own does not run in those that
+        follow. `forward(x, train=False)` is never recorded.
         """
         with self.explained(x.shape[0] if getattr(x, "ndim", 0) else 1):
+            if type(self).forward is not Sequential.forward:  # a subclass computes something else
+                return self.forward(x, train=False)
             self._accept(x)
             self._leave_plan()
             self._batch = None

@@ -31,6 +31,7 @@ class Optimizer(Attached):
     slots = 0  # arrays as large as the arena that it keeps from step to step
     clip_norm = HyperParameter(optional=True, not_zero="else nothing is learned; None clips nothing")
     shares: np.ndarray | None = None  # of the learning rate, one for each step, where it follows a schedule
+    _schedules = 0  # that it was told to follow
 
     def attach(self, arena: Arena, backend: Backend) -> None:
         limit = backend.from_host(self.held(("clip_norm",), backend.precision))
@@ -58,7 +59,7 @@ class Optimizer(Attached):
         steps = integer(steps, f"{name}: steps", least=1, most=MOST_STEPS)
         check_schedule(schedule, f"{name}: schedule")
         shares = [number(schedule(t / steps), f"{name}: the schedule's share at {t}/{steps}") for t in range(steps)]
-        self.shares = np.array(shares)
+        self.shares, self._schedules = np.array(shares), self._schedules + 1
         if self.backend is not None:
             self._start_clock(self.backend)
 
@@ -75,6 +76,11 @@ class Optimizer(Attached):
             return self.learning_rate
         step = int(self.backend.to_host(self.clock)[0]) - ago
         return self.learning_rate * float(self.shares[min(step, len(self.shares) - 1)])
+
+    @property
+    def kind(self) -> tuple[Any, ...]:
+        """What decides which operations a step consists of, beside its numbers."""
+        return self.clip_norm is not None, self._schedules
 
     def step(self) -> None:
         """Update all weights from their gradients."""

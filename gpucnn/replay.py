@@ -7,15 +7,61 @@ from functools import partial
 from operator import is_
 from typing import Any
 
+import numpy as np
+
 from gpucnn.backend import Backend
 from gpucnn.errors import DeviceError
-from gpucnn.geometry import Window
 
 __all__ = ["Inferences", "Replay"]
 
 Array = Any
 MOST_SIZES = 4  # of batches whose inferences are kept as recordings
-PLAIN = (bool, int, float, str, type(None))
+NUMBERS = (bool, int, float, str, type(None), np.generic)
+MISSING = object()
+
+
+class Attributes:
+    """The attributes of some objects as they are now, and what is in their lists, tuples, sets and dictionaries."""
+
+    def __init__(self, owners: Iterable[object]):
+        self.owners = list(owners)
+        self.values = [dict(vars(owner)) for owner in self.owners]
+        self._contents = [(value, value.copy()) for value in self._all_values() if isinstance(value, (list, set, dict))]
+
+    def _all_values(self) -> Iterator[Any]:
+        for values in self.values:
+            yield from values.values()
+
+    def arrays(self, is_array: Callable[[Any], bool]) -> list[Array]:
+        """Return the arrays among them, those in containers too."""
+        found, waiting = [], [*self._all_values()]
+        for value in waiting:  # which grows meanwhile
+            if is_array(value):
+                found.append(value)
+            elif isinstance(value, dict):
+                waiting.extend(value.values())
+            elif isinstance(value, (list, tuple, set)):
+                waiting.extend(value)
+        return found
+
+    def changed(self) -> Iterator[tuple[object, str, Any, Any]]:
+        """Yield each attribute that is another object now: its owner, its name, what it was and what it is."""
+        for owner, values in zip(self.owners, self.values, strict=True):
+            now = vars(owner)
+            for name in {**values, **now}:
+                pair = values.get(name, MISSING), now.get(name, MISSING)
+                if not is_(*pair):
+                    yield owner, name, *pair
+
+    def restore(self) -> None:
+        """Bring all of them back."""
+        for owner, values in zip(self.owners, self.values, strict=True):
+            vars(owner).update(values)
+            for name in vars(owner).keys() - values.keys():
+                del vars(owner)[name]
+        for container, content in self._contents:
+            container.clear()
+            container.extend(content) if isinstance(container, list) else container.update(content)
 
 
 class Replay:
@@ -25,11 +71,14 @@ class Replay:
     written: it allocates what the later ones use, and compiles. The second is recorded, and from then on replayed. So
     an array or a number that was exchanged counts from the next `Replay` on.
 
+    Work is not recorded where it would go on with what it found when it was: if it changes a number in Python, or puts
+    another array into the place of one that it has read.
+
     Parameters
     ----------
     state : returns the arrays that the work carries from one time to the next, by name; it must not replace them
-    owners : objects whose attributes are arrays that it may use; those of now live as long as the recordings, and are
-        there again where nothing could be recorded
+    owners : objects whose attributes it may use: arrays of now live as long as the recordings, and all are there again
+        where nothing could be recorded
 
     Attributes
     ----------
@@ -49,84 +98,153 @@ class Replay:
         self.reason = "" if is_wanted else "as was asked for"
         self._state, self._owners = state, tuple(owners)
         self._recordings: dict[Hashable, Callable[[], None]] = {}
-        self._ready: set[Hashable] = set()
+        self._replaced: dict[Hashable, list[tuple[object, str]]] = {}  # arrays in attributes, by each kind that has run
         self.recorded = 0
 
     def run(self, kind: Hashable, work: Callable[[], None]) -> None:
         """Run or replay work of a kind."""
-        if kind not in self._recordings and kind in self._ready and not self.reason and self.backend.records:
+        recording = self._recordings.get(kind)
+        if recording is None and not self.reason and self.backend.records:
+            if kind not in self._replaced:
+                self._run_first(kind, work)
+                return
             self._record(kind, work)
-        self._recordings.get(kind, work)()
-        self._ready.add(kind)
+            recording = self._recordings.get(kind)
+        (recording or work)()
+
+    def _run_first(self, kind: Hashable, work: Callable[[], None]) -> None:
+        before, owns = Attributes(self._owners), self.backend.owns
+        work()
+        self._replaced[kind] = [(owner, name) for owner, name, was, now in before.changed() if owns(was) and owns(now)]
 
     def _record(self, kind: Hashable, work: Callable[[], None]) -> None:
-        before = [dict(vars(owner)) for owner in self._owners]
-        held = [value for attributes in before for value in attributes.values() if self.backend.owns(value)]
+        before, carried = Attributes(self._owners), [*self._state().values()]
+        replaced = [
+            (owner, name)
+            for owner, name in self._replaced[kind]
+            if not any(vars(owner).get(name) is array for array in carried)
+        ]
         try:
-            self._recordings[kind] = self.backend.record(work, state=self._state, keep=held)
-            self.recorded += 1
+            for owner, name in replaced:  # it must write what it replaces before it reads it
+                vars(owner).pop(name, None)
+            recording = self.backend.record(work, state=self._state, keep=before.arrays(self.backend.owns))
+            for owner, values in zip(before.owners, before.values, strict=True):  # what it did not write after all
+                for name in values.keys() - vars(owner).keys():
+                    vars(owner)[name] = values[name]
+            for owner, name, was, now in before.changed():
+                if isinstance(was, NUMBERS) and isinstance(now, NUMBERS) and was != now:
+                    raise DeviceError(
+                        f"a step cannot become a graph: it changes {type(owner).__name__}.{name} from {was!r} to "
+                        f"{now!r}, which a graph would not see; keep it in an array, and write into that"
+                    )
         except BaseException as error:  # of what was done nothing was computed
-            for owner, attributes in zip(self._owners, before, strict=True):
-                vars(owner).clear()
-                vars(owner).update(attributes)
-            if not isinstance(error, DeviceError):
+            before.restore()
+            self.reason = _reason(error, replaced)
+            if not self.reason:
                 raise
-            self.reason = str(error)
+        else:
+            self._recordings[kind] = recording
+            self.recorded += 1
 
     def forget(self, *kinds: Hashable) -> None:
-        """Give back the memory of recordings: of some kinds, or of all."""
-        for kind in kinds or [*self._ready]:
+        """Give back the memory of recordings of some kinds."""
+        for kind in kinds:
             self._recordings.pop(kind, None)
-            self._ready.discard(kind)
+            self._replaced.pop(kind, None)
+
+    def close(self) -> None:
+        """Give back all that it holds; `recorded` and `reason` stay."""
+        self._recordings.clear()
+        self._replaced.clear()
+        self._state, self._owners = dict, ()
+
+
+def _reason(error: BaseException, replaced: list[tuple[object, str]]) -> str:
+    """Return why something cannot be recorded; empty if that is not what an error is about."""
+    missed = error if isinstance(error, AttributeError) else error.__cause__
+    for owner, name in replaced:
+        if isinstance(missed, AttributeError) and missed.name == name and missed.obj is owner:
+            return (
+                f"a step cannot become a graph: it reads {type(owner).__name__}.{name} before it puts another array "
+                f"there; write into the one that is there: {name}[...] = value"
+            )
+    return str(error) if isinstance(error, DeviceError) else ""
 
 
 class Inferences:
     """Passes of a network without training, each a copy of the input and one launch from the third of a size on.
 
-    They are recorded anew after anything was exchanged that a pass depends on: a layer, a plain attribute of one, or
-    the array of a parameter. What changes within an array needs no new recording.
+    They are recorded anew after an attribute of a layer, or what is in a list of one, was exchanged: a number, a
+    layer, the array of a parameter or of what is carried along. Attributes that a pass itself replaces do not count;
+    they are what a layer keeps for later. What changes within an array needs no new recording.
     """
 
     def __init__(self) -> None:
-        self._plain: list[Any] = []
-        self._objects: list[Any] = []
-        self._inputs: dict[int, Array] = {}
-        self._outputs: dict[int, Array] = {}
-
-    def __reduce__(self) -> tuple[type, tuple]:
-        return type(self), ()  # a copy of a network records its own
+        self.replay: Replay | None = None
+        self._arrays: dict[int, tuple[Array, Array | None]] = {}  # the input and the output, by their size
+        self._kept: set[tuple[int, str]] = set()  # attributes that a pass has replaced, by their owner
+        self._seen: list[tuple[dict, str, Any]] = []
+        self._contents: list[tuple[Any, list]] = []
+        self._count = 0
 
     def run(self, network: Any, x: Array) -> Array:
         """Return the network's output; the next run with so many samples overwrites it."""
         N = len(x)
-        self._begin_anew_if_changed(network)
-        if N not in self._inputs:
-            for size in [*self._inputs][: len(self._inputs) + 1 - MOST_SIZES]:
+        if not self._is_as_before():
+            owners = [*network.parts(), *network.parameters()]
+            self.replay = Replay(network.backend, state=network.arrays, owners=owners)
+            self._arrays = {}
+            self._look(owners, partial(self._run, network, x))
+        else:
+            self._run(network, x)
+        return self._arrays[N][1]
+
+    def _run(self, network: Any, x: Array) -> None:
+        N = len(x)
+        if N not in self._arrays:
+            for size in [*self._arrays][: len(self._arrays) + 1 - MOST_SIZES]:
                 self.replay.forget(size)
-                del self._inputs[size]
-                self._outputs.pop(size, None)
-            self._inputs[N] = network.backend.empty(x.shape, x.dtype)
-        self._inputs[N][...] = x
-        self.replay.run(N, partial(self._infer, network, self._inputs[N]))
-        return self._outputs[N]
+                del self._arrays[size]
+            self._arrays[N] = network.backend.empty(x.shape, x.dtype), None
+        held = self._arrays[N][0]
+        held[...] = x
+        self.replay.run(N, partial(self._infer, network, held))
 
     def _infer(self, network: Any, x: Array) -> None:
-        self._outputs[len(x)] = network._forward(x, train=False)
+        self._arrays[len(x)] = x, network._forward(x, train=False)
 
-    def _begin_anew_if_changed(self, network: Any) -> None:
-        parts = [*network.parts()]
-        plain = [value for part in parts for value in _plain_attributes(part)]
-        objects = [network.context, *parts, *(parameter.value for parameter in network.parameters())]
-        objects += [value for part in parts for value in vars(part).values() if isinstance(value, Window)]
-        same = len(objects) == len(self._objects) and all(map(is_, objects, self._objects))
-        if not same or plain != self._plain:
-            self._plain, self._objects, self._inputs, self._outputs = plain, objects, {}, {}
-            self.replay = Replay(network.backend, state=network.arrays, owners=parts)
+    def _look(self, owners: list[object], work: Callable[[], None]) -> None:
+        """Run a pass, and note all attributes but those that it replaces."""
+        before = Attributes(owners)
+        work()
+        self._kept |= {(id(owner), name) for owner, name, _, _ in before.changed()}
+        self._seen = [
+            (vars(owner), name, value)
+            for owner in owners
+            for name, value in vars(owner).items()
+            if (id(owner), name) not in self._kept
+        ]
+        containers = [value for _, _, value in self._seen if isinstance(value, (list, tuple, set, dict))]
+        self._contents = [(value, _items(value)) for value in containers]
+        self._count = self._count_now()
+
+    def _is_as_before(self) -> bool:
+        return (
+            bool(self._seen)
+            and all(attributes.get(name, MISSING) is value for attributes, name, value in self._seen)
+            and all(_are(_items(container), items) for container, items in self._contents)
+            and self._count == self._count_now()
+        )
+
+    def _count_now(self) -> int:
+        """Return how many attributes there are: methods that were replaced count too."""
+        return sum(map(len, {id(attributes): attributes for attributes, _, _ in self._seen}.values()))
 
 
-def _plain_attributes(part: Any) -> Iterator[Any]:
-    """Yield the numbers and names that a layer computes with, and tuples of them; not the size of the last batch."""
-    for name, value in vars(part).items():
-        is_plain = isinstance(value, PLAIN) or (isinstance(value, tuple) and all(isinstance(v, PLAIN) for v in value))
-        if is_plain and name != "_batch":
-            yield value
+def _items(container: Any) -> list:
+    return [*container.keys(), *container.values()] if isinstance(container, dict) else [*container]
+
+
+def _are(items: list, others: list) -> bool:
+    """Whether two lists hold the same objects."""
+    return len(items) == len(others) and all(map(is_, items, others))

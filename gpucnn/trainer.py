@@ -120,7 +120,7 @@ class Trainer:
         try:
             yield replay
         finally:
-            replay.forget()
+            replay.close()
 
     def loaded(self) -> None:
         """Take note that `state` has come from elsewhere."""
@@ -150,7 +150,7 @@ class Trainer:
             self._guard.keep(self.state(data))
             with np.errstate(all="ignore"):  # NaN and infinity are reported below, once
                 for N in islice(self._batches(data), done, None):
-                    self.replay.run(N, partial(self._next_step, data, N))
+                    self.replay.run((N, *self.optimizer.kind), partial(self._next_step, data, N))
                     if on_batch:
                         on_batch(N)
             metrics, finite = self._read_totals()

@@ -52,7 +52,7 @@ PLACES = {
 HEAD = """# The paper and the code
 
 Written by `python scripts/paper_table.py` from the docstrings; a test fails when a formula has no function or this file
-is not up to date. The paper is M. Murugan, "Feed Forward and Backward Run in Deep Convolution Neural Network", arXiv
+is not up to date. The paper is P. Murugan, "Feed Forward and Backward Run in Deep Convolution Neural Network", arXiv
 1711.03278 (2017). Functions are of the reference (`gpucnn/backend/reference/`) unless they say otherwise. Each is
 compared with nested loops in float64 (`tests/loops/`) by `tests/test_reference.py`, and its derivative with finite
 differences there and in `tests/test_layers.py`.

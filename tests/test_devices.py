@@ -121,6 +121,18 @@ def test_the_current_device_is_that_of_before(call: Callable[[Backend], None], t
         assert two.zeros(3).device.id == 1
 
 
+def test_transfers_wait_for_the_streams_of_their_own_device(two: ModuleType) -> None:
+    """A stream of gpu:0 that is current says nothing of the work on gpu:1."""
+    backend = get_backend("gpu:1")
+    with two.cuda.Device(1):
+        side = two.cuda.Stream(non_blocking=True)
+    dense = Dense(3)
+    with two.cuda.Stream(non_blocking=True), two.cuda.Device(1), side, two.cuda.Device(0):
+        x = backend.from_host(np.ones((2, 4), "float32"))
+        y = backend.to_host(dense.forward(x))
+    np.testing.assert_allclose(y, np.ones((2, 4)) @ backend.to_host(dense.w.value), rtol=1e-6)
+
+
 def test_arrays_are_made_on_the_device_of_their_backend(two: ModuleType) -> None:
     backend = get_backend("gpu:1")
     arrays = backend.zeros((3,)), backend.empty((3,)), backend.from_host(np.ones(3))
@@ -179,6 +191,10 @@ def test_transfers(shape: tuple[int, ...], dtype: str, cupy: ModuleType) -> None
         np.testing.assert_array_equal(backend.to_host(there), array)
         assert there.dtype == np.dtype(dtype).newbyteorder("=")
         np.testing.assert_array_equal(backend.to_host(backend.from_host(array, out=there)), array)
+    column = backend.zeros((5, 2))[:, 0]
+    for values in (np.arange(5.0), np.array(3.0)):  # what is not in one piece, and what is one number
+        backend.from_host(values, out=column)
+        np.testing.assert_array_equal(backend.to_host(column), np.broadcast_to(values, 5))
     assert cupy.stats.pinned_bytes == 0
     cupy.asarray(np.ones(1000))
     assert cupy.stats.pinned_bytes == 8000

@@ -127,7 +127,7 @@ def test_inferences_of_many_sizes(cupy: ModuleType) -> None:
     """Buffers that grow with a larger batch leave those that a recording has alone; only a few are kept."""
     network = network_on_gpu()
     check_inferences(network, *(images(N, seed) for seed in range(3) for N in (3, 3, 9, 4, 3, 9, 1, 2, 5, 4, 9, 3)))
-    assert len(network._inferences._inputs) <= 4
+    assert len(network._inferences._arrays) <= 4
     assert len(network._inferences.replay._recordings) <= 4
 
 
@@ -157,12 +157,59 @@ def build_again(network: Sequential) -> None:
     network.build(SHAPE, network.backend, seed=1)
 
 
+class Scaled(Layer):
+    """`y = f(scale x)`, with all that a user may exchange."""
+
+    def infer(self, input_shape):
+        return input_shape
+
+    def bind(self, context):
+        super().bind(context)
+        self.scale, self.share = context.backend.zeros((4,)) + 2, np.float32(0.5)
+        self.numbers, self.tables, self.function = [1.0], {"one": context.backend.zeros((4,))}, abs
+
+    def _forward(self, x, train):
+        self.seen = x * self.scale
+        return self.function(self.seen * self.share * self.numbers[0] + self.tables["one"])
+
+
+def exchange_running(network: Sequential) -> None:
+    network.layers[1].running = network.layers[1].running * 2 + 1
+
+
+def exchange_array(network: Sequential) -> None:
+    network.layers[2].scale = network.layers[2].scale * 3
+
+
+def exchange_number(network: Sequential) -> None:
+    network.layers[2].share = np.float32(0.25)
+
+
+def exchange_in_a_list(network: Sequential) -> None:
+    network.layers[2].numbers[0] = 3.0
+
+
+def exchange_in_a_dictionary(network: Sequential) -> None:
+    network.layers[2].tables["one"] = network.backend.zeros((4,)) + 1
+
+
+def exchange_function(network: Sequential) -> None:
+    network.layers[2].function = lambda x: x * x
+
+
+def exchange_method(network: Sequential) -> None:
+    layer = network.layers[2]
+    layer._forward = lambda x, train: x * 0
+
+
+OWN_CHANGES = [exchange_running, exchange_array, exchange_number, exchange_in_a_list, exchange_in_a_dictionary]
+OWN_CHANGES += [exchange_function, exchange_method]
 CHANGES = [change_layer, change_weights, exchange_weights, train, load, build_again]
 
 
-@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("change", [*CHANGES, *OWN_CHANGES])
 def test_changes_take_effect(change: Callable[[Sequential], None], cupy: ModuleType) -> None:
-    network = network_on_gpu(layers.LeakyReLU(0.1))
+    network = network_on_gpu(Scaled() if change in OWN_CHANGES else layers.LeakyReLU(0.1))
     x = images(4)
     check_inferences(network, x, x, x)
     before = network.backend.to_host(network.predict(network.backend.from_host(x)))
@@ -171,6 +218,31 @@ def test_changes_take_effect(change: Callable[[Sequential], None], cupy: ModuleT
         after = network.backend.to_host(network.predict(network.backend.from_host(x)))
         assert not np.array_equal(after, before)
         check_inferences(network, x)
+
+
+def test_training_in_between_needs_no_new_recording(cupy: ModuleType) -> None:
+    """What layers keep for their backward pass is no change."""
+    network = network_on_gpu(layers.ReLU(), layers.Dropout(0.5))
+    x = network.backend.from_host(images(4))
+    replays = []
+    for _ in range(5):
+        network.backward(network.forward(x, train=True))
+        for _ in range(3):
+            network.predict(x)
+        replays.append(network._inferences.replay)
+    assert replays[-3] is replays[-2] is replays[-1]
+    assert replays[-1].recorded == 1
+
+
+@pytest.mark.parametrize("device", ["cpu", "gpu"])
+def test_a_forward_pass_of_a_users_own_is_what_is_predicted(device: str, cupy: ModuleType) -> None:
+    class Halved(Sequential):
+        def forward(self, x, *, train=True):
+            return super().forward(x / 2, train=train)
+
+    network = Halved([Flatten(), Dense(3)])
+    network.build(SHAPE, device, seed=0)
+    check_inferences(network, *[images(4)] * 3)
 
 
 def test_an_inference_in_a_recording_is_a_part_of_it(cupy: ModuleType) -> None:

@@ -31,7 +31,9 @@ from gpucnn import (
 from gpucnn.data import Normalization, ResidentSplit
 from gpucnn.errors import DeviceError
 from gpucnn.memory import Workspace
+from gpucnn.optimizers import Optimizer
 from gpucnn.replay import Replay
+from gpucnn.schedules import Cosine, Linear
 
 pytestmark = requires_compiler
 SHAPE = (4, 4, 1)
@@ -40,24 +42,30 @@ SHAPE = (4, 4, 1)
 cupy = fake_cupy  # under the name that the tests speak of
 
 
-def small_trainer(*layers: Layer, graph: bool = True) -> tuple[Trainer, ResidentSplit]:
+def small_trainer(
+    *layers: Layer, optimizer: Optimizer | None = None, graph: bool = True
+) -> tuple[Trainer, ResidentSplit]:
     """Return a trainer of a small network on the GPU, and its data: five batches of two, and one of one."""
     model = Sequential([Flatten(), Dense(6), ReLU(), *layers, Dense(10)])
     model.build(SHAPE, "gpu", seed=0)
     split = random_split(11, SHAPE)
     data = ResidentSplit(split, model.backend, Normalization(split.images))
-    return Trainer(model, SoftmaxCrossEntropy(), SGD(0.1, 0.9), batch_size=2, graph=graph), data
+    return Trainer(model, SoftmaxCrossEntropy(), optimizer or SGD(0.1, 0.9), batch_size=2, graph=graph), data
 
 
 def weights(trainer) -> str:
     return trainer.model.weights_sha256()
 
 
-def trained_alike(train: Callable[[Trainer, ResidentSplit], object], *layers: Callable[[], Layer]) -> None:
+def trained_alike(
+    train: Callable[[Trainer, ResidentSplit], object],
+    *layers: Callable[[], Layer],
+    optimizer: Callable[[], Optimizer] = lambda: SGD(0.1, 0.9),
+) -> None:
     """Check that a training ends at the same bits as a graph and eagerly."""
     hashes = []
     for graph in (True, False):
-        trainer, data = small_trainer(*(layer() for layer in layers), graph=graph)
+        trainer, data = small_trainer(*(layer() for layer in layers), optimizer=optimizer(), graph=graph)
         train(trainer, data)
         assert bool(trainer.replay.recorded) == graph, trainer.replay.reason
         hashes.append(weights(trainer))
@@ -291,6 +299,157 @@ def test_trap_state_that_is_replaced(cupy: ModuleType) -> None:
         hashes.append((weights(trainer), trainer.model.state_dict()["own1.mean"].tolist()))
     assert hashes[0] == hashes[1]
     assert any(hashes[0][1])
+
+
+class OwnSGD(Optimizer):
+    """Momentum by a user's own code: in an array that is replaced, or with a number that counts the steps."""
+
+    hyper_parameters = ()
+
+    def __init__(self, way: str):
+        self.way, self.clip_norm, self.learning_rate = way, None, 0.1
+
+    def attach(self, arena, backend):
+        super().attach(arena, backend)
+        self.velocity, self.t, self.buffers = arena.slot(), 0, [arena.slot()]
+
+    def _step(self, arena):
+        if self.way == "replaces":
+            self.velocity = 0.9 * self.velocity + arena.gradients
+        else:
+            self.velocity[...] = 0.9 * self.velocity + arena.gradients
+        self.buffers[0][...] = self.velocity
+        if self.way == "counts":
+            self.t += 1
+        arena.values[...] -= 0.1 / (1 + self.t) * self.buffers[0]
+
+
+@pytest.mark.parametrize(
+    ("way", "reason"),
+    [
+        ("replaces", "it reads OwnSGD.velocity before it puts another array there; write into the one that is there"),
+        ("counts", "it changes OwnSGD.t from 1 to 2, which a graph would not see; keep it in an array"),
+        ("writes", ""),
+    ],
+)
+def test_trap_what_python_carries_from_step_to_step(way: str, reason: str, cupy: ModuleType) -> None:
+    """A graph would go on with what there was when it was recorded; that is found, and said."""
+    hashes = []
+    for graph in (True, False):
+        trainer, data = small_trainer(optimizer=OwnSGD(way), graph=graph)
+        trainer.train_epoch(data, 0)
+        assert trainer.replay.recorded == (graph and way == "writes")
+        if graph:
+            assert trainer.replay.reason.startswith("a step cannot become a graph: " if reason else "")
+            assert reason in trainer.replay.reason
+        hashes.append(weights(trainer))
+    assert hashes[0] == hashes[1]
+
+
+def test_trap_array_in_a_list(cupy: ModuleType) -> None:
+    def train(trainer: Trainer, data: ResidentSplit) -> None:
+        def exchange() -> None:
+            trainer.optimizer.buffers[0] = trainer.optimizer.buffers[0] + 0
+            cupy.full((2000,), 1000, "float32")  # what may lie there now
+
+        trainer.train_epoch(data, 0, at_batch(3, exchange))
+
+    trained_alike(train, optimizer=lambda: OwnSGD("writes"))
+
+
+def test_trap_another_backend(cupy: ModuleType) -> None:
+    """What a step has another model compute, on its own backend, lives as long as the graph too."""
+
+    class Taught(SoftmaxCrossEntropy):
+        def _compute(self, outputs, targets, **results):
+            self.seen = self.teacher.predict(self.images) + 0
+            return super()._compute(outputs + 0 * self.seen, targets, **results)
+
+    def train(trainer: Trainer, data: ResidentSplit) -> None:
+        teacher = Sequential([Flatten(), Dense(10), GroupNorm(2), Softplus(), Swish()])
+        teacher.build(SHAPE, "gpu", seed=1)
+        trainer.loss = Taught()
+        trainer.loss.teacher, trainer.loss.images = teacher, cupy.ones((2, *SHAPE), "float32")
+        trainer.loss.build(trainer.backend)
+
+        def grow() -> None:
+            for N in (50, 60):
+                teacher.predict(cupy.ones((N, *SHAPE), "float32"))
+
+        data.samples = 10
+        trainer.train_epoch(data, 0, at_batch(3, grow))
+
+    trained_alike(train)
+
+
+class Late(Own):
+    """Has something to carry along only from its second step on."""
+
+    def _forward(self, x, train):
+        self.steps = (*getattr(self, "steps", ()), None)
+        if len(self.steps) > 1 and not hasattr(self, "late"):
+            self.late = x * 0
+        return super()._forward(x, train)
+
+    def state(self):
+        return super().state() | ({"late": self.late} if hasattr(self, "late") else {})
+
+
+def test_trap_state_that_appears(cupy: ModuleType) -> None:
+    trainer, data = small_trainer(Late())
+    trainer.train_epoch(data, 0)
+    assert "puts another array in the place of model.late1.late" in trainer.replay.reason
+
+
+def test_trap_containers_of_a_recording_that_fails(cupy: ModuleType) -> None:
+    """What a layer has put into lists and dictionaries meanwhile was never computed, and is not there."""
+
+    class Caching(Own):
+        def __init__(self):
+            super().__init__()
+            self.cache, self.sums = {}, []
+
+        def _forward(self, x, train):
+            self.cache.setdefault(len(self.sums) // 2, x * 0 + 1)
+            self.sums.append(x.sum())
+            return super()._forward(x * self.cache[0], train)
+
+    results = []
+    for graph in (True, False):
+        caching = Caching()
+        trainer, data = small_trainer(caching, Doing(lambda backend, x: float(x[0, 0])), graph=graph)
+        trainer.train_epoch(data, 0)
+        results.append((weights(trainer), [float(value) for value in caching.sums], sorted(caching.cache)))
+    assert results[0] == results[1]
+    assert len(results[0][1]) == 6
+
+
+@pytest.mark.parametrize("change", ["clip_norm", "schedule", "another schedule"])
+def test_hyper_parameters_that_change_what_a_step_does(change: str, cupy: ModuleType) -> None:
+    """Clipping and schedules that begin within an epoch, where other operations make up a step."""
+
+    def train(trainer: Trainer, data: ResidentSplit) -> None:
+        def set_it() -> None:
+            if change == "clip_norm":
+                trainer.optimizer.clip_norm = 0.01
+            else:
+                trainer.optimizer.follow(Cosine(), 3)
+
+        if change == "another schedule":
+            trainer.optimizer.follow(Linear(), 20)
+        trainer.train_epoch(data, 0, at_batch(3, set_it))
+
+    trained_alike(train)
+
+
+def test_data_go_when_they_are_no_longer_needed(cupy: ModuleType) -> None:
+    trainer, data = small_trainer()
+    trainer.train_epoch(data, 0)
+    trainer.evaluate(data)
+    gone = weakref.ref(data)
+    del data
+    gc.collect()
+    assert gone() is None
 
 
 def test_trap_exchanged_array(cupy: ModuleType) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import threading
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from types import ModuleType
@@ -52,6 +53,7 @@ class GpuArrays(Backend):
     """CuPy arrays of one device, transfers, and kernel launches."""
 
     _probed: ClassVar[set[tuple[ModuleType, int]]] = set()  # devices that have been seen to compute
+    _recording: ClassVar[threading.local] = threading.local()  # `kept`: arrays that a thread's recording uses
 
     def __init__(self, float_dtype: Any = "float32", *, device: int = 0):
         count = device_count()
@@ -60,7 +62,6 @@ class GpuArrays(Backend):
         super().__init__(float_dtype, xp=import_cupy())
         self.device = device
         self.name = f"gpu:{device}"
-        self._kept: list[Any] | None = None  # arrays that a recording uses, while it is made
         if (self.xp, device) not in self._probed:
             self._probe()
             self._probed.add((self.xp, device))
@@ -115,14 +116,20 @@ class GpuArrays(Backend):
     def from_host(self, array: np.ndarray, *, out: Array = None) -> Array:
         """As the reference. `cupy.asarray` would leave a copy of as many bytes in pinned memory of the host."""
         array = np.asarray(array)
-        if out is None:
-            out = self.empty(array.shape, array.dtype.newbyteorder("="))
-        out.set(np.asarray(array, out.dtype, order="C"))
+        with self.on_device():
+            if out is None:
+                out = self.empty(array.shape, array.dtype.newbyteorder("="))
+            host = np.asarray(np.broadcast_to(np.asarray(array, out.dtype), out.shape), order="C")
+            if out.flags.c_contiguous:
+                out.set(host)
+            else:
+                out[...] = self.from_host(host)
         return out
 
     def to_host(self, array: Array) -> np.ndarray:
         self.host_reads += 1
-        return array.get()
+        with self.on_device():  # whose stream is waited for
+            return array.get()
 
     def owns(self, array: object) -> bool:
         return isinstance(array, self.xp.ndarray) and array.device.id == self.device
@@ -134,7 +141,8 @@ class GpuArrays(Backend):
 
     @property
     def records(self) -> bool:
-        return self._kept is None and not self.xp.cuda.get_current_stream().is_capturing()
+        kept = getattr(self._recording, "kept", None)
+        return kept is None and not self.xp.cuda.get_current_stream().is_capturing()
 
     def record(
         self, work: Callable[[], None], *, state: Callable[[], dict[str, Array]] = dict, keep: Iterable[Array] = ()
@@ -142,14 +150,18 @@ class GpuArrays(Backend):
         """As the reference: what `work` enqueues becomes one CUDA graph."""
         with self.on_device():
             before = state()
-            self._kept = kept = [*before.values(), *keep]
+            self._recording.kept = kept = [*before.values(), *keep]
             try:
                 graph, pool = record_graph(self.xp.cuda, work)
             finally:
-                self._kept = None
-                if "_gemm" in vars(self):
-                    self._gemm.forget_stream()
-        replaced = [name for name, array in state().items() if array.data.ptr != before[name].data.ptr]
+                self._recording.kept = None
+                Gemm.forget_streams()
+        after = state()
+        replaced = [
+            name
+            for name in {**before, **after}
+            if name not in before or name not in after or before[name].data.ptr != after[name].data.ptr
+        ]
         if replaced:
             raise DeviceError(
                 f"a step cannot become a graph: it puts another array in the place of {', '.join(replaced)}, which it "
@@ -164,8 +176,9 @@ class GpuArrays(Backend):
         return replay
 
     def keep(self, *arrays: Any) -> None:
-        if self._kept is not None:
-            self._kept += arrays
+        kept = getattr(self._recording, "kept", None)  # of any backend: a step may use several
+        if kept is not None:
+            kept += arrays
 
     def _run(self, record: Elementwise, *arguments: Any, size: int | None = None) -> None:
         """Launch an elementwise kernel on its inputs and outputs."""

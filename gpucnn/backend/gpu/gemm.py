@@ -121,11 +121,13 @@ class Gemm:
     """
 
     _idle: ClassVar[dict[tuple[Any, int], list[Any]]] = defaultdict(list)  # handles by library and device
+    _all: ClassVar[weakref.WeakSet[Gemm]] = weakref.WeakSet()
 
     def __init__(self, cupy: ModuleType, device: int):
         self._cuda = cupy.cuda
         self._library = _declare(open_library(cupy))
         self._stream: int | None = None  # that the handle is known to use
+        self._all.add(self)
         with cupy.cuda.Device(device) as this:
             self.workspace = cupy.empty(((32 if int(this.compute_capability) >= 90 else 8) << 20,), "uint8")
             self._handle = self._take_handle(device)
@@ -183,9 +185,11 @@ class Gemm:
             self._check(status, "its workspace")
             self._stream = stream
 
-    def forget_stream(self) -> None:
-        """Ask for the stream anew: the one known may end, and another may get its address."""
-        self._stream = None
+    @classmethod
+    def forget_streams(cls) -> None:
+        """Have all handles ask for their streams anew: one that they know may end, and another get its address."""
+        for unit in list(cls._all):
+            unit._stream = None
 
     def _check(self, status: int, what: str) -> None:
         if status:

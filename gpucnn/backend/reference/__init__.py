@@ -3,7 +3,7 @@
 Arrays are NHWC, kernels `(KH, KW, C, OC)`. Every operation `<op>` has its derivative `<op>_dx` (or `<op>_dw_db`) under
 it, takes its result arrays as keywords, writes all of them and changes no other argument; where `out` is left out, a
 new array is returned. Only functions of the Python array API standard are used, so `xp` may be NumPy, CuPy or any
-other such module. The equations are those of M. Murugan, "Feed Forward and Backward Run in Deep Convolution Neural
+other such module. The equations are those of P. Murugan, "Feed Forward and Backward Run in Deep Convolution Neural
 Network", arXiv 1711.03278 (2017); docstrings name its sections.
 """
 
