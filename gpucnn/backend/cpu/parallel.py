@@ -76,7 +76,7 @@ class CpuBackend(SerialCpuBackend):
         threads = "1 thread" if self.threads == 1 else f"{self.threads} threads"
         return f"{super().describe().removesuffix(')')}, {threads})"
 
-    def at_work(self) -> AbstractContextManager[None]:
+    def at_work(self) -> AbstractContextManager[Any]:
         """Hold BLAS to one thread: here several share the work."""
         return self._crew.at_work()
 
