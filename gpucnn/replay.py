@@ -21,12 +21,14 @@ MISSING = object()
 
 
 class Attributes:
-    """The attributes of some objects as they are now, and what is in their lists, tuples, sets and dictionaries."""
+    """The attributes of some objects as they are now, with what is in their containers and random generators."""
 
     def __init__(self, owners: Iterable[object]):
         self.owners = list(owners)
         self.values = [dict(vars(owner)) for owner in self.owners]
-        self._contents = [(value, value.copy()) for value in self._all_values() if isinstance(value, (list, set, dict))]
+        values = [*self._all_values()]
+        self._contents = [(value, value.copy()) for value in values if isinstance(value, (list, set, dict))]
+        self._generators = [(v, v.bit_generator.state) for v in values if isinstance(v, np.random.Generator)]
 
     def _all_values(self) -> Iterator[Any]:
         for values in self.values:
@@ -53,8 +55,14 @@ class Attributes:
                 if not is_(*pair):
                     yield owner, name, *pair
 
+    def has_drawn(self) -> bool:
+        """Whether a random number was drawn since."""
+        return any(str(one.bit_generator.state) != str(state) for one, state in self._generators)
+
     def restore(self) -> None:
         """Bring all of them back."""
+        for generator, state in self._generators:
+            generator.bit_generator.state = state
         for owner, values in zip(self.owners, self.values, strict=True):
             vars(owner).update(values)
             for name in vars(owner).keys() - values.keys():
@@ -131,6 +139,11 @@ class Replay:
             for owner, values in zip(before.owners, before.values, strict=True):  # what it did not write after all
                 for name in values.keys() - vars(owner).keys():
                     vars(owner)[name] = values[name]
+            if before.has_drawn():
+                raise DeviceError(
+                    "a step cannot become a graph: it draws a random number in Python, which would be the same in "
+                    "every step; use Dropout, or draw what a whole epoch needs before"
+                )
             for owner, name, was, now in before.changed():
                 if isinstance(was, NUMBERS) and isinstance(now, NUMBERS) and was != now:
                     raise DeviceError(
