@@ -347,6 +347,25 @@ def test_trap_what_python_carries_from_step_to_step(way: str, reason: str, cupy:
     assert hashes[0] == hashes[1]
 
 
+def test_trap_random_numbers_of_python(cupy: ModuleType) -> None:
+    class Noisy(Own):
+        def __init__(self):
+            super().__init__()
+            self.rng = np.random.default_rng(0)
+
+        def _forward(self, x, train):
+            return super()._forward(x + float(self.rng.random()), train)
+
+    results = []
+    for graph in (True, False):
+        noisy = Noisy()
+        trainer, data = small_trainer(noisy, graph=graph)
+        trainer.train_epoch(data, 0)
+        results.append((weights(trainer), noisy.rng.random()))
+        assert ("draws a random number in Python" in trainer.replay.reason) == graph
+    assert results[0] == results[1]
+
+
 def test_trap_array_in_a_list(cupy: ModuleType) -> None:
     def train(trainer: Trainer, data: ResidentSplit) -> None:
         def exchange() -> None:
