@@ -204,7 +204,10 @@ def test_what_is_in_the_cache_is_not_fetched_again(tmp_path, small_mnist):
     assert len(small_mnist.requests) == 4
 
 
-@pytest.mark.parametrize("content", [b"", b"rubbish", gzip.compress(b"other"), BODY[:50]])
+DAMAGED = {"empty": b"", "rubbish": b"rubbish", "another": gzip.compress(b"other"), "cut off": BODY[:50]}
+
+
+@pytest.mark.parametrize("content", DAMAGED.values(), ids=DAMAGED)
 def test_damaged_file_in_the_cache_is_fetched_again(tmp_path, small_mnist, content):
     load("mnist", download=True, cache_dir=tmp_path)
     (tmp_path / "mnist" / f"{TRAIN_IMAGES}.gz").write_bytes(content)
