@@ -325,8 +325,8 @@ LOSSES = [
         "losses",
         "softmax_cross_entropy",
         "gradient not divided by the batch",
-        "xp.where(is_label, zero + 1.0, zero)) / N",
-        "xp.where(is_label, zero + 1.0, zero))",
+        "xp.where(is_label, zero + 1.0, nothing)) / N",
+        "xp.where(is_label, zero + 1.0, nothing))",
     ),
     of(
         "losses",

@@ -107,6 +107,36 @@ def test_sums_of_rows_keep_a_gpu_busy(shape: tuple[int, int], monkeypatch: pytes
     assert columns <= -(-shape[1] // arrays.CHANNELS)
 
 
+# The parts of gradients of the kernels of resnet18; the last has few columns.
+FEW_ROWS = {(3, 589_824): 2304, (7, 294_912): 1152, (14, 147_456): 1152, (56, 36_864): 1152, (512, 64): 4}
+
+
+@pytest.mark.parametrize("shape", FEW_ROWS, ids=str)
+def test_few_rows_of_many_columns_are_not_summed_by_too_many_blocks(
+    shape: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each of which would have little to do but wait; what there are of them fill a GPU, and read whole sectors."""
+    calls = []
+    backend = gpu(executes=False)
+    monkeypatch.setattr(backend, "_launch", lambda record, *arguments: calls.append(arguments))
+    backend.sum_rows(np.broadcast_to(np.float32(0), shape), out=np.zeros(shape[1:], "float32"))
+    [((blocks, layers), _, _, *sizes, columns)] = calls
+    assert (blocks, layers, sizes) == (FEW_ROWS[shape], 1, [*shape, shape[0]])
+    assert blocks * columns >= shape[1] > (blocks - 1) * columns
+    assert 256 % columns == 0
+
+
+@requires_compiler
+@pytest.mark.parametrize("columns", [16, 32, 64, 128, 256])
+@pytest.mark.parametrize("case", [case_of("sum_rows", f"({rows}, 1000)") for rows in (2, 19)], ids=str)
+def test_blocks_of_any_width_sum_few_rows(case: Case, columns: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also of the columns that are left over, whose block has more rows of threads."""
+    monkeypatch.setattr("gpucnn.backend.gpu.arrays.ENOUGH_BLOCKS", 1000 // columns)
+    results = run(Backend("float32"), case)
+    for name, result in run(gpu(), case).items():
+        assert_close(result, results[name], case.dtype, case.terms, case.scale, name)
+
+
 # ---- empty arrays -------------------------------------------------------------------------------------------------
 
 WINDOW = Window((3, 3), padding=((1, 1), (1, 1)))

@@ -11,6 +11,7 @@ from device.fixtures import installed_cupy, requires_compiler
 from tolerances import assert_close
 
 from gpucnn import BatchNorm2D, Conv2D, GroupNorm, ReLU, Residual, Sequential, get_backend
+from gpucnn.backend.kernels.reductions import MOST_PARTIALS
 from gpucnn.backend.reference import Backend
 
 N, IMAGE, FILTERS = 8, (6, 5, 4), 6
@@ -153,6 +154,51 @@ def test_the_variance_of_numbers_far_from_zero(name: str, make_backend: Callable
     np.testing.assert_allclose(backend.to_host(moments)[1], x.std(axis=0) ** -1, rtol=1e-5)
     np.testing.assert_allclose(backend.to_host(running)[1], x.var(axis=0, ddof=1), rtol=1e-5)
     np.testing.assert_allclose(backend.to_host(y), (x - x.mean(axis=0)) / x.std(axis=0), atol=6e-3)
+
+
+def first_rows_far_off(x: np.ndarray, most: int) -> np.ndarray:
+    """Of the three columns of x, the first rows that each of at most so many blocks of threads takes on a GPU."""
+    x[:: max(4096 // 3, -(-len(x) // most))] += 2000
+    return x
+
+
+HARD = {
+    "mean of 10,000": (lambda x, _: 10_000 + x, 1e-5),
+    "first rows": (first_rows_far_off, 1e-6),
+    "drift": (lambda x, _: x + np.linspace(0, 1000, len(x), dtype=x.dtype)[:, None], 1e-6),
+}
+
+
+@requires_compiler
+@pytest.mark.parametrize("most", [MOST_PARTIALS, 3])  # as of much larger arrays, each block takes more rows
+@pytest.mark.parametrize("name", HARD)
+def test_one_pass_over_memory_is_as_good_as_two(
+    name: str, most: int, make_backend: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which depends on the number from which the squares of distances are summed up."""
+    monkeypatch.setattr("gpucnn.backend.gpu.arrays.MOST_PARTIALS", most)
+    make, error = HARD[name]
+    backend, x = make_backend("fake-gpu", "float32"), make(batch(0, (30000, 3)), most)
+    ones = backend.from_host(np.ones(3, "float32"))
+    _, moments = backend.batch_norm(backend.from_host(x), ones, ones, backend.zeros((2, 3)), 1.0, 0.0)
+    mean, inverse = backend.to_host(moments)
+    x = x.astype("float64")
+    np.testing.assert_allclose(mean, x.mean(axis=0), rtol=5e-7, atol=5e-7 * x.std())
+    np.testing.assert_allclose(inverse * x.std(axis=0), 1, rtol=error)
+
+
+@requires_compiler
+@pytest.mark.parametrize("shape", [(30000, 3), (300, 1), (40, 300)], ids=str)
+def test_numbers_that_are_all_the_same_have_no_variance(shape: tuple[int, ...], make_backend: Callable) -> None:
+    """Nor a negative one, although their mean is rounded."""
+    backend, C = make_backend("fake-gpu", "float32"), shape[-1:]
+    ones, running = backend.from_host(np.ones(C, "float32")), backend.from_host(np.ones((2, *C), "float32"))
+    x = np.broadcast_to(np.linspace(0.1, 7, C[0], dtype="float32"), shape)
+    backend.batch_norm(backend.from_host(x), ones, ones, running, 1.0, 1e-5)
+    mean, variance = backend.to_host(running)
+    np.testing.assert_allclose(mean, x[0], rtol=5e-7)
+    assert (variance >= 0).all()
+    assert (variance <= (5e-7 * x[0]) ** 2).all()
 
 
 @requires_compiler

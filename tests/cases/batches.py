@@ -47,3 +47,5 @@ def one_hot(dtype: str) -> Iterator[Case]:
     for N, K in ((7, 5), (1, 1), (1, 4), (33, 10)):
         draw = Draw(f"one_hot {N} {K}", dtype)
         yield Case("one_hot", f"{N}x{K}", dtype, {"labels": draw.labels(N, K)}, {"out": Output((N, K), dtype)})
+    labels = np.array([2, -1, 0, 4, -(2**31), 3, 2**31 - 1], np.int32)
+    yield Case("one_hot", "labels of no class", dtype, {"labels": labels}, {"out": Output((7, 4), dtype)})

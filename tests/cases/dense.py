@@ -66,7 +66,8 @@ def add(dtype: str) -> Iterator[Case]:
 @cases_of
 def sum_rows(dtype: str) -> Iterator[Case]:
     """Among them what a GPU sums up in one launch or in two, in one block of rows or columns or in several."""
-    for shape in ((0, 4), (1, 1), (1, 5), (7, 1), (33, 6), (512, 17), (513, 3), (600, 257), (5000, 1), (2, 1000)):
+    wide = (2, 1000), (19, 1000)
+    for shape in ((0, 4), (1, 1), (1, 5), (7, 1), (33, 6), (512, 17), (513, 3), (600, 257), (5000, 1), *wide):
         rows, out = Draw(f"sum_rows {shape}", dtype).normal(*shape), {"out": Output(shape[1:], dtype)}
         more = {"terms": shape[0], "large": shape[0] * shape[1] > 9000}
         yield Case("sum_rows", f"{shape}", dtype, {"rows": rows}, out, **more)

@@ -92,6 +92,10 @@ def losses(dtype: str) -> Iterator[Case]:
         yield from loss_case("sigmoid_cross_entropy", f"{label}, one-hot", given, further)
     given = {"logits": draw.normal(3, 4), "labels": draw.labels(3, 4).astype(np.int64)}
     yield from loss_case("softmax_cross_entropy", "int64 labels", given, {})
+    for place, label in enumerate((-1, 4, 4 + 2 * 4, -(2**31), 2**31 - 1)):  # of none of the classes
+        given = {"logits": draw.normal(5, 4), "labels": draw.labels(5, 4)}
+        given["labels"][place] = label
+        yield from loss_case("softmax_cross_entropy", f"label {label}", given, {"smooth": False})
     given = {"outputs": draw.normal(3, 4), "targets": draw.normal(3, 4)}
     yield from loss_case("mean_squared_error", "diverged before", given, {}, (np.inf, 3.0, 8.0, 5.0))
     given = {"outputs": draw.normal(3, 4), "targets": draw.normal(3, 4)}

@@ -50,5 +50,6 @@ def movement(augmentation: Any, words: tuple[int, ...]) -> tuple[int, int, bool]
 def one_hot(labels: Array, K: int) -> Array:
     y = zeros(len(labels), K)
     for n in range(len(labels)):
-        y[n, int(labels[n])] = 1.0
+        if 0 <= labels[n] < K:
+            y[n, int(labels[n])] = 1.0
     return y

@@ -54,10 +54,11 @@ def softmax_cross_entropy(logits: Array, labels: Array, totals: Array | None = N
     for n in range(N):
         e = [exp(float(z)) for z in logits[n]]
         label = int(labels[n])
-        losses.append(-(e[label] / sum(e)).ln())
+        is_class = 0 <= label < K
+        losses.append(-(e[label] / sum(e)).ln() if is_class else Decimal("NaN"))
         hits.append(largest(logits[n]) == label)
         for k in range(K):
-            dx[n, k] = (float(e[k] / sum(e)) - (1.0 if k == label else 0.0)) / N
+            dx[n, k] = (float(e[k] / sum(e)) - (1.0 if k == label else 0.0)) / N if is_class else math.nan
     return report(losses, hits, dx, totals)
 
 

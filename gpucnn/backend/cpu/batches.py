@@ -65,5 +65,7 @@ class CpuBatches(CpuArrays):
     def one_hot(self, labels: Array, *, out: Array) -> Array:
         """As the reference, in place."""
         out.fill(0)
-        np.put(out, self._label_positions(labels, out.shape[1]), 1, mode="clip")
+        positions, is_wrong = self._label_positions(labels, out.shape[1])
+        np.put(out, positions, 1, mode="clip")
+        np.copyto(out, 0, where=is_wrong[:, None])
         return out

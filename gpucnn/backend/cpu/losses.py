@@ -21,7 +21,7 @@ class CpuLosses(CpuArrays):
         row = self.scratch("row", (N, 1), logits.dtype)
         losses = self.scratch("losses", (N,), logits.dtype)
         np.subtract(logits, np.max(logits, axis=1, keepdims=True, out=row), out=e)
-        positions = self._label_positions(labels, K)
+        positions, is_wrong = self._label_positions(labels, K)
         np.take(e, positions, out=losses, mode="clip")
         np.sum(np.exp(e, out=e), axis=1, keepdims=True, out=row)
         if dx is not None:
@@ -29,15 +29,19 @@ class CpuLosses(CpuArrays):
             probability = np.take(dx, positions, out=self.scratch("probability", (N,), dx.dtype), mode="clip")
             np.put(dx, positions, np.subtract(probability, 1, out=probability), mode="clip")
             np.divide(dx, N, out=dx)
+            np.copyto(dx, np.nan, where=is_wrong[:, None])
         np.subtract(np.log(row, out=row)[:, 0], losses, out=losses)
+        np.copyto(losses, np.nan, where=is_wrong)
         best = np.argmax(logits, axis=1, out=self.scratch("best", (N,), np.intp))
         return self._count(losses, np.equal(best, labels, out=self.scratch("hits", (N,), np.bool_)), loss, totals)
 
-    def _label_positions(self, labels: Array, K: int) -> Array:
-        """Flat positions of the labels in a C-contiguous (N, K) array."""
+    def _label_positions(self, labels: Array, K: int) -> tuple[Array, Array]:
+        """Flat positions in a C-contiguous (N, K) array of labels, or of the nearest class; and which have none."""
+        nearest = np.clip(labels, 0, K - 1, out=self.scratch("nearest", labels.shape, labels.dtype))
+        is_wrong = np.not_equal(nearest, labels, out=self.scratch("is_wrong", labels.shape, np.bool_))
         positions = self.scratch("positions", labels.shape, np.intp)
         np.multiply(self._count_to(len(labels)), K, out=positions, casting="unsafe")
-        return np.add(positions, labels, out=positions)
+        return np.add(positions, nearest, out=positions), is_wrong
 
     def sigmoid_cross_entropy(
         self, logits: Array, targets: Array, *, loss: Array = None, dx: Array = None, totals: Array = None

@@ -29,6 +29,7 @@ INDEX_LIMIT = 2**31 - 2**14  # of elements that 32 bits count; a kernel may coun
 CHANNELS = 1 << 8  # columns that a block of threads takes at most, one for each of its threads
 ELEMENTS = 1 << 12  # that a block reduces, at least
 FEW_ROWS, FEW_COLUMNS = 1 << 9, 1 << 4  # that a block sums up at once: narrow, so that there are many of them
+ENOUGH_BLOCKS = 1 << 10  # of those; where the columns make more of them, they are wider
 
 
 @functools.cache
@@ -241,8 +242,9 @@ class GpuArrays(Backend):
         """As the reference, in a fixed order: few rows in one launch, more of them in two. No factor is rounded."""
         (M, C), out = rows.shape, self._result(out, rows.shape[1:], rows.dtype)
         if M <= FEW_ROWS:
-            sizes = map(np.int32, (M, C, M, FEW_COLUMNS))
-            self._launch(sums.PARTIAL_SUMS, (-(-C // FEW_COLUMNS), 1), self._contiguous(rows), out, *sizes)
+            columns = 1 << min(CHANNELS, max(FEW_COLUMNS, C // ENOUGH_BLOCKS)).bit_length() - 1
+            sizes = map(np.int32, (M, C, M, columns))
+            self._launch(sums.PARTIAL_SUMS, (-(-C // columns), 1), self._contiguous(rows), out, *sizes)
             return out
         partials, _, _ = self._partials(sums.PARTIAL_SUMS, 1, rows)
         self._launch(sums.ADD_PARTIALS, (C,), partials, out, None, np.int32(partials.shape[2]))

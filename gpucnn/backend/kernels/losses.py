@@ -123,13 +123,15 @@ extern "C" __global__ void softmax_cross_entropy(
     {EACH_ROW} {{
         const T* z = logits + (long long)row * K;
         const int label = labels[row];
-        const T labelled = z[label];
+        const bool is_class = label >= 0 && label < K;
+        const T nothing = is_class ? T(0) : T(0) / T(0);  // a label of no class makes NaN
+        const T labelled = is_class ? z[label] : nothing;
         const Best best = find_best(z, K);
         T total = 0;{EACH_CLASS} total += exp(z[k] - best.value);
         total = warp_sum(total);
         add(sums, log(total) - (labelled - best.value), best.index == label, 1);
         if (dx == 0) continue;{EACH_CLASS}
-            dx[(long long)row * K + k] = (exp(z[k] - best.value) / total - (k == label ? T(1) : T(0))) / N;
+            dx[(long long)row * K + k] = (exp(z[k] - best.value) / total - (k == label ? T(1) : nothing)) / N;
     }}
     leave(sums, partials);
 }}

@@ -27,22 +27,37 @@ PARTIAL_MOMENTS = Block(
     + """
 extern "C" __global__ void partial_moments(
         const T* __restrict__ x, T* __restrict__ partials, int M, int C, int rows, int columns) {
-    // The mean of the block's rows, and the sum of the squares of their distances from it.
+    // The mean of the block's n rows, and the sum of the squares of their distances from it, which is
+    // sum d^2 - (sum d)^2 / n for distances d from any number. Here it is the mean of those m rows that the threads
+    // take first: then sum d^2 is at most n/m times the result, so that little is lost by the difference.
     __shared__ T shared[256];
     const Place at = place(M, C, rows, columns);
-    T sum = 0, squares = 0;
-    #pragma unroll 4
-    for (int m = at.first; m < at.last; m += at.height) sum += x[(long long)m * C + at.c];
-    const T mean = column_sum(sum, shared, at) / min(rows, M - rows * (int)blockIdx.y);
-    #pragma unroll 4
-    for (int m = at.first; m < at.last; m += at.height) {
-        const T distance = x[(long long)m * C + at.c] - mean;
-        squares += distance * distance;
+    const int count = min(rows, M - rows * (int)blockIdx.y);
+    const long long apart = (long long)at.height * C;  // the rows of a thread
+    T values[8], sum = 0, squares = 0;
+    x += (long long)at.first * C + at.c;
+    take_rows(values, x, apart, at.first, at);
+    #pragma unroll
+    for (int n = 0; n < 8; ++n) sum += values[n];
+    const T centre = column_sum(sum, shared, at) / min(8 * at.height, count);
+    sum = 0;
+    #pragma unroll 1
+    for (int m = at.first; m < at.last; m += 8 * at.height) {
+        #pragma unroll
+        for (int n = 0; n < 8; ++n) {
+            const T distance = m + n * at.height < at.last ? values[n] - centre : T(0);
+            sum += distance;
+            squares += distance * distance;
+        }
+        x += 8 * apart;
+        take_rows(values, x, apart, m + 8 * at.height, at);
     }
+    sum = column_sum(sum, shared, at);
     squares = column_sum(squares, shared, at);
     if (at.row != 0) return;
-    partials[(long long)at.c * gridDim.y + blockIdx.y] = mean;
-    partials[(long long)(C + at.c) * gridDim.y + blockIdx.y] = squares;
+    const T offset = sum / count;
+    partials[(long long)at.c * gridDim.y + blockIdx.y] = centre + offset;
+    partials[(long long)(C + at.c) * gridDim.y + blockIdx.y] = squares - sum * offset;
 }
 """,
 )

@@ -52,12 +52,19 @@ __device__ T column_sum(T value, T* shared, Place at) {
     // Sum over the threads of one column, in a fixed order; all of them get it.
     shared[threadIdx.x] = value;
     __syncthreads();
-    for (int half = 128; half > 0; half /= 2) {
-        if (at.row < half && at.row + half < at.height) shared[threadIdx.x] += shared[threadIdx.x + half * at.width];
+    for (int left = at.height, half; left > 1; left = half) {  // rows; each of one half takes in one of the other
+        half = (left + 1) / 2;
+        if (at.row + half < left) shared[threadIdx.x] += shared[threadIdx.x + half * at.width];
         __syncthreads();
     }
     const T sum = shared[threadIdx.x % at.width];
     __syncthreads();
     return sum;
+}
+
+__device__ void take_rows(T* values, const T* __restrict__ x, long long apart, int m, Place at) {
+    // Eight rows of a thread, from row m, at x, on; all are on their way at a time. Those beyond its last are 0.
+    #pragma unroll
+    for (int n = 0; n < 8; ++n) values[n] = m + n * at.height < at.last ? x[n * apart] : T(0);
 }
 """

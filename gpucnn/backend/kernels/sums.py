@@ -32,10 +32,9 @@ extern "C" __global__ void partial_sums(
     T sum = 0;
     x += (long long)at.first * C + at.c;
     #pragma unroll 1
-    for (int m = at.first; m < at.last; m += 8 * at.height, x += 8 * apart) {  // eight are on their way at a time
+    for (int m = at.first; m < at.last; m += 8 * at.height, x += 8 * apart) {
         T values[8];
-        #pragma unroll
-        for (int n = 0; n < 8; ++n) values[n] = m + n * at.height < at.last ? x[n * apart] : T(0);
+        take_rows(values, x, apart, m, at);
         #pragma unroll
         for (int n = 0; n < 8; ++n) sum += values[n];
     }

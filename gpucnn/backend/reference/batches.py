@@ -72,6 +72,6 @@ class Batches(Arrays):
         return xp.reshape(xp.take(padded, xp.reshape(place, (-1,)), axis=0), pixels.shape)
 
     def one_hot(self, labels: Array, *, out: Array) -> Array:
-        """Write 1 at each row's label and 0 elsewhere. labels (N,) -> out (N, K)."""
+        """Write 1 at each row's label and 0 elsewhere, so only 0 for one not in 0..K-1. labels (N,) -> out (N, K)."""
         is_label = labels[:, None] == self.xp.arange(out.shape[1], dtype=labels.dtype)[None, :]
         return self._store(self.cast(is_label, out.dtype), out)

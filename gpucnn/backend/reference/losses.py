@@ -20,7 +20,7 @@ class Losses(Arrays):
         """`L = -1/N sum_n log softmax(z_n)[label_n]`; its gradient is `(softmax(z) - onehot(label))/N`.
 
         Paper: Eqn 2.14, softmax. logits (N, K), labels (N,) integers in 0..K-1 (not checked: that would wait for the
-        device).
+        device; another label makes the loss NaN, and the gradient of its sample).
         """
         xp = self.xp
         N, K = logits.shape
@@ -29,9 +29,10 @@ class Losses(Arrays):
         total = xp.sum(e, axis=1, keepdims=True)
         zero = xp.zeros((), dtype=logits.dtype)
         is_label = labels[:, None] == xp.arange(K, dtype=labels.dtype)[None, :]
-        losses = xp.log(total[:, 0]) - xp.sum(xp.where(is_label, shifted, zero), axis=1)
+        nothing = xp.where(xp.any(is_label, axis=1, keepdims=True), zero, zero + xp.nan)  # of no class: NaN
+        losses = xp.log(total[:, 0]) - xp.sum(xp.where(is_label, shifted, nothing), axis=1)
         if dx is not None:
-            dx[...] = (e / total - xp.where(is_label, zero + 1.0, zero)) / N
+            dx[...] = (e / total - xp.where(is_label, zero + 1.0, nothing)) / N
         hits = self.cast(xp.argmax(logits, axis=1), labels.dtype) == labels
         return self._report(losses, hits, loss, totals)
 
