@@ -30,7 +30,7 @@ class Job:
     device: str = "gpu:0"
     data_dir: str | None = None
     precisions: tuple[str, ...] = PRECISIONS
-    tests: tuple[str, ...] = ("tests",)
+    tests: tuple[str, ...] = ()  # where none is named, all files that may have some for a GPU
     test_workers: int = 8  # processes that share the tests, where pytest-xdist is installed
     networks: tuple[str, ...] = ("lenet5", "mnist", "vgg", "resnet20")  # trained for `graph` and `determinism`
     batch_size: int = 64

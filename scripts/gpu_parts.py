@@ -120,12 +120,20 @@ def tests(job: Job, clock: Clock) -> Iterator[Row]:
     yield attempt(clock, {"tests": "on the GPU"}, partial(run_tests, job, "gpu", clock.left))
 
 
+def gpu_tests() -> list[str]:
+    """Return the files of tests that speak of the mark `gpu` or of its fixture: to collect all others takes longer."""
+    files = sorted((ROOT / "tests").rglob("test_*.py"))
+    return [str(path.relative_to(ROOT)) for path in files if re.search(r"backend_name|mark\.gpu", path.read_text())]
+
+
 def run_tests(job: Job, mark: str, seconds: float) -> Row:
     """Run the tests with a mark, in several processes where pytest-xdist is installed; count them even if stopped."""
     workers = job.test_workers if find_spec("xdist") else 1
-    command = [sys.executable, "-m", "pytest", "-q", "--tb=line", f"--maxfail={MOST_FAILURES}", "-m", mark, *job.tests]
+    command = [sys.executable, "-m", "pytest", "-q", "--tb=line", "-m", mark, *(job.tests or gpu_tests())]
     command += ["-p", "no:cacheprovider", *(("-n", str(workers)) if workers > 1 else ())]
     command += ["-o", "console_output_style=classic"]  # lines of nothing but a letter for each test
+    command += [f"--maxfail={MOST_FAILURES}", "--continue-on-collection-errors"]
+    command += ["-W", "default::DeprecationWarning"]  # what newer libraries deprecate says nothing of a GPU
     start, reason = time.perf_counter(), ""
     with tempfile.TemporaryFile("w+") as output:
         environment = os.environ | {"GPUCNN_REQUIRE_GPU": "1"}

@@ -118,6 +118,46 @@ def test_tests_that_fail_or_take_too_long(workers: int, monkeypatch: pytest.Monk
     assert (stopped["passed"], stopped["failed"], stopped["reason"]) == (1, 1, "stopped after 8 s")
 
 
+@pytest.mark.parametrize("workers", [1, 2])
+def test_what_cannot_be_collected_or_is_deprecated_stops_no_test(workers: int, tmp_path: Path) -> None:
+    """Where warnings are errors, as in this repository."""
+    if workers > 1:
+        pytest.importorskip("xdist")
+    (tmp_path / "pytest.ini").write_text("[pytest]\nfilterwarnings = error\n")
+    (tmp_path / "test_broken.py").write_text("import no_such_module")
+    (tmp_path / "test_warned.py").write_text(
+        "import warnings\n"
+        "def test_deprecated(): warnings.warn('of NumPy', DeprecationWarning)\n"
+        "def test_other(): warnings.warn('of ours', UserWarning)\n"
+    )
+    job = replace(TINY, tests=("-c", str(tmp_path / "pytest.ini"), str(tmp_path)), test_workers=workers)
+    found = gpu_parts.run_tests(job, "not gpu", 60)
+    assert (found["passed"], found["ok"], found["reason"]) == (1, False, "pytest ended with 1")
+    assert "No module named 'no_such_module'" in found["tail"] and "UserWarning: of ours" in found["tail"]
+
+
+def test_no_test_that_needs_a_gpu_is_in_a_file_that_is_left_out() -> None:
+    """Those of the folder `outside` run what others have written, on the CPU."""
+    named = gpu_parts.gpu_tests()
+    assert "tests/test_backends.py" in named and len(named) < 25
+    others = sorted({str(path.relative_to(ROOT)) for path in (ROOT / "tests").glob("test_*.py")} - set(named))
+    command = [sys.executable, "-m", "pytest", "-q", "--collect-only", "-m", "gpu", "-p", "no:cacheprovider", *others]
+    found = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (found.returncode, "no tests collected" in found.stdout) == (pytest.ExitCode.NO_TESTS_COLLECTED, True)
+
+
+def test_those_tests_are_run_that_may_need_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    def run(command: list[str], **_) -> SimpleNamespace:
+        asked.append([argument for argument in command if argument.startswith("tests")])
+        return SimpleNamespace(returncode=0)
+
+    asked: list[list[str]] = []
+    monkeypatch.setattr(gpu_parts.subprocess, "run", run)
+    for job in (Job(), TINY):
+        gpu_parts.run_tests(job, "gpu", 60)
+    assert asked == [gpu_parts.gpu_tests(), list(TINY.tests)]
+
+
 def test_without_xdist_one_process_runs_the_tests(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "test_it.py").write_text("def test_a(): pass")
     monkeypatch.setattr(gpu_parts, "find_spec", lambda name: None)
