@@ -169,7 +169,8 @@ def do_part(name: str) -> int:
     order = json.loads(sys.stdin.read())
     rows = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what libraries print is no row
-    for row in PARTS[name].find(Job(**order["job"]), Clock(order["seconds"])):
+    job = Job(**order["job"])
+    for row in PARTS[name].find(job, Clock(order["seconds"], job.device)):
         values = {key: plain(value) for key, value in row.items()}
         rows.write(json.dumps({"part": name, "row": values}) + "\n")
         keep(rows)

@@ -392,10 +392,19 @@ def test_what_matters_most_is_timed_first(monkeypatch: pytest.MonkeyPatch) -> No
     asked = []
 
     class Worker:
-        def ask(self, **order) -> Row:
+        def tell(self, **order) -> None:
+            pass
+
+        def hear(self, seconds: float) -> Row:
             return {"torch": "2"}
 
-        def close(self) -> None:
+        def set_up(self, kind: str, **order) -> Row:
+            return {}
+
+        def forget(self) -> None:
+            pass
+
+        def close(self, **_) -> None:
             pass
 
     def time_network(job, clock, workers, kinds, network, batch, precision) -> Row:
@@ -452,6 +461,165 @@ def test_a_worker_that_died_is_started_anew() -> None:
     assert worker.ask(seconds=0.1, do="forget") == {"left_out": "no time left"}
     assert worker.ask(do="forget") == {}
     worker.close()
+
+
+# Engines whose answers are a stub's: `FAULTS` says what a kind does when it is set up, or in its turns.
+STUB = """
+import json, os, sys, time
+FAULTS, have, turns = json.loads(os.environ["FAULTS"]), set(), 0
+for line in sys.stdin:
+    order, answer = json.loads(line), {}
+    fault = FAULTS.get(f"{order['do']} {order.get('kind', '')}".strip(), {})
+    time.sleep(fault.get("sleep", 0))
+    open(fault.get("writes", os.devnull), "w").close()
+    while not os.path.exists(fault.get("waits for", os.devnull)):
+        time.sleep(0.01)
+    if order["do"] == "set up":
+        have.add(order["kind"])
+        answer = {"size": 1.0, "bytes": 2000000, "versions": {}}
+    elif order["do"] == "turn":
+        turns += 1
+        answer = {"seconds": 0.01} if order["kind"] in have else {"error": f"KeyError: {order['kind']}"}
+    elif order["do"] == "import torch":
+        answer = {"torch": "2"}
+    else:
+        have.clear()
+    if turns >= fault.get("turns", 0):
+        answer = fault.get("answer", answer)
+    print(json.dumps(answer), flush=True)
+"""
+GRAPHS = "graph, implicit", "graph, columns", "torch graph"
+
+
+@pytest.fixture
+def workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, gpu_speed.Worker]]:
+    """The processes of the part `steps`, with stubs of engines."""
+    (tmp_path / "gpu_engines.py").write_text(STUB)
+    monkeypatch.setattr(gpu_speed, "FOLDER", tmp_path)
+    monkeypatch.setenv("FAULTS", "{}")
+    found = {"gpucnn": gpu_speed.Worker(), "torch": gpu_speed.Worker()}
+    yield found
+    for worker in found.values():
+        worker.close(at_once=True)
+
+
+def time_lenet5(workers: dict[str, gpu_speed.Worker], clock: Clock) -> Row:
+    return gpu_speed.time_network(TINY, clock, workers, GRAPHS, "lenet5", 2, "float32")
+
+
+@pytest.mark.parametrize("slow", GRAPHS)
+def test_a_set_up_that_is_stopped_takes_no_other_process_with_it(
+    slow: str, workers: dict[str, gpu_speed.Worker], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its own forgets what was set up before; what comes later is not asked for."""
+    monkeypatch.setenv("FAULTS", json.dumps({f"set up {slow}": {"sleep": 60}}))
+    for name in ("SET_UP", "PEER_SET_UP"):
+        monkeypatch.setattr(gpu_speed, name, 0.1)
+    row = time_lenet5(workers, Clock(2))
+    if slow == "torch graph":
+        assert (row["ok"], row["missing"], row["gpucnn, MB"]) == (True, "torch graph: no time left", 2)
+        assert row["graph, implicit, ms"] == row["graph, columns, ms"] == 10 and "ratio" not in row
+    else:
+        reasons = ["its process was ended" if slow == GRAPHS[1] else "no time left", *["no time left"] * 2]
+        told = "; ".join(f"{kind}: {reason}" for kind, reason in zip(GRAPHS, reasons, strict=True))
+        assert row == {"left_out": told}
+        assert workers["gpucnn"].process is None, "nothing was asked of a new one"
+    assert workers["torch"].process is None
+
+
+def test_a_row_is_begun_if_its_set_ups_are_expected_to_fit(workers: dict[str, gpu_speed.Worker]) -> None:
+    assert gpu_speed.set_up_seconds(GRAPHS) == 2 * gpu_speed.SET_UP + gpu_speed.PEER_SET_UP
+    assert gpu_speed.set_up_seconds(["torch compiled"]) > gpu_speed.PEER_SET_UP
+    assert time_lenet5(workers, Clock(5)) == {"left_out": "no time left"}
+    assert not any(worker.process for worker in workers.values())
+    assert "ratio" in time_lenet5(workers, Clock(60))
+
+
+def test_a_process_in_which_something_failed_serves_no_other_network(
+    workers: dict[str, gpu_speed.Worker], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was set up in it before is timed; one whose GPU is in an error ends at once."""
+    fault = {"answer": {"error": "illegal address"}}
+    monkeypatch.setenv("FAULTS", json.dumps({"set up graph, columns": fault}))
+    row = time_lenet5(workers, Clock(60))
+    assert (row["ok"], row["missing"], row["ratio"]) == (False, "graph, columns: illegal address", 1)
+    assert workers["gpucnn"].process is None and workers["torch"].process is not None
+    fault["answer"]["broken"] = True
+    monkeypatch.setenv("FAULTS", json.dumps({"set up graph, implicit": fault}))
+    row = time_lenet5(workers, Clock(60))
+    assert (row["ok"], row["missing"], row["ratio"]) == (False, "graph, implicit: illegal address", 1)
+    assert "graph, columns, ms" in row
+    monkeypatch.setenv("FAULTS", json.dumps({f"set up {kind}": fault for kind in GRAPHS}))
+    workers["torch"].close()
+    row = time_lenet5(workers, Clock(60))
+    assert not row["ok"] and row["missing"].count("illegal address") == 3
+
+
+def test_a_turn_that_fails_ends_the_rounds(
+    workers: dict[str, gpu_speed.Worker], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rounds before it count: in the fifth turn of a process the second round begins."""
+    monkeypatch.setenv("FAULTS", json.dumps({"turn graph, implicit": {"answer": {"error": "refused"}, "turns": 5}}))
+    row = time_lenet5(workers, Clock(60))
+    assert (row["ok"], row["missing"], row["graph, implicit, ms"]) == (False, "graph, implicit: refused", 10)
+    assert workers["gpucnn"].process is None, "it serves no other network"
+    monkeypatch.setenv("FAULTS", json.dumps({"turn torch graph": {"sleep": 60}}))
+    monkeypatch.setattr(gpu_speed, "TURN", 0.5)
+    workers["torch"].close()
+    clock = Clock(600)
+    clock.end = time.monotonic() + 7
+    row = time_lenet5(workers, clock)
+    assert (row["ok"], row["missing"]) == (True, "torch graph: no time left")
+    assert "graph, columns, ms" in row and "torch graph, ms" not in row
+
+
+@pytest.mark.parametrize("ends", ["at once", "later", "never"])
+def test_an_import_of_pytorch_that_takes_long_delays_no_step(
+    ends: str, workers: dict, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """What is timed before it ends says so."""
+    turn = {"sleep": 0.2, **({"writes": str(tmp_path / "begun")} if ends == "later" else {})}
+    faults = {"turn graph, implicit": turn}
+    if ends != "at once":
+        faults["import torch"] = {"waits for": str(tmp_path / "begun")}
+    monkeypatch.setenv("FAULTS", json.dumps(faults))
+    monkeypatch.setattr(gpu_speed, "IMPORT_MOST", 60 if ends == "at once" else 0.1)
+    monkeypatch.setattr(gpu_speed, "make_backend", lambda device: None)
+    rows = rows_of(gpu_speed.steps)
+    missing = "PyTorch, which is still being imported"
+    if ends == "never":
+        assert rows.pop() == {"network": "all", "missing": "PyTorch, whose import took longer than all steps of gpucnn"}
+        assert [row["missing"] for row in rows] == [missing] * 2
+    else:
+        assert [row.get("missing") for row in rows] == [missing if ends == "later" else None, None, None]
+        assert ["ratio" in row for row in rows] == [ends == "at once", True, True]
+    assert all(row["ok"] and "graph, implicit, ms" in row for row in rows)
+
+
+def in_an_error(device: int) -> SimpleNamespace:
+    """A device after an illegal access."""
+
+    def synchronize() -> None:
+        raise RuntimeError("cudaErrorIllegalAddress: an illegal memory access was encountered")
+
+    return SimpleNamespace(synchronize=synchronize if device == 1 else lambda: None)
+
+
+def test_after_an_error_that_stays_no_more_is_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail() -> Row:
+        raise ValueError("refused")
+
+    monkeypatch.setitem(sys.modules, "cupy", SimpleNamespace(cuda=SimpleNamespace(Device=in_an_error)))
+    about = {"operation": "relu", "precision": "float32", "convolution": ""}
+    for device, is_broken in (("gpu:0", False), ("gpu", False), ("gpu:1", True)):
+        clock = Clock(60, device)
+        failed, other = (attempt(clock, about, find) for find in (fail, lambda: {"ok": True}))
+        assert failed == {**about, "ok": False, "reason": "ValueError: refused"}
+        left_out = {"left_out": "the GPU is in an error since relu, float32"}
+        assert other == about | (left_out if is_broken else {"ok": True})
+    turn = {"do": "turn", "kind": "graph", "steps": 1}
+    for device, more in (("gpu:0", {}), ("gpu:1", {"broken": True})):
+        assert gpu_engines.answer({**turn, "device": device}, {}) == {"error": "KeyError: 'graph'"} | more
 
 
 @requires_compiler
