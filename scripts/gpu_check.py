@@ -33,6 +33,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -314,8 +315,8 @@ def timed_network(text: str) -> tuple[str, int]:
     return name, int(size)
 
 
-def check(options: argparse.Namespace) -> None:
-    """Raise if there is no GPU or a file cannot be written."""
+def check(options: argparse.Namespace, blocks: Sequence[Block]) -> None:
+    """Raise if there is no GPU, a file cannot be written or would be lost, or the images are damaged."""
     for path in filter(None, (options.json, options.markdown)):
         if path.is_dir() or not os.access(path.parent, os.W_OK):
             raise InputError(f"{path}: cannot be written there; name a file in a folder that exists")
@@ -324,10 +325,20 @@ def check(options: argparse.Namespace) -> None:
             options.out.mkdir(exist_ok=True)
         except OSError as error:
             raise InputError(f"--out {options.out}: {error.strerror}; name a folder in one that exists") from error
+        earlier = [path.name for path in (file_of(options, block) for block in blocks) if path.exists()]
+        if earlier:
+            raise InputError(f"--out {options.out}: has {earlier[0]} of an earlier visit; name another folder")
     backend = make_backend(options.device)
     if not backend.name.startswith("gpu"):
         raise InputError(f"--device {options.device}: expected a GPU (gpu:0), received {backend.name}")
     print(backend.describe(), flush=True)
+    if gpu_parts.mnist(options.data_dir) is None and options.data_dir is not None:
+        print(f"--data-dir {options.data_dir}: has no MNIST; `accuracy` trains on digits", flush=True)
+
+
+def file_of(options: argparse.Namespace, block: Block) -> Path:
+    """Return the file of a block."""
+    return options.out / f"{options.plan or 'check'}-{block.name}.jsonl"
 
 
 def main(arguments: Sequence[str] | None = None, sizes: Job | None = None) -> int:
@@ -337,11 +348,11 @@ def main(arguments: Sequence[str] | None = None, sizes: Job | None = None) -> in
         return do_part(options.part)
     try:
         blocks, job = chosen(options), job_of(options, sizes or (Job(timed=PLAN_TIMED) if options.plan else Job()))
-        check(options)
+        check(options, blocks)
     except GpucnnError as error:
         print(f"gpu_check.py: {error}", file=sys.stderr)
         return BAD_INPUT
-    files = (lambda block: options.out / f"{options.plan or 'check'}-{block.name}.jsonl") if options.out else None
+    files = partial(file_of, options) if options.out else None
     outcomes = run_blocks(blocks, job, files, lambda found: save(options, job, found))
     print("\n" + markdown(outcomes))
     print(f"{sum(found.status == 'passed' for found in outcomes)} of {len(outcomes)} parts passed")

@@ -25,6 +25,7 @@ import gpu_race
 import gpu_speed
 import numpy as np
 import pytest
+from dataset_files import write_mnist
 from device.fixtures import absent_cupy, fake_cupy, requires_compiler
 from gpu_check import Outcome
 from gpu_job import Clock, Job, Row, attempt
@@ -361,7 +362,7 @@ def test_a_precision_that_fails_hides_no_other(cupy: ModuleType) -> None:
 
 @requires_compiler
 def test_accuracy(cupy: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
-    name, dataset = gpu_parts.images("nowhere")
+    name, dataset = gpu_parts.images(None)
     assert (name, dataset.image_shape) == ("digits", (32, 32, 1))
     few = gpu_parts.Split(dataset.train.images[:8, ::4, ::4].copy(), dataset.train.labels[:8])
     dataset = replace(dataset, train=few, test=few)
@@ -370,6 +371,26 @@ def test_accuracy(cupy: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     assert (row["epochs"], row["data"], row["network"], row["target"]) == (1, "digits", "mnist", 0.97)
     assert 0 <= row["accuracy"] <= 1 and row["seconds"] > 0
     assert row["ok"] == (row["accuracy"] >= 0.97)
+
+
+def test_images_are_those_of_the_folder(tmp_path: Path, gpu: None, capsys: pytest.CaptureFixture) -> None:
+    """One that is absent or has a damaged MNIST is refused before anything is run; one without MNIST is named."""
+    assert gpu_parts.images(str(tmp_path))[0] == "digits"
+    arguments = ["--only", "accuracy", "--minutes", "0", "--data-dir"]
+    assert gpu_check.main([*arguments, str(tmp_path)]) == 1
+    assert f"--data-dir {tmp_path}: has no MNIST; `accuracy` trains on digits" in capsys.readouterr().out
+    write_mnist(tmp_path)
+    name, dataset = gpu_parts.images(str(tmp_path))
+    assert (name, dataset.name) == ("mnist", "mnist")
+    assert gpu_check.main([*arguments, str(tmp_path)]) == 1
+    assert "has no MNIST" not in capsys.readouterr().out
+    (tmp_path / "train-images-idx3-ubyte").write_bytes(b"damaged")
+    for folder, message in (
+        (tmp_path, "train-images-idx3-ubyte is no IDX file"),
+        (tmp_path / "absent", "absent does not exist"),
+    ):
+        assert gpu_check.main([*arguments, str(folder)]) == 2
+        assert message in capsys.readouterr().err
 
 
 @requires_compiler
@@ -486,30 +507,45 @@ for line in sys.stdin:
         have.clear()
     if turns >= fault.get("turns", 0):
         answer = fault.get("answer", answer)
+    if "broken" in answer:
+        FAULTS = {f"{what} {kind}": fault for what in ("set up", "turn") for kind in json.loads(os.environ["KINDS"])}
     print(json.dumps(answer), flush=True)
 """
 GRAPHS = "graph, implicit", "graph, columns", "torch graph"
 
 
+class Worker(gpu_speed.Worker):
+    """One that keeps what it was told."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.orders: list[str] = []
+
+    def tell(self, **order) -> None:
+        self.orders.append(f"{order['do']} {order.get('kind', '')}".strip())
+        super().tell(**order)
+
+
 @pytest.fixture
-def workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, gpu_speed.Worker]]:
+def workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Worker]]:
     """The processes of the part `steps`, with stubs of engines."""
     (tmp_path / "gpu_engines.py").write_text(STUB)
     monkeypatch.setattr(gpu_speed, "FOLDER", tmp_path)
     monkeypatch.setenv("FAULTS", "{}")
-    found = {"gpucnn": gpu_speed.Worker(), "torch": gpu_speed.Worker()}
+    monkeypatch.setenv("KINDS", json.dumps(GRAPHS))
+    found = {"gpucnn": Worker(), "torch": Worker()}
     yield found
     for worker in found.values():
         worker.close(at_once=True)
 
 
-def time_lenet5(workers: dict[str, gpu_speed.Worker], clock: Clock) -> Row:
+def time_lenet5(workers: dict[str, Worker], clock: Clock) -> Row:
     return gpu_speed.time_network(TINY, clock, workers, GRAPHS, "lenet5", 2, "float32")
 
 
 @pytest.mark.parametrize("slow", GRAPHS)
 def test_a_set_up_that_is_stopped_takes_no_other_process_with_it(
-    slow: str, workers: dict[str, gpu_speed.Worker], monkeypatch: pytest.MonkeyPatch
+    slow: str, workers: dict[str, Worker], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its own forgets what was set up before; what comes later is not asked for."""
     monkeypatch.setenv("FAULTS", json.dumps({f"set up {slow}": {"sleep": 60}}))
@@ -523,11 +559,13 @@ def test_a_set_up_that_is_stopped_takes_no_other_process_with_it(
         reasons = ["its process was ended" if slow == GRAPHS[1] else "no time left", *["no time left"] * 2]
         told = "; ".join(f"{kind}: {reason}" for kind, reason in zip(GRAPHS, reasons, strict=True))
         assert row == {"left_out": told}
-        assert workers["gpucnn"].process is None, "nothing was asked of a new one"
+        assert workers["gpucnn"].process is None
+        asked = [f"set up {kind}" for kind in GRAPHS[: GRAPHS.index(slow) + 1]]
+        assert (workers["gpucnn"].orders, workers["torch"].orders) == (asked, []), "nothing was asked later"
     assert workers["torch"].process is None
 
 
-def test_a_row_is_begun_if_its_set_ups_are_expected_to_fit(workers: dict[str, gpu_speed.Worker]) -> None:
+def test_a_row_is_begun_if_its_set_ups_are_expected_to_fit(workers: dict[str, Worker]) -> None:
     assert gpu_speed.set_up_seconds(GRAPHS) == 2 * gpu_speed.SET_UP + gpu_speed.PEER_SET_UP
     assert gpu_speed.set_up_seconds(["torch compiled"]) > gpu_speed.PEER_SET_UP
     assert time_lenet5(workers, Clock(5)) == {"left_out": "no time left"}
@@ -536,7 +574,7 @@ def test_a_row_is_begun_if_its_set_ups_are_expected_to_fit(workers: dict[str, gp
 
 
 def test_a_process_in_which_something_failed_serves_no_other_network(
-    workers: dict[str, gpu_speed.Worker], monkeypatch: pytest.MonkeyPatch
+    workers: dict[str, Worker], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What was set up in it before is timed; one whose GPU is in an error ends at once."""
     fault = {"answer": {"error": "illegal address"}}
@@ -555,13 +593,12 @@ def test_a_process_in_which_something_failed_serves_no_other_network(
     assert not row["ok"] and row["missing"].count("illegal address") == 3
 
 
-def test_a_turn_that_fails_ends_the_rounds(
-    workers: dict[str, gpu_speed.Worker], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_turn_that_fails_ends_the_rounds(workers: dict[str, Worker], monkeypatch: pytest.MonkeyPatch) -> None:
     """Rounds before it count: in the fifth turn of a process the second round begins."""
     monkeypatch.setenv("FAULTS", json.dumps({"turn graph, implicit": {"answer": {"error": "refused"}, "turns": 5}}))
-    row = time_lenet5(workers, Clock(60))
+    row = gpu_speed.time_network(replace(TINY, rounds=5), Clock(60), workers, GRAPHS, "lenet5", 2, "float32")
     assert (row["ok"], row["missing"], row["graph, implicit, ms"]) == (False, "graph, implicit: refused", 10)
+    assert workers["torch"].orders.count("turn torch graph") == 3
     assert workers["gpucnn"].process is None, "it serves no other network"
     monkeypatch.setenv("FAULTS", json.dumps({"turn torch graph": {"sleep": 60}}))
     monkeypatch.setattr(gpu_speed, "TURN", 0.5)
@@ -575,7 +612,7 @@ def test_a_turn_that_fails_ends_the_rounds(
 
 @pytest.mark.parametrize("ends", ["at once", "later", "never"])
 def test_an_import_of_pytorch_that_takes_long_delays_no_step(
-    ends: str, workers: dict, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ends: str, workers: dict[str, Worker], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """What is timed before it ends says so."""
     turn = {"sleep": 0.2, **({"writes": str(tmp_path / "begun")} if ends == "later" else {})}
@@ -720,13 +757,30 @@ def test_sanitizer(tool: Path) -> None:
         }
     }
     found.write_text(CLEAN.splitlines()[0])
-    assert rows_of(gpu_parts.sanitizer)[-1]["reason"] == "its report has no end"
+    *others, last = rows_of(gpu_parts.sanitizer)
+    assert last["reason"] == "its report has no end"
+    assert [row["left_out"] for row in others] == [last["reason"]] * 2, "nothing says that they are clean"
     tool.write_text("#!/bin/sh\necho no GPU; exit 3\n")
     (row,) = rows_of(gpu_parts.sanitizer)
     assert (row["ok"], row["reason"], row["tail"]) == (False, "compute-sanitizer ended with 3", "no GPU")
     tool.write_text("#!/bin/sh\nsleep 60\n")
     (row,) = gpu_parts.sanitizer(TINY, Clock(0.5))
     assert (row["ok"], row["reason"]) == (False, "stopped after 1 s")
+
+
+@pytest.mark.parametrize("option", ["--kernel-name-exclude", "--kernel-regex-exclude", None])
+def test_kernels_of_cublas_are_not_watched(option: str | None, tool: Path) -> None:
+    """By whatever the option is called, if there is one; none of ours has such a name."""
+    tool.write_text(f'#!/bin/sh\n[ $1 = --help ] && echo "{option} arg" && exit\necho "$@"\nexit 3\n')
+    (row,) = rows_of(gpu_parts.sanitizer)
+    excluded = [part for name in gpu_parts.CUBLAS for part in (option, f"kns={name}")] if option else []
+    expected = " ".join([*excluded, sys.executable, str(Path(gpu_race.__file__))])
+    assert row["tail"].partition("/report ")[2].startswith(expected + " --device")
+    own = [*(record.name for record in gpu_parts.hand_written()), *gpu_parts.OWN_KERNELS]
+    assert not [name for name in own if any(part in name for part in gpu_parts.CUBLAS)]
+    for dot in (BRIEF, DETAILED):
+        foreign = [name for name in gpu_parts.kernel_names(dot) if "gemm" in name or "gemv" in name]
+        assert foreign and all(any(part in name for part in gpu_parts.CUBLAS) for name in foreign)
 
 
 def test_without_the_sanitizer_that_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -948,18 +1002,35 @@ def test_a_plan_leaves_a_file_of_each_block_and_one_of_tables(
         return outcome(name)
 
     monkeypatch.setattr(gpu_check, "run_part", run_part)
-    arguments = ["--plan", plan, "--out", str(tmp_path / "found"), "--data-dir", "mnist"]
+    (tmp_path / "mnist").mkdir()
+    arguments = ["--plan", plan, "--out", str(tmp_path / "found"), "--data-dir", str(tmp_path / "mnist")]
     assert gpu_check.main([*arguments, *(["--only", "graph"] if plan == "second" else [])]) == 0
     blocks = [block.name for block in gpu_plan.PLANS[plan]]
     files = sorted(path.relative_to(tmp_path / "found").as_posix() for path in (tmp_path / "found").rglob("*"))
     assert files == sorted([*(f"{plan}-{name}.jsonl" for name in blocks), f"{plan}.md"])
     assert len(files) <= FILES
     assert {(job.timed, job.data_dir, job.precisions) for job in jobs} == {
-        (gpu_plan.PLAN_TIMED, "mnist", ("bf16", "tf32", "float32"))
+        (gpu_plan.PLAN_TIMED, str(tmp_path / "mnist"), ("bf16", "tf32", "float32"))
     }
     lines = [json.loads(line) for line in (tmp_path / "found" / f"{plan}-{blocks[0]}.jsonl").read_text().splitlines()]
     assert lines[0]["block"] == blocks[0]
     assert lines[-1]["outcome"]["status"] == "passed"
+
+
+def test_a_second_visit_leaves_what_the_first_found(
+    gpu: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    """Another plan may use the folder; the same one may not."""
+    monkeypatch.setattr(gpu_check, "run_part", lambda name, *_: outcome(name))
+    for plan in gpu_plan.PLANS:
+        assert gpu_check.main(["--plan", plan, "--out", str(tmp_path)]) == 0
+    before = {path: path.read_text() for path in tmp_path.iterdir()}
+    capsys.readouterr()
+    for plan, name in (("first", "first-kernels.jsonl"), ("second", "second-steps.jsonl")):
+        assert gpu_check.main(["--plan", plan, "--out", str(tmp_path)]) == 2
+        message = f"--out {tmp_path}: has {name} of an earlier visit; name another folder"
+        assert message in capsys.readouterr().err
+    assert {path: path.read_text() for path in tmp_path.iterdir()} == before
 
 
 def test_precisions_and_networks_can_be_named(gpu: None, monkeypatch: pytest.MonkeyPatch) -> None:

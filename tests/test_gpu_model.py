@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import subprocess
+import sys
 from functools import partial
 
 import gpu_model
@@ -144,3 +146,9 @@ def test_the_command(capsys: pytest.CaptureFixture) -> None:
     assert cells[1:5] == ["`lenet5`", "64", "float32", "H100"]
     assert math.isclose(float(cells[5]) / float(cells[6]), float(cells[7]), rel_tol=0.02)
     assert any(row.startswith("| latency of nodes |") for row in rows)
+
+
+def test_the_command_may_be_cut_off() -> None:
+    command = f"{sys.executable} {gpu_model.__file__} --networks lenet5 | head -1"
+    found = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=True)
+    assert (found.stdout.count("\n"), found.stderr) == (1, "")
