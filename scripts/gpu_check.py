@@ -50,6 +50,7 @@ from gpucnn.zoo import get_recipe
 PASSED, FAILED, BAD_INPUT = 0, 1, 2
 LEAST_SECONDS = 3.0  # with which a part is begun
 GRACE_SECONDS = 5.0  # which a part may take longer than it has, before it is stopped
+RESTART_SECONDS = 10.0  # with which the rest of a part is begun in another process
 MINUTES = 9.0  # without a plan
 BEGIN, END = "<!-- gpu -->\n", "<!-- end -->"
 LAST, HIDDEN = ("ok", "missing", "reason", "left_out"), ("tail",)  # columns of the tables
@@ -107,11 +108,10 @@ def run_part(name: str, job: Job, seconds: float, file: TextIO) -> Outcome:
     The process itself adds its rows to the file, so that they stay whatever happens here.
     """
     start, before = time.perf_counter(), file.seek(0, os.SEEK_END)
-    command = [sys.executable, str(Path(__file__).resolve()), "--part", name]
     order = json.dumps({"seconds": seconds, "job": asdict(job)})
     with tempfile.TemporaryFile("w+") as log:
         pipes = {"stdin": subprocess.PIPE, "stdout": file, "stderr": log}
-        process = subprocess.Popen(command, text=True, start_new_session=True, **pipes)
+        process = subprocess.Popen(part_command(name), text=True, start_new_session=True, **pipes)
         try:
             process.communicate(order, timeout=seconds + GRACE_SECONDS)
             reason = f"the process ended with {process.returncode}" if process.returncode else ""
@@ -166,16 +166,31 @@ def judged(outcome: Outcome, output: str) -> Outcome:
 
 
 def do_part(name: str) -> int:
-    """Run a part here, as `run_part` has asked for: an order on the input, a line for each row on the output."""
+    """Run a part here, as `run_part` has asked for: an order on the input, a line for each row on the output.
+
+    If the GPU gets into an error, such as an illegal access, which no later call of a process survives, another process
+    does the rest.
+    """
     order = json.loads(sys.stdin.read())
     rows = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what libraries print is no row
     job = Job(**order["job"])
-    for row in PARTS[name].find(job, Clock(order["seconds"], job.device)):
+    clock = Clock(order["seconds"], job.device, order.get("done", 0))
+    for row in PARTS[name].find(job, clock):
+        if clock.done and clock.attempts <= clock.done:
+            continue  # which was found before
         values = {key: plain(value) for key, value in row.items()}
         rows.write(json.dumps({"part": name, "row": values}) + "\n")
         keep(rows)
+        if clock.broken and clock.left > RESTART_SECONDS:
+            order = json.dumps(order | {"seconds": clock.left, "done": clock.attempts})
+            return subprocess.run(part_command(name), check=False, input=order, text=True, stdout=rows).returncode
     return PASSED
+
+
+def part_command(name: str) -> list[str]:
+    """Return the command that runs a part."""
+    return [sys.executable, str(Path(__file__).resolve()), "--part", name]
 
 
 def plain(value: Any) -> Any:

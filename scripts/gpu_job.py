@@ -52,9 +52,10 @@ class Job:
 class Clock:
     """What a part may still use: its seconds, and its GPU, unless that is in an error."""
 
-    def __init__(self, seconds: float, device: str = "gpu:0"):
+    def __init__(self, seconds: float, device: str = "gpu:0", done: int = 0):
         self.end, self.device = time.monotonic() + seconds, device
         self.broken = ""  # why nothing more can be found in this process
+        self.attempts, self.done = 0, done  # the latter by a process before this one
 
     @property
     def left(self) -> float:
@@ -64,6 +65,9 @@ class Clock:
 
 def attempt(clock: Clock, about: Row, find: Callable[[], Row]) -> Row:
     """Return a row of what was found, or of why it could not be: one failure hides no other row."""
+    clock.attempts += 1
+    if clock.attempts <= clock.done:
+        return about
     if clock.broken or clock.left <= 0:
         return {**about, "left_out": clock.broken or NO_TIME}
     try:

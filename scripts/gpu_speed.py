@@ -247,7 +247,7 @@ def take_turns(job: Job, clock: Clock, workers: dict[str, Worker], answers: dict
                 else:
                     answer |= told
                     worker.ready.discard(kind)
-        return {kind: seconds for kind, seconds in found.items() if kind in worker_of(workers, kind).ready}
+        return found
 
     counts = {kind: max(1, math.ceil(job.turn_seconds / seconds)) for kind, seconds in take_round(lambda _: 2).items()}
     rounds = [take_round(counts.__getitem__)]

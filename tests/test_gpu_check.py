@@ -642,11 +642,14 @@ def in_an_error(device: int) -> SimpleNamespace:
     return SimpleNamespace(synchronize=synchronize if device == 1 else lambda: None)
 
 
+BROKEN = SimpleNamespace(cuda=SimpleNamespace(Device=in_an_error))
+
+
 def test_after_an_error_that_stays_no_more_is_tried(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail() -> Row:
         raise ValueError("refused")
 
-    monkeypatch.setitem(sys.modules, "cupy", SimpleNamespace(cuda=SimpleNamespace(Device=in_an_error)))
+    monkeypatch.setitem(sys.modules, "cupy", BROKEN)
     about = {"operation": "relu", "precision": "float32", "convolution": ""}
     for device, is_broken in (("gpu:0", False), ("gpu", False), ("gpu:1", True)):
         clock = Clock(60, device)
@@ -905,6 +908,41 @@ def test_a_part_that_takes_too_long_is_stopped_with_what_it_found(part: Path, tm
     assert not goes_on(found.rows[0]["child"])
     lines = (tmp_path / "rows").read_text().splitlines()
     assert [line[:15] for line in lines] == ['{"block": "befo', '{"part": "machi', '{"part": "ma', '{"part": "machi']
+
+
+def test_after_an_error_of_the_gpu_another_process_does_the_rest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As long as there is time for one; each row is found once."""
+    script = tmp_path / "part.py"
+    script.write_text(
+        "import os, sys\n"
+        f"sys.path[:0] = {[str(ROOT / 'scripts'), str(ROOT / 'tests')]}\n"
+        "from functools import partial\n"
+        "import gpu_check, gpu_plan, test_gpu_check\n"
+        "from gpu_job import attempt\n"
+        "def work(what):\n"
+        "    if what in 'bd':\n"
+        "        sys.modules['cupy'] = test_gpu_check.BROKEN\n"
+        "        raise RuntimeError('illegal access')\n"
+        "    return {'process': os.getpid(), 'ok': True}\n"
+        "def find(job, clock):\n"
+        "    yield {'what': 'head'}\n"
+        "    for what in 'abcde':\n"
+        "        yield attempt(clock, {'what': what}, partial(work, what))\n"
+        "gpu_check.__file__, gpu_check.PARTS = __file__, {'machine': gpu_plan.Part(find, None)}\n"
+        "sys.exit(gpu_check.main())\n"
+    )
+    monkeypatch.setattr(gpu_check, "__file__", str(script))
+    job = replace(TINY, device="gpu:1")
+    with (tmp_path / "rows").open("w+") as file:
+        found, stopped = (gpu_check.run_part("machine", job, seconds, file) for seconds in (120.0, 8.0))
+    assert [(row["what"], row.get("ok")) for row in found.rows] == [
+        *(("head", None), ("a", True), ("b", False), ("c", True), ("d", False), ("e", True))
+    ]
+    assert len({row["process"] for row in found.rows if "process" in row}) == 3
+    assert (found.status, found.reason) == ("failed", "2 of 6 rows failed")
+    assert [row.get("left_out") for row in stopped.rows] == [*[None] * 3, *["the GPU is in an error since b"] * 3]
 
 
 def test_what_was_found_stays_when_the_command_is_killed(part: Path, tmp_path: Path) -> None:
