@@ -1009,6 +1009,13 @@ def test_the_seconds_of_a_part_grow_with_its_job() -> None:
     assert gpu_plan.PARTS["steps"].seconds(replace(least, rounds=9)) > gpu_plan.PARTS["steps"].seconds(least)
 
 
+def test_the_import_of_pytorch_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it takes longer than the first compilation, which goes on beside it."""
+    before = gpu_plan.PARTS["steps"].seconds(Job())
+    monkeypatch.setattr(gpu_speed, "IMPORT", gpu_speed.IMPORT + 10)
+    assert gpu_plan.PARTS["steps"].seconds(Job()) == pytest.approx(before + 10)
+
+
 def names_of(*arguments: str) -> dict[str, tuple[str, ...]]:
     options = gpu_check.parser().parse_args(arguments)
     return {block.name: block.parts for block in gpu_check.chosen(options)}
