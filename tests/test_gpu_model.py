@@ -53,10 +53,10 @@ def test_a_convolution_by_columns(layer: Conv2D) -> None:
 
 
 def test_a_convolution_without_columns(layer: Conv2D) -> None:
-    """4 blocks of 3 steps, 2 parts of one block of 8 steps, and 4 blocks of 9 steps: all on one multiprocessor."""
+    """4 blocks of 3 steps, 4 parts of one block of 4 steps, and 4 blocks of 9 steps: all on one multiprocessor."""
     step = step_of(layer, "implicit")
-    slots = 4 * 3 * 363 + 2 * 8 * 364 + 4 * 9 * 462
-    parts = max(4 * 2 * 576 / 1e6, 2 * 576 * 12 / 32 / 4e3) / 0.85 + gpu_model.SECOND_STAGE
+    slots = 4 * 3 * 363 + 4 * 4 * 364 + 4 * 9 * 462
+    parts = max(4 * 4 * 576 / 1e6, 4 * 576 * 12 / 32 / 4e3) / 0.85 + gpu_model.SECOND_STAGE
     assert step.families["convolution"] == pytest.approx(4 * slots / (0.55 * 4e3) + parts)
     assert step.nodes == 1 + 1 + 2 + 1 + 2
     assert "im2col and col2im" not in step.families
