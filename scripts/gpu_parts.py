@@ -135,7 +135,7 @@ def run_tests(job: Job, mark: str, seconds: float) -> Row:
     command += ["-W", "default::DeprecationWarning"]  # what newer libraries deprecate says nothing of a GPU
     start, reason = time.perf_counter(), ""
     with tempfile.TemporaryFile("w+") as output:
-        environment = os.environ | {"GPUCNN_REQUIRE_GPU": "1"}
+        environment = os.environ | {"GPUCNN_REQUIRE_GPU": "1", "COLUMNS": "400"}  # so that no reason is cut off
         options = {"cwd": ROOT, "env": environment, "stdout": output, "stderr": subprocess.STDOUT}
         try:
             code = subprocess.run(command, check=False, timeout=seconds, **options).returncode

@@ -129,12 +129,14 @@ def test_what_cannot_be_collected_or_is_deprecated_stops_no_test(workers: int, t
     (tmp_path / "test_warned.py").write_text(
         "import warnings\n"
         "def test_deprecated(): warnings.warn('of NumPy', DeprecationWarning)\n"
-        "def test_other(): warnings.warn('of ours', UserWarning)\n"
+        "def test_other(): warnings.warn('of ours: ' + 90 * '!', UserWarning)\n"
     )
     job = replace(TINY, tests=("-c", str(tmp_path / "pytest.ini"), str(tmp_path)), test_workers=workers)
     found = gpu_parts.run_tests(job, "not gpu", 60)
     assert (found["passed"], found["ok"], found["reason"]) == (1, False, "pytest ended with 1")
     assert "No module named 'no_such_module'" in found["tail"] and "UserWarning: of ours" in found["tail"]
+    (told,) = (line for line in found["tail"].splitlines() if line.startswith("FAILED "))
+    assert told.endswith(f"test_other - UserWarning: of ours: {90 * '!'}"), "the summary names the reason of each"
 
 
 def test_no_test_that_needs_a_gpu_is_in_a_file_that_is_left_out() -> None:
