@@ -33,6 +33,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -49,6 +50,7 @@ from gpucnn.zoo import get_recipe
 PASSED, FAILED, BAD_INPUT = 0, 1, 2
 LEAST_SECONDS = 3.0  # with which a part is begun
 GRACE_SECONDS = 5.0  # which a part may take longer than it has, before it is stopped
+RESTART_SECONDS = 10.0  # with which the rest of a part is begun in another process
 MINUTES = 9.0  # without a plan
 BEGIN, END = "<!-- gpu -->\n", "<!-- end -->"
 LAST, HIDDEN = ("ok", "missing", "reason", "left_out"), ("tail",)  # columns of the tables
@@ -106,11 +108,10 @@ def run_part(name: str, job: Job, seconds: float, file: TextIO) -> Outcome:
     The process itself adds its rows to the file, so that they stay whatever happens here.
     """
     start, before = time.perf_counter(), file.seek(0, os.SEEK_END)
-    command = [sys.executable, str(Path(__file__).resolve()), "--part", name]
     order = json.dumps({"seconds": seconds, "job": asdict(job)})
     with tempfile.TemporaryFile("w+") as log:
         pipes = {"stdin": subprocess.PIPE, "stdout": file, "stderr": log}
-        process = subprocess.Popen(command, text=True, start_new_session=True, **pipes)
+        process = subprocess.Popen(part_command(name), text=True, start_new_session=True, **pipes)
         try:
             process.communicate(order, timeout=seconds + GRACE_SECONDS)
             reason = f"the process ended with {process.returncode}" if process.returncode else ""
@@ -165,15 +166,31 @@ def judged(outcome: Outcome, output: str) -> Outcome:
 
 
 def do_part(name: str) -> int:
-    """Run a part here, as `run_part` has asked for: an order on the input, a line for each row on the output."""
+    """Run a part here, as `run_part` has asked for: an order on the input, a line for each row on the output.
+
+    If the GPU gets into an error, such as an illegal access, which no later call of a process survives, another process
+    does the rest.
+    """
     order = json.loads(sys.stdin.read())
     rows = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what libraries print is no row
-    for row in PARTS[name].find(Job(**order["job"]), Clock(order["seconds"])):
+    job = Job(**order["job"])
+    clock = Clock(order["seconds"], job.device, order.get("done", 0))
+    for row in PARTS[name].find(job, clock):
+        if clock.done and clock.attempts <= clock.done:
+            continue  # which was found before
         values = {key: plain(value) for key, value in row.items()}
         rows.write(json.dumps({"part": name, "row": values}) + "\n")
         keep(rows)
+        if clock.broken and clock.left > RESTART_SECONDS:
+            order = json.dumps(order | {"seconds": clock.left, "done": clock.attempts})
+            return subprocess.run(part_command(name), check=False, input=order, text=True, stdout=rows).returncode
     return PASSED
+
+
+def part_command(name: str) -> list[str]:
+    """Return the command that runs a part."""
+    return [sys.executable, str(Path(__file__).resolve()), "--part", name]
 
 
 def plain(value: Any) -> Any:
@@ -313,8 +330,8 @@ def timed_network(text: str) -> tuple[str, int]:
     return name, int(size)
 
 
-def check(options: argparse.Namespace) -> None:
-    """Raise if there is no GPU or a file cannot be written."""
+def check(options: argparse.Namespace, blocks: Sequence[Block]) -> None:
+    """Raise if there is no GPU, a file cannot be written or would be lost, or the images are damaged."""
     for path in filter(None, (options.json, options.markdown)):
         if path.is_dir() or not os.access(path.parent, os.W_OK):
             raise InputError(f"{path}: cannot be written there; name a file in a folder that exists")
@@ -323,10 +340,20 @@ def check(options: argparse.Namespace) -> None:
             options.out.mkdir(exist_ok=True)
         except OSError as error:
             raise InputError(f"--out {options.out}: {error.strerror}; name a folder in one that exists") from error
+        earlier = [path.name for path in (file_of(options, block) for block in blocks) if path.exists()]
+        if earlier:
+            raise InputError(f"--out {options.out}: has {earlier[0]} of an earlier visit; name another folder")
     backend = make_backend(options.device)
     if not backend.name.startswith("gpu"):
         raise InputError(f"--device {options.device}: expected a GPU (gpu:0), received {backend.name}")
     print(backend.describe(), flush=True)
+    if gpu_parts.mnist(options.data_dir) is None and options.data_dir is not None:
+        print(f"--data-dir {options.data_dir}: has no MNIST; `accuracy` trains on digits", flush=True)
+
+
+def file_of(options: argparse.Namespace, block: Block) -> Path:
+    """Return the file of a block."""
+    return options.out / f"{options.plan or 'check'}-{block.name}.jsonl"
 
 
 def main(arguments: Sequence[str] | None = None, sizes: Job | None = None) -> int:
@@ -336,11 +363,11 @@ def main(arguments: Sequence[str] | None = None, sizes: Job | None = None) -> in
         return do_part(options.part)
     try:
         blocks, job = chosen(options), job_of(options, sizes or (Job(timed=PLAN_TIMED) if options.plan else Job()))
-        check(options)
+        check(options, blocks)
     except GpucnnError as error:
         print(f"gpu_check.py: {error}", file=sys.stderr)
         return BAD_INPUT
-    files = (lambda block: options.out / f"{options.plan or 'check'}-{block.name}.jsonl") if options.out else None
+    files = partial(file_of, options) if options.out else None
     outcomes = run_blocks(blocks, job, files, lambda found: save(options, job, found))
     print("\n" + markdown(outcomes))
     print(f"{sum(found.status == 'passed' for found in outcomes)} of {len(outcomes)} parts passed")

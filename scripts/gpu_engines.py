@@ -204,7 +204,22 @@ def answer(order: Order, engines: dict[str, Engine]) -> Order:
     except Unavailable as reason:
         return {"unavailable": str(reason)}
     except Exception as error:
-        return {"error": f"{type(error).__name__}: {next(iter(str(error).strip().splitlines()), '')}"}
+        found = {"error": f"{type(error).__name__}: {next(iter(str(error).strip().splitlines()), '')}"}
+        return found | ({"broken": True} if is_broken(order) else {})
+
+
+def is_broken(order: Order) -> bool:
+    """Whether the GPU is in an error that every later step of this process would meet too."""
+    try:
+        if order.get("kind", "torch").startswith("torch"):
+            import_torch().cuda.synchronize()
+        else:
+            from gpu_job import gpu_error
+
+            return bool(gpu_error(order.get("device", "")))
+    except Exception as error:
+        return not isinstance(error, Unavailable)
+    return False
 
 
 def main() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from gpucnn.data.resident import Normalization
 Row = dict[str, Any]  # one result; a part fails if "ok" is False in one of them
 PRECISIONS = ("bf16", "tf32", "float32")  # the most wanted first: what comes last may find no time left
 WAYS = ("implicit", "columns")  # to convolve
+NO_TIME = "no time left"
 
 # What PyTorch is asked for beside a precision of ours. Only its bf16 is another thing: arrays are narrower too.
 PEER_PRECISIONS = {"bf16": "autocast to bf16", "tf32": "tf32", "float32": "float32"}
@@ -30,7 +32,7 @@ class Job:
     device: str = "gpu:0"
     data_dir: str | None = None
     precisions: tuple[str, ...] = PRECISIONS
-    tests: tuple[str, ...] = ("tests",)
+    tests: tuple[str, ...] = ()  # where none is named, all files that may have some for a GPU
     test_workers: int = 8  # processes that share the tests, where pytest-xdist is installed
     networks: tuple[str, ...] = ("lenet5", "mnist", "vgg", "resnet20")  # trained for `graph` and `determinism`
     batch_size: int = 64
@@ -48,10 +50,12 @@ class Job:
 
 
 class Clock:
-    """How long a part may still take."""
+    """What a part may still use: its seconds, and its GPU, unless that is in an error."""
 
-    def __init__(self, seconds: float):
-        self.end = time.monotonic() + seconds
+    def __init__(self, seconds: float, device: str = "gpu:0", done: int = 0):
+        self.end, self.device = time.monotonic() + seconds, device
+        self.broken = ""  # why nothing more can be found in this process
+        self.attempts, self.done = 0, done  # the latter by a process before this one
 
     @property
     def left(self) -> float:
@@ -61,12 +65,29 @@ class Clock:
 
 def attempt(clock: Clock, about: Row, find: Callable[[], Row]) -> Row:
     """Return a row of what was found, or of why it could not be: one failure hides no other row."""
-    if clock.left <= 0:
-        return {**about, "left_out": "no time left"}
+    clock.attempts += 1
+    if clock.attempts <= clock.done:
+        return about
+    if clock.broken or clock.left <= 0:
+        return {**about, "left_out": clock.broken or NO_TIME}
     try:
         return about | find()
     except Exception as error:
+        if gpu_error(clock.device):
+            clock.broken = f"the GPU is in an error since {', '.join(filter(None, map(str, about.values())))}"
         return {**about, "ok": False, "reason": first_line(error)}
+
+
+def gpu_error(device: str) -> str:
+    """Return the error that a GPU is in, such as an illegal access, which all later calls of this process meet too."""
+    cupy = sys.modules.get("cupy")
+    if cupy is None:
+        return ""
+    try:
+        cupy.cuda.Device(int(device.partition(":")[2] or 0)).synchronize()
+    except Exception as error:
+        return first_line(error)
+    return ""
 
 
 def make_backend(device: str, precision: str = "float32", convolution: str = "") -> Backend:

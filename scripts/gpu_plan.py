@@ -16,7 +16,6 @@ START = 4.0  # of a process, until it has imported CuPy and made a backend
 COMPILE = 0.25  # of a kernel, once on a machine: CuPy keeps what it compiled
 REFERENCES = 25.0  # of the part `kernels` for its results in float64, on the host: 33 were measured on two CPU cores
 TRAINING = 1.0  # of two short epochs of a network
-SET_UP, PEER_SET_UP = 1.5, 3.0  # of a kind of step, ours and PyTorch's
 TO_TARGET = 4.5  # of a training run to its target accuracy
 
 
@@ -33,9 +32,9 @@ def training_seconds(job: Job, runs: float) -> float:
 def steps_seconds(job: Job) -> float:
     """Return the predicted seconds of the first pass of `steps`; the others take what time is left."""
     kinds = gpu_speed.PASSES[0]
-    set_ups = sum(SET_UP if gpu_speed.ours_of([kind]) else PEER_SET_UP for kind in kinds)
     turns = (2 + job.rounds) * job.turn_seconds * len(kinds)
-    return START + 60 * COMPILE + len(job.timed) * len(job.precisions) * (set_ups + turns + 1)
+    rows = len(job.timed) * len(job.precisions) * (gpu_speed.set_up_seconds(kinds) + turns + 1)
+    return START + max(60 * COMPILE, gpu_speed.IMPORT) + rows  # the first step is compiled during the import
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from typing import Any
 import bench_ops
 import numpy as np
 from bench_engine import image_shape
-from gpu_job import PEER_PRECISIONS, WAYS, Clock, Job, Row, attempt, make_backend
+from gpu_job import NO_TIME, PEER_PRECISIONS, WAYS, Clock, Job, Row, attempt, make_backend
 from gpu_model import Card, card_named, col2im_instructions, kernel_seconds, predict
 from gpu_parts import graph_facts
 from torch_nets import save_network
@@ -41,6 +41,12 @@ PASSES = (
 )
 ALIKE = 0.05  # relative difference of the first outputs that bfloat16 explains
 
+# Predicted seconds, of which none was measured on a GPU: of the import of PyTorch from a cold disk, and of the set-up
+# of a kind of step, ours, PyTorch's, and PyTorch's compiled.
+IMPORT, SET_UP, PEER_SET_UP, COMPILED = 20.0, 1.5, 3.0, 15.0
+IMPORT_MOST = 45.0  # seconds for which steps wait for PyTorch, before those of gpucnn are timed without it
+TURN, ENDING = 2.0, 2.0  # seconds that a turn has even after the end, and that a process has to end
+
 
 # ---- steps --------------------------------------------------------------------------------------------------------
 
@@ -50,54 +56,95 @@ class Worker:
 
     def __init__(self) -> None:
         self.process: subprocess.Popen | None = None
+        self.ready: set[str] = set()  # kinds of steps that are set up in it
+        self.has_failed = False
 
-    def ask(self, *, seconds: float = 60.0, **order: Any) -> Row:
-        """Give an order; return the answer, or, after so many seconds, that there was no time for it."""
+    def tell(self, **order: Any) -> None:
+        """Give an order; do not wait for the answer."""
         if self.process is None:
             command = [sys.executable, str(FOLDER / "gpu_engines.py")]
             self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        try:
+        with contextlib.suppress(BrokenPipeError):  # there will be no answer
             self.process.stdin.write(json.dumps(order) + "\n")
             self.process.stdin.flush()
-            if not select.select([self.process.stdout], [], [], seconds)[0]:
-                self.process.kill()
-                self.close()
-                return {"left_out": "no time left"}
-            line = self.process.stdout.readline()
-        except BrokenPipeError:
-            line = ""
-        if line:
-            return json.loads(line)
-        return {"error": f"the process ended with {self.close()}"}
 
-    def close(self) -> int | None:
+    def hear(self, seconds: float) -> Row | None:
+        """Return the answer to an order, None if it has not come within so many seconds."""
+        if not select.select([self.process.stdout], [], [], max(0.0, seconds))[0]:
+            return None
+        line = self.process.stdout.readline()
+        if not line:
+            return {"error": f"the process ended with {self.close()}"}
+        answer = json.loads(line)
+        self.has_failed |= "error" in answer
+        if answer.pop("broken", False):  # no later order can be carried out there
+            self.close()
+        return answer
+
+    def ask(self, *, seconds: float = 60.0, **order: Any) -> Row:
+        """Give an order; return the answer, or, after so many seconds, that there was no time for it."""
+        self.tell(**order)
+        answer = self.hear(seconds)
+        if answer is None:
+            self.close(at_once=True)
+        return {"left_out": NO_TIME} if answer is None else answer
+
+    def set_up(self, kind: str, **order: Any) -> Row:
+        """Have a kind of step set up; it is ready as long as this process lives."""
+        answer = self.ask(do="set up", kind=kind, **order)
+        if "size" in answer:
+            self.ready.add(kind)
+        return answer
+
+    def forget(self) -> None:
+        """Let go of all that is set up; a process in which something failed ends, as that may have left something."""
+        if self.has_failed:
+            self.close()
+        elif self.ready:
+            self.ask(do="forget", seconds=ENDING)
+        self.ready.clear()
+
+    def close(self, *, at_once: bool = False) -> int | None:
         """End the process, if there is one; return its exit code."""
-        process, self.process = self.process, None
+        process, self.process, self.has_failed = self.process, None, False
+        self.ready.clear()
         if process is None:
             return None
-        process.communicate()  # which closes its input
-        return process.returncode
+        with contextlib.suppress(BrokenPipeError):
+            process.stdin.close()
+        try:
+            process.wait(0 if at_once else ENDING)
+        except subprocess.TimeoutExpired:
+            process.kill()
+        process.stdout.close()
+        return process.wait()
 
 
 def steps(job: Job, clock: Clock) -> Iterator[Row]:
     """Time training steps of gpucnn and of PyTorch, which take turns."""
     workers = {"gpucnn": Worker(), "torch": Worker()}
     try:
-        found = workers["torch"].ask(do="import torch")
-        if "torch" not in found:
-            yield {"network": "all", "missing": "; ".join(found.values())}
+        workers["torch"].tell(do="import torch")
         card = None
         with contextlib.suppress(Exception):  # without it steps are timed all the same
             card = card_of(make_backend(job.device))
-        for kinds in PASSES if "torch" in found else map(ours_of, PASSES[:2]):
+        compile_first(job, clock, workers["gpucnn"])
+        peer = workers["torch"].hear(min(IMPORT_MOST, clock.left / 3))
+        if peer and "torch" not in peer:
+            yield {"network": "all", "missing": "; ".join(peer.values())}
+        for kinds in PASSES:
             for precision in job.precisions:
                 for network, batch_size in job.timed:
+                    peer = workers["torch"].hear(0) if peer is None else peer
+                    if kinds == PASSES[-1] and "torch" not in (peer or {}):
+                        continue  # it adds nothing of ours
                     about = {"network": network, "batch": batch_size, "precision": precision}
-                    find = partial(time_network, job, clock, workers, kinds, **about)
-                    yield attempt(clock, about, lambda find=find, about=about: find() | forecast(card, **about))
+                    yield attempt(clock, about, partial(find_row, job, clock, workers, kinds, peer, card, **about))
+        if peer is None:
+            yield {"network": "all", "missing": "PyTorch, whose import took longer than all steps of gpucnn"}
     finally:
         for worker in workers.values():
-            worker.close()
+            worker.close(at_once=clock.left <= 0)
 
 
 def card_of(backend: Backend) -> Card | None:
@@ -113,25 +160,62 @@ def forecast(card: Card | None, network: str, batch: int, precision: str) -> Row
     return found | {"PyTorch's precision": PEER_PRECISIONS[precision]}
 
 
+def compile_first(job: Job, clock: Clock, worker: Worker) -> None:
+    """Set a step of gpucnn up and forget it: most kernels are compiled then, while PyTorch is imported."""
+    (network, batch), precision = job.timed[0], job.precisions[0]
+    worker.set_up(GRAPHS[0], seconds=clock.left / 3, **order_of(job, network, batch, precision))
+    worker.forget()
+
+
+def order_of(job: Job, network: str, batch: int, precision: str) -> Row:
+    """Return what the set-ups of a row have in common."""
+    found = {"device": job.device, "network": network, "batch_size": batch, "precision": precision}
+    return found | {"image_shape": image_shape(network)}
+
+
+def find_row(
+    job: Job,
+    clock: Clock,
+    workers: dict[str, Worker],
+    kinds: Sequence[str],
+    peer: Row | None,
+    card: Card | None,
+    **about,
+) -> Row:
+    """Return a row, without PyTorch where that is not imported."""
+    wanted = kinds if "torch" in (peer or {}) else ours_of(kinds)
+    found = time_network(job, clock, workers, wanted, **about)
+    if peer is None:
+        found["missing"] = "; ".join(filter(None, (found.get("missing"), "PyTorch, which is still being imported")))
+    return found | forecast(card, **about)
+
+
 def time_network(
     job: Job, clock: Clock, workers: dict[str, Worker], kinds: Sequence[str], network: str, batch: int, precision: str
 ) -> Row:
-    """Set all kinds of steps up, let them take turns, and sum up."""
-    order = {"device": job.device, "network": network, "batch_size": batch, "precision": precision}
-    with tempfile.TemporaryDirectory() as folder:
-        order |= {"path": f"{folder}/{network}", "image_shape": image_shape(network)}
-        model = zoo.get_recipe(network).model()
-        model.build(image_shape(network), "cpu", seed=0)
-        save_network(model, order["path"])
-        answers = {
-            kind: worker_of(workers, kind).ask(seconds=max(1, clock.left), do="set up", kind=kind, **order)
-            for kind in kinds
-        }
+    """Set all kinds of steps up, let them take turns, and sum up; what there is no time for is left out."""
+    if clock.left < set_up_seconds(kinds):
+        return {"left_out": NO_TIME}
+    order = order_of(job, network, batch, precision)
+    answers: dict[str, Row] = {}
     try:
-        return summary(answers, take_turns(job, clock, workers, [kind for kind in kinds if "size" in answers[kind]]))
+        with tempfile.TemporaryDirectory() as folder:
+            order["path"] = f"{folder}/{network}"
+            model = zoo.get_recipe(network).model()
+            model.build(image_shape(network), "cpu", seed=0)
+            save_network(model, order["path"])
+            for kind in kinds:
+                left, worker = clock.left, worker_of(workers, kind)
+                answers[kind] = worker.set_up(kind, seconds=left, **order) if left > 0 else {"left_out": NO_TIME}
+        return summary(answers, take_turns(job, clock, workers, answers))
     finally:
         for worker in workers.values():
-            worker.ask(do="forget")
+            worker.forget()
+
+
+def set_up_seconds(kinds: Iterable[str]) -> float:
+    """Return the predicted seconds until all kinds of a row are set up."""
+    return sum(SET_UP if ours_of([kind]) else COMPILED if "compiled" in kind else PEER_SET_UP for kind in kinds)
 
 
 def ours_of(kinds: Iterable[str]) -> list[str]:
@@ -144,20 +228,40 @@ def worker_of(workers: dict[str, Worker], kind: str) -> Worker:
     return workers["gpucnn" if ours_of([kind]) else "torch"]
 
 
-def take_turns(job: Job, clock: Clock, workers: dict[str, Worker], kinds: Sequence[str]) -> list[dict[str, float]]:
-    """Return the seconds of a step of each kind in each round; the first round takes place whatever the time."""
+def take_turns(job: Job, clock: Clock, workers: dict[str, Worker], answers: dict[str, Row]) -> list[dict[str, float]]:
+    """Return the seconds of a step of each kind in each round; the first round takes place whatever the time.
 
-    def turn(kind: str, steps: int) -> float:
-        found = worker_of(workers, kind).ask(do="turn", kind=kind, steps=steps)
-        if "seconds" not in found:
-            raise RuntimeError(f"{kind}: {found}")
-        return found["seconds"]
+    Only those take part whose process still is the one that they were set up in; why a kind drops out is added to its
+    answer, and ends the rounds.
+    """
 
-    counts = {kind: max(1, math.ceil(job.turn_seconds / turn(kind, 2))) for kind in kinds}
-    rounds: list[dict[str, float]] = []
-    while len(rounds) < job.rounds and (clock.left > 0 or not rounds):
-        rounds.append({kind: turn(kind, count) for kind, count in counts.items()})
-    return rounds
+    def take_round(steps: Callable[[str], int]) -> dict[str, float]:
+        found: dict[str, float] = {}
+        for kind, answer in answers.items():
+            worker = worker_of(workers, kind)
+            if kind in worker.ready:
+                order = {"do": "turn", "kind": kind, "steps": steps(kind), "device": job.device}
+                told = worker.ask(seconds=max(clock.left, TURN), **order)
+                if "seconds" in told:
+                    found[kind] = told["seconds"]
+                else:
+                    answer |= told
+                    worker.ready.discard(kind)
+        return found
+
+    counts = {kind: max(1, math.ceil(job.turn_seconds / seconds)) for kind, seconds in take_round(lambda _: 2).items()}
+    rounds = [take_round(counts.__getitem__)]
+    while len(rounds) < job.rounds and clock.left > 0 and rounds[-1].keys() == counts.keys():
+        rounds.append(take_round(counts.__getitem__))
+    for kind, answer in answers.items():
+        if kind not in worker_of(workers, kind).ready and not why_not(answer):
+            answer["left_out"] = "its process was ended"
+    return [turns for turns in rounds if turns.keys() == rounds[0].keys()]
+
+
+def why_not(answer: Row) -> str:
+    """Return why a kind of step cannot be timed; empty if it can."""
+    return "; ".join(answer[key] for key in ("error", "left_out", "unavailable") if key in answer)
 
 
 def summary(answers: dict[str, Row], rounds: list[dict[str, float]]) -> Row:
@@ -165,6 +269,10 @@ def summary(answers: dict[str, Row], rounds: list[dict[str, float]]) -> Row:
     ready = list(rounds[0])
     ours = ours_of(ready)
     peers = [kind for kind in ready if kind not in ours]
+    missing = "; ".join(f"{kind}: {why_not(answer)}" for kind, answer in answers.items() if why_not(answer))
+    failed = [kind for kind in ours_of(answers) if "error" in answers[kind]]  # PyTorch's failures are not ours
+    if not ready and not failed:
+        return {"left_out": missing}
     found: Row = {f"{kind}, ms": 1e3 * statistics.median(turns[kind] for turns in rounds) for kind in ready}
     if ours and peers:
         best = [tuple(min(turns[kind] for kind in kinds) for kinds in (peers, ours)) for turns in rounds]
@@ -176,10 +284,8 @@ def summary(answers: dict[str, Row], rounds: list[dict[str, float]]) -> Row:
             found[f"{side}, MB"] = min(answers[kind]["bytes"] for kind in kinds) / 1e6
     sizes = [answers[kind]["size"] for kind in ready]
     found["alike"] = not sizes or max(sizes) <= (1 + ALIKE) * min(sizes)
-    missing = {kind: reason for kind, told in answers.items() for reason in told.values() if kind not in ready}
     if missing:
-        found["missing"] = "; ".join(f"{kind}: {reason}" for kind, reason in missing.items())
-    failed = [kind for kind in ours_of(missing) if "error" in answers[kind]]  # PyTorch's failures are not ours
+        found["missing"] = missing
     return {**found, "ok": found["alike"] and not failed}
 
 

@@ -25,6 +25,7 @@ import gpu_race
 import gpu_speed
 import numpy as np
 import pytest
+from dataset_files import write_mnist
 from device.fixtures import absent_cupy, fake_cupy, requires_compiler
 from gpu_check import Outcome
 from gpu_job import Clock, Job, Row, attempt
@@ -116,6 +117,48 @@ def test_tests_that_fail_or_take_too_long(workers: int, monkeypatch: pytest.Monk
     assert "test_it.py:3: ZeroDivisionError: division by zero" in failed["tail"]
     stopped = gpu_parts.run_tests(job, "not gpu", 8)
     assert (stopped["passed"], stopped["failed"], stopped["reason"]) == (1, 1, "stopped after 8 s")
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_what_cannot_be_collected_or_is_deprecated_stops_no_test(workers: int, tmp_path: Path) -> None:
+    """Where warnings are errors, as in this repository."""
+    if workers > 1:
+        pytest.importorskip("xdist")
+    (tmp_path / "pytest.ini").write_text("[pytest]\nfilterwarnings = error\n")
+    (tmp_path / "test_broken.py").write_text("import no_such_module")
+    (tmp_path / "test_warned.py").write_text(
+        "import warnings\n"
+        "def test_deprecated(): warnings.warn('of NumPy', DeprecationWarning)\n"
+        "def test_other(): warnings.warn('of ours: ' + 90 * '!', UserWarning)\n"
+    )
+    job = replace(TINY, tests=("-c", str(tmp_path / "pytest.ini"), str(tmp_path)), test_workers=workers)
+    found = gpu_parts.run_tests(job, "not gpu", 60)
+    assert (found["passed"], found["ok"], found["reason"]) == (1, False, "pytest ended with 1")
+    assert "No module named 'no_such_module'" in found["tail"] and "UserWarning: of ours" in found["tail"]
+    (told,) = (line for line in found["tail"].splitlines() if line.startswith("FAILED "))
+    assert told.endswith(f"test_other - UserWarning: of ours: {90 * '!'}"), "the summary names the reason of each"
+
+
+def test_no_test_that_needs_a_gpu_is_in_a_file_that_is_left_out() -> None:
+    """Those of the folder `outside` run what others have written, on the CPU."""
+    named = gpu_parts.gpu_tests()
+    assert "tests/test_backends.py" in named and len(named) < 25
+    others = sorted({str(path.relative_to(ROOT)) for path in (ROOT / "tests").glob("test_*.py")} - set(named))
+    command = [sys.executable, "-m", "pytest", "-q", "--collect-only", "-m", "gpu", "-p", "no:cacheprovider", *others]
+    found = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (found.returncode, "no tests collected" in found.stdout) == (pytest.ExitCode.NO_TESTS_COLLECTED, True)
+
+
+def test_those_tests_are_run_that_may_need_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    def run(command: list[str], **_) -> SimpleNamespace:
+        asked.append([argument for argument in command if argument.startswith("tests")])
+        return SimpleNamespace(returncode=0)
+
+    asked: list[list[str]] = []
+    monkeypatch.setattr(gpu_parts.subprocess, "run", run)
+    for job in (Job(), TINY):
+        gpu_parts.run_tests(job, "gpu", 60)
+    assert asked == [gpu_parts.gpu_tests(), list(TINY.tests)]
 
 
 def test_without_xdist_one_process_runs_the_tests(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -321,7 +364,7 @@ def test_a_precision_that_fails_hides_no_other(cupy: ModuleType) -> None:
 
 @requires_compiler
 def test_accuracy(cupy: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
-    name, dataset = gpu_parts.images("nowhere")
+    name, dataset = gpu_parts.images(None)
     assert (name, dataset.image_shape) == ("digits", (32, 32, 1))
     few = gpu_parts.Split(dataset.train.images[:8, ::4, ::4].copy(), dataset.train.labels[:8])
     dataset = replace(dataset, train=few, test=few)
@@ -330,6 +373,26 @@ def test_accuracy(cupy: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     assert (row["epochs"], row["data"], row["network"], row["target"]) == (1, "digits", "mnist", 0.97)
     assert 0 <= row["accuracy"] <= 1 and row["seconds"] > 0
     assert row["ok"] == (row["accuracy"] >= 0.97)
+
+
+def test_images_are_those_of_the_folder(tmp_path: Path, gpu: None, capsys: pytest.CaptureFixture) -> None:
+    """One that is absent or has a damaged MNIST is refused before anything is run; one without MNIST is named."""
+    assert gpu_parts.images(str(tmp_path))[0] == "digits"
+    arguments = ["--only", "accuracy", "--minutes", "0", "--data-dir"]
+    assert gpu_check.main([*arguments, str(tmp_path)]) == 1
+    assert f"--data-dir {tmp_path}: has no MNIST; `accuracy` trains on digits" in capsys.readouterr().out
+    write_mnist(tmp_path)
+    name, dataset = gpu_parts.images(str(tmp_path))
+    assert (name, dataset.name) == ("mnist", "mnist")
+    assert gpu_check.main([*arguments, str(tmp_path)]) == 1
+    assert "has no MNIST" not in capsys.readouterr().out
+    (tmp_path / "train-images-idx3-ubyte").write_bytes(b"damaged")
+    for folder, message in (
+        (tmp_path, "train-images-idx3-ubyte is no IDX file"),
+        (tmp_path / "absent", "absent does not exist"),
+    ):
+        assert gpu_check.main([*arguments, str(folder)]) == 2
+        assert message in capsys.readouterr().err
 
 
 @requires_compiler
@@ -352,10 +415,19 @@ def test_what_matters_most_is_timed_first(monkeypatch: pytest.MonkeyPatch) -> No
     asked = []
 
     class Worker:
-        def ask(self, **order) -> Row:
+        def tell(self, **order) -> None:
+            pass
+
+        def hear(self, seconds: float) -> Row:
             return {"torch": "2"}
 
-        def close(self) -> None:
+        def set_up(self, kind: str, **order) -> Row:
+            return {}
+
+        def forget(self) -> None:
+            pass
+
+        def close(self, **_) -> None:
             pass
 
     def time_network(job, clock, workers, kinds, network, batch, precision) -> Row:
@@ -412,6 +484,184 @@ def test_a_worker_that_died_is_started_anew() -> None:
     assert worker.ask(seconds=0.1, do="forget") == {"left_out": "no time left"}
     assert worker.ask(do="forget") == {}
     worker.close()
+
+
+# Engines whose answers are a stub's: `FAULTS` says what a kind does when it is set up, or in its turns.
+STUB = """
+import json, os, sys, time
+FAULTS, have, turns = json.loads(os.environ["FAULTS"]), set(), 0
+for line in sys.stdin:
+    order, answer = json.loads(line), {}
+    fault = FAULTS.get(f"{order['do']} {order.get('kind', '')}".strip(), {})
+    time.sleep(fault.get("sleep", 0))
+    open(fault.get("writes", os.devnull), "w").close()
+    while not os.path.exists(fault.get("waits for", os.devnull)):
+        time.sleep(0.01)
+    if order["do"] == "set up":
+        have.add(order["kind"])
+        answer = {"size": 1.0, "bytes": 2000000, "versions": {}}
+    elif order["do"] == "turn":
+        turns += 1
+        answer = {"seconds": 0.01} if order["kind"] in have else {"error": f"KeyError: {order['kind']}"}
+    elif order["do"] == "import torch":
+        answer = {"torch": "2"}
+    else:
+        have.clear()
+    if turns >= fault.get("turns", 0):
+        answer = fault.get("answer", answer)
+    if "broken" in answer:
+        FAULTS = {f"{what} {kind}": fault for what in ("set up", "turn") for kind in json.loads(os.environ["KINDS"])}
+    print(json.dumps(answer), flush=True)
+"""
+GRAPHS = "graph, implicit", "graph, columns", "torch graph"
+
+
+class Worker(gpu_speed.Worker):
+    """One that keeps what it was told."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.orders: list[str] = []
+
+    def tell(self, **order) -> None:
+        self.orders.append(f"{order['do']} {order.get('kind', '')}".strip())
+        super().tell(**order)
+
+
+@pytest.fixture
+def workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Worker]]:
+    """The processes of the part `steps`, with stubs of engines."""
+    (tmp_path / "gpu_engines.py").write_text(STUB)
+    monkeypatch.setattr(gpu_speed, "FOLDER", tmp_path)
+    monkeypatch.setenv("FAULTS", "{}")
+    monkeypatch.setenv("KINDS", json.dumps(GRAPHS))
+    found = {"gpucnn": Worker(), "torch": Worker()}
+    yield found
+    for worker in found.values():
+        worker.close(at_once=True)
+
+
+def time_lenet5(workers: dict[str, Worker], clock: Clock) -> Row:
+    return gpu_speed.time_network(TINY, clock, workers, GRAPHS, "lenet5", 2, "float32")
+
+
+@pytest.mark.parametrize("slow", GRAPHS)
+def test_a_set_up_that_is_stopped_takes_no_other_process_with_it(
+    slow: str, workers: dict[str, Worker], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its own forgets what was set up before; what comes later is not asked for."""
+    monkeypatch.setenv("FAULTS", json.dumps({f"set up {slow}": {"sleep": 60}}))
+    for name in ("SET_UP", "PEER_SET_UP"):
+        monkeypatch.setattr(gpu_speed, name, 0.1)
+    row = time_lenet5(workers, Clock(2))
+    if slow == "torch graph":
+        assert (row["ok"], row["missing"], row["gpucnn, MB"]) == (True, "torch graph: no time left", 2)
+        assert row["graph, implicit, ms"] == row["graph, columns, ms"] == 10 and "ratio" not in row
+    else:
+        reasons = ["its process was ended" if slow == GRAPHS[1] else "no time left", *["no time left"] * 2]
+        told = "; ".join(f"{kind}: {reason}" for kind, reason in zip(GRAPHS, reasons, strict=True))
+        assert row == {"left_out": told}
+        assert workers["gpucnn"].process is None
+        asked = [f"set up {kind}" for kind in GRAPHS[: GRAPHS.index(slow) + 1]]
+        assert (workers["gpucnn"].orders, workers["torch"].orders) == (asked, []), "nothing was asked later"
+    assert workers["torch"].process is None
+
+
+def test_a_row_is_begun_if_its_set_ups_are_expected_to_fit(workers: dict[str, Worker]) -> None:
+    assert gpu_speed.set_up_seconds(GRAPHS) == 2 * gpu_speed.SET_UP + gpu_speed.PEER_SET_UP
+    assert gpu_speed.set_up_seconds(["torch compiled"]) > gpu_speed.PEER_SET_UP
+    assert time_lenet5(workers, Clock(5)) == {"left_out": "no time left"}
+    assert not any(worker.process for worker in workers.values())
+    assert "ratio" in time_lenet5(workers, Clock(60))
+
+
+def test_a_process_in_which_something_failed_serves_no_other_network(
+    workers: dict[str, Worker], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was set up in it before is timed; one whose GPU is in an error ends at once."""
+    fault = {"answer": {"error": "illegal address"}}
+    monkeypatch.setenv("FAULTS", json.dumps({"set up graph, columns": fault}))
+    row = time_lenet5(workers, Clock(60))
+    assert (row["ok"], row["missing"], row["ratio"]) == (False, "graph, columns: illegal address", 1)
+    assert workers["gpucnn"].process is None and workers["torch"].process is not None
+    fault["answer"]["broken"] = True
+    monkeypatch.setenv("FAULTS", json.dumps({"set up graph, implicit": fault}))
+    row = time_lenet5(workers, Clock(60))
+    assert (row["ok"], row["missing"], row["ratio"]) == (False, "graph, implicit: illegal address", 1)
+    assert "graph, columns, ms" in row
+    monkeypatch.setenv("FAULTS", json.dumps({f"set up {kind}": fault for kind in GRAPHS}))
+    workers["torch"].close()
+    row = time_lenet5(workers, Clock(60))
+    assert not row["ok"] and row["missing"].count("illegal address") == 3
+
+
+def test_a_turn_that_fails_ends_the_rounds(workers: dict[str, Worker], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rounds before it count: in the fifth turn of a process the second round begins."""
+    monkeypatch.setenv("FAULTS", json.dumps({"turn graph, implicit": {"answer": {"error": "refused"}, "turns": 5}}))
+    row = gpu_speed.time_network(replace(TINY, rounds=5), Clock(60), workers, GRAPHS, "lenet5", 2, "float32")
+    assert (row["ok"], row["missing"], row["graph, implicit, ms"]) == (False, "graph, implicit: refused", 10)
+    assert workers["torch"].orders.count("turn torch graph") == 3
+    assert workers["gpucnn"].process is None, "it serves no other network"
+    monkeypatch.setenv("FAULTS", json.dumps({"turn torch graph": {"sleep": 60}}))
+    monkeypatch.setattr(gpu_speed, "TURN", 0.5)
+    workers["torch"].close()
+    clock = Clock(600)
+    clock.end = time.monotonic() + 7
+    row = time_lenet5(workers, clock)
+    assert (row["ok"], row["missing"]) == (True, "torch graph: no time left")
+    assert "graph, columns, ms" in row and "torch graph, ms" not in row
+
+
+@pytest.mark.parametrize("ends", ["at once", "later", "never"])
+def test_an_import_of_pytorch_that_takes_long_delays_no_step(
+    ends: str, workers: dict[str, Worker], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """What is timed before it ends says so."""
+    turn = {"sleep": 0.2, **({"writes": str(tmp_path / "begun")} if ends == "later" else {})}
+    faults = {"turn graph, implicit": turn}
+    if ends != "at once":
+        faults["import torch"] = {"waits for": str(tmp_path / "begun")}
+    monkeypatch.setenv("FAULTS", json.dumps(faults))
+    monkeypatch.setattr(gpu_speed, "IMPORT_MOST", 60 if ends == "at once" else 0.1)
+    monkeypatch.setattr(gpu_speed, "make_backend", lambda device: None)
+    rows = rows_of(gpu_speed.steps)
+    missing = "PyTorch, which is still being imported"
+    if ends == "never":
+        assert rows.pop() == {"network": "all", "missing": "PyTorch, whose import took longer than all steps of gpucnn"}
+        assert [row["missing"] for row in rows] == [missing] * 2
+    else:
+        assert [row.get("missing") for row in rows] == [missing if ends == "later" else None, None, None]
+        assert ["ratio" in row for row in rows] == [ends == "at once", True, True]
+    assert all(row["ok"] and "graph, implicit, ms" in row for row in rows)
+
+
+def in_an_error(device: int) -> SimpleNamespace:
+    """A device after an illegal access."""
+
+    def synchronize() -> None:
+        raise RuntimeError("cudaErrorIllegalAddress: an illegal memory access was encountered")
+
+    return SimpleNamespace(synchronize=synchronize if device == 1 else lambda: None)
+
+
+BROKEN = SimpleNamespace(cuda=SimpleNamespace(Device=in_an_error))
+
+
+def test_after_an_error_that_stays_no_more_is_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail() -> Row:
+        raise ValueError("refused")
+
+    monkeypatch.setitem(sys.modules, "cupy", BROKEN)
+    about = {"operation": "relu", "precision": "float32", "convolution": ""}
+    for device, is_broken in (("gpu:0", False), ("gpu", False), ("gpu:1", True)):
+        clock = Clock(60, device)
+        failed, other = (attempt(clock, about, find) for find in (fail, lambda: {"ok": True}))
+        assert failed == {**about, "ok": False, "reason": "ValueError: refused"}
+        left_out = {"left_out": "the GPU is in an error since relu, float32"}
+        assert other == about | (left_out if is_broken else {"ok": True})
+    turn = {"do": "turn", "kind": "graph", "steps": 1}
+    for device, more in (("gpu:0", {}), ("gpu:1", {"broken": True})):
+        assert gpu_engines.answer({**turn, "device": device}, {}) == {"error": "KeyError: 'graph'"} | more
 
 
 @requires_compiler
@@ -512,13 +762,30 @@ def test_sanitizer(tool: Path) -> None:
         }
     }
     found.write_text(CLEAN.splitlines()[0])
-    assert rows_of(gpu_parts.sanitizer)[-1]["reason"] == "its report has no end"
+    *others, last = rows_of(gpu_parts.sanitizer)
+    assert last["reason"] == "its report has no end"
+    assert [row["left_out"] for row in others] == [last["reason"]] * 2, "nothing says that they are clean"
     tool.write_text("#!/bin/sh\necho no GPU; exit 3\n")
     (row,) = rows_of(gpu_parts.sanitizer)
     assert (row["ok"], row["reason"], row["tail"]) == (False, "compute-sanitizer ended with 3", "no GPU")
     tool.write_text("#!/bin/sh\nsleep 60\n")
     (row,) = gpu_parts.sanitizer(TINY, Clock(0.5))
     assert (row["ok"], row["reason"]) == (False, "stopped after 1 s")
+
+
+@pytest.mark.parametrize("option", ["--kernel-name-exclude", "--kernel-regex-exclude", None])
+def test_kernels_of_cublas_are_not_watched(option: str | None, tool: Path) -> None:
+    """By whatever the option is called, if there is one; none of ours has such a name."""
+    tool.write_text(f'#!/bin/sh\n[ $1 = --help ] && echo "{option} arg" && exit\necho "$@"\nexit 3\n')
+    (row,) = rows_of(gpu_parts.sanitizer)
+    excluded = [part for name in gpu_parts.CUBLAS for part in (option, f"kns={name}")] if option else []
+    expected = " ".join([*excluded, sys.executable, str(Path(gpu_race.__file__))])
+    assert row["tail"].partition("/report ")[2].startswith(expected + " --device")
+    own = [*(record.name for record in gpu_parts.hand_written()), *gpu_parts.OWN_KERNELS]
+    assert not [name for name in own if any(part in name for part in gpu_parts.CUBLAS)]
+    for dot in (BRIEF, DETAILED):
+        foreign = [name for name in gpu_parts.kernel_names(dot) if "gemm" in name or "gemv" in name]
+        assert foreign and all(any(part in name for part in gpu_parts.CUBLAS) for name in foreign)
 
 
 def test_without_the_sanitizer_that_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -645,6 +912,41 @@ def test_a_part_that_takes_too_long_is_stopped_with_what_it_found(part: Path, tm
     assert [line[:15] for line in lines] == ['{"block": "befo', '{"part": "machi', '{"part": "ma', '{"part": "machi']
 
 
+def test_after_an_error_of_the_gpu_another_process_does_the_rest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As long as there is time for one; each row is found once."""
+    script = tmp_path / "part.py"
+    script.write_text(
+        "import os, sys\n"
+        f"sys.path[:0] = {[str(ROOT / 'scripts'), str(ROOT / 'tests')]}\n"
+        "from functools import partial\n"
+        "import gpu_check, gpu_plan, test_gpu_check\n"
+        "from gpu_job import attempt\n"
+        "def work(what):\n"
+        "    if what in 'bd':\n"
+        "        sys.modules['cupy'] = test_gpu_check.BROKEN\n"
+        "        raise RuntimeError('illegal access')\n"
+        "    return {'process': os.getpid(), 'ok': True}\n"
+        "def find(job, clock):\n"
+        "    yield {'what': 'head'}\n"
+        "    for what in 'abcde':\n"
+        "        yield attempt(clock, {'what': what}, partial(work, what))\n"
+        "gpu_check.__file__, gpu_check.PARTS = __file__, {'machine': gpu_plan.Part(find, None)}\n"
+        "sys.exit(gpu_check.main())\n"
+    )
+    monkeypatch.setattr(gpu_check, "__file__", str(script))
+    job = replace(TINY, device="gpu:1")
+    with (tmp_path / "rows").open("w+") as file:
+        found, stopped = (gpu_check.run_part("machine", job, seconds, file) for seconds in (120.0, 8.0))
+    assert [(row["what"], row.get("ok")) for row in found.rows] == [
+        *(("head", None), ("a", True), ("b", False), ("c", True), ("d", False), ("e", True))
+    ]
+    assert len({row["process"] for row in found.rows if "process" in row}) == 3
+    assert (found.status, found.reason) == ("failed", "2 of 6 rows failed")
+    assert [row.get("left_out") for row in stopped.rows] == [*[None] * 3, *["the GPU is in an error since b"] * 3]
+
+
 def test_what_was_found_stays_when_the_command_is_killed(part: Path, tmp_path: Path) -> None:
     """The process of the part writes its rows itself, into the file of its block."""
     found = tmp_path / "first-kernels.jsonl"
@@ -709,6 +1011,13 @@ def test_the_seconds_of_a_part_grow_with_its_job() -> None:
     assert gpu_plan.PARTS["steps"].seconds(replace(least, rounds=9)) > gpu_plan.PARTS["steps"].seconds(least)
 
 
+def test_the_import_of_pytorch_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it takes longer than the first compilation, which goes on beside it."""
+    before = gpu_plan.PARTS["steps"].seconds(Job())
+    monkeypatch.setattr(gpu_speed, "IMPORT", gpu_speed.IMPORT + 10)
+    assert gpu_plan.PARTS["steps"].seconds(Job()) == pytest.approx(before + 10)
+
+
 def names_of(*arguments: str) -> dict[str, tuple[str, ...]]:
     options = gpu_check.parser().parse_args(arguments)
     return {block.name: block.parts for block in gpu_check.chosen(options)}
@@ -740,18 +1049,35 @@ def test_a_plan_leaves_a_file_of_each_block_and_one_of_tables(
         return outcome(name)
 
     monkeypatch.setattr(gpu_check, "run_part", run_part)
-    arguments = ["--plan", plan, "--out", str(tmp_path / "found"), "--data-dir", "mnist"]
+    (tmp_path / "mnist").mkdir()
+    arguments = ["--plan", plan, "--out", str(tmp_path / "found"), "--data-dir", str(tmp_path / "mnist")]
     assert gpu_check.main([*arguments, *(["--only", "graph"] if plan == "second" else [])]) == 0
     blocks = [block.name for block in gpu_plan.PLANS[plan]]
     files = sorted(path.relative_to(tmp_path / "found").as_posix() for path in (tmp_path / "found").rglob("*"))
     assert files == sorted([*(f"{plan}-{name}.jsonl" for name in blocks), f"{plan}.md"])
     assert len(files) <= FILES
     assert {(job.timed, job.data_dir, job.precisions) for job in jobs} == {
-        (gpu_plan.PLAN_TIMED, "mnist", ("bf16", "tf32", "float32"))
+        (gpu_plan.PLAN_TIMED, str(tmp_path / "mnist"), ("bf16", "tf32", "float32"))
     }
     lines = [json.loads(line) for line in (tmp_path / "found" / f"{plan}-{blocks[0]}.jsonl").read_text().splitlines()]
     assert lines[0]["block"] == blocks[0]
     assert lines[-1]["outcome"]["status"] == "passed"
+
+
+def test_a_second_visit_leaves_what_the_first_found(
+    gpu: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    """Another plan may use the folder; the same one may not."""
+    monkeypatch.setattr(gpu_check, "run_part", lambda name, *_: outcome(name))
+    for plan in gpu_plan.PLANS:
+        assert gpu_check.main(["--plan", plan, "--out", str(tmp_path)]) == 0
+    before = {path: path.read_text() for path in tmp_path.iterdir()}
+    capsys.readouterr()
+    for plan, name in (("first", "first-kernels.jsonl"), ("second", "second-steps.jsonl")):
+        assert gpu_check.main(["--plan", plan, "--out", str(tmp_path)]) == 2
+        message = f"--out {tmp_path}: has {name} of an earlier visit; name another folder"
+        assert message in capsys.readouterr().err
+    assert {path: path.read_text() for path in tmp_path.iterdir()} == before
 
 
 def test_precisions_and_networks_can_be_named(gpu: None, monkeypatch: pytest.MonkeyPatch) -> None:

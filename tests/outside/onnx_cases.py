@@ -30,8 +30,8 @@ CORRECTED = "a test that ONNX 1.22 corrected"
 RANDOM_MASKS = "dropout whose masks must be those of NumPy's generator"
 
 with warnings.catch_warnings():
-    warnings.simplefilter("ignore", RuntimeWarning)
-    load_model_tests(kind="node")  # made once, for all to use; some overflow or divide by 0 on purpose
+    warnings.simplefilter("ignore")  # some overflow or divide by 0 on purpose, or do what a newer NumPy deprecates
+    load_model_tests(kind="node")  # made once, for all to use
 
 
 def models(kind: str) -> dict[str, ModelProto]:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import runpy
+import warnings
+
 import numpy as np
 import pytest
 
 onnx = pytest.importorskip("onnx")
 
+import onnx_cases  # noqa: E402
 import test_onnx_converted  # noqa: E402
 import test_onnx_nodes  # noqa: E402
 from onnx import ModelProto, helper  # noqa: E402
@@ -65,3 +69,19 @@ def zeros(info: onnx.ValueInfoProto) -> np.ndarray:
     tensor = info.type.tensor_type
     sizes = [dim.dim_value for dim in tensor.shape.dim]
     return np.zeros(sizes, helper.tensor_dtype_to_np_dtype(tensor.elem_type))
+
+
+@pytest.mark.parametrize("category", [RuntimeWarning, DeprecationWarning])
+def test_what_onnx_does_while_it_makes_its_tests_is_no_error(
+    category: type[Warning], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It divides by 0, and assigns shapes, which NumPy deprecates."""
+    made = []
+
+    def load_model_tests(kind: str) -> None:
+        warnings.warn("of others", category, stacklevel=2)
+        made.append(kind)
+
+    monkeypatch.setattr("onnx.backend.test.loader.load_model_tests", load_model_tests)
+    runpy.run_path(onnx_cases.__file__)
+    assert made == ["node"]
