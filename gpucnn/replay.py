@@ -36,14 +36,17 @@ class Attributes:
 
     def arrays(self, is_array: Callable[[Any], bool]) -> list[Array]:
         """Return the arrays among them, those in containers too."""
-        found, waiting = [], [*self._all_values()]
+        found, waiting, seen = [], [*self._all_values()], set()
         for value in waiting:  # which grows meanwhile
             if is_array(value):
                 found.append(value)
+            elif id(value) in seen:
+                continue
             elif isinstance(value, dict):
                 waiting.extend(value.values())
             elif isinstance(value, (list, tuple, set)):
                 waiting.extend(value)
+            seen.add(id(value))
         return found
 
     def changed(self) -> Iterator[tuple[object, str, Any, Any]]:
