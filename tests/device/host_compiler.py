@@ -12,10 +12,16 @@ import re
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
 
 __all__ = [
     "C_TYPES",
@@ -137,17 +143,33 @@ def compile_library(name: str, source: str, gpu_arithmetic: bool = False) -> cty
     flags = (*FLAGS, *GPU_ARITHMETIC) if gpu_arithmetic else FLAGS  # the last of two that contradict each other counts
     digest = hashlib.sha256("\0".join([source, HEADER.read_text(), *flags]).encode()).hexdigest()[:24]
     library = _cache_folder() / f"{name}-{digest}.so"
-    if not library.exists():
-        with tempfile.TemporaryDirectory(dir=library.parent) as folder:
-            file = Path(folder, f"{name}.cpp")
-            file.write_text(source)
-            headers = (f"-I{_precompiled_header(flags)}", f"-I{HEADER.parent}")
-            command = ["g++", *flags, *headers, str(file), "-o", f"{folder}/built.so"]
-            done = subprocess.run(command, capture_output=True, text=True)
-            if done.returncode:
-                raise SourceError(f"kernel {name!r} does not compile:\n{done.stderr}")
-            os.replace(f"{folder}/built.so", library)  # atomic: several processes may share the folder
+    with _alone(library):  # a process that needs what another one compiles waits for it
+        if not library.exists():
+            _build(name, source, flags, library)
     return ctypes.PyDLL(str(library))
+
+
+def _build(name: str, source: str, flags: tuple[str, ...], library: Path) -> None:
+    with tempfile.TemporaryDirectory(dir=library.parent) as folder:
+        file = Path(folder, f"{name}.cpp")
+        file.write_text(source)
+        headers = (f"-I{_precompiled_header(flags)}", f"-I{HEADER.parent}")
+        command = ["g++", *flags, *headers, str(file), "-o", f"{folder}/built.so"]
+        done = subprocess.run(command, capture_output=True, text=True)
+        if done.returncode:
+            raise SourceError(f"kernel {name!r} does not compile:\n{done.stderr}")
+        os.replace(f"{folder}/built.so", library)  # atomic: several processes may share the folder
+
+
+@contextlib.contextmanager
+def _alone(library: Path) -> Iterator[None]:
+    """Let no other process of this machine do the same meanwhile."""
+    if library.exists() or fcntl is None:
+        yield
+        return
+    with open(library.with_suffix(".lock"), "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 @functools.cache
