@@ -19,6 +19,10 @@ from gpucnn.errors import DeviceError
 
 REQUIRE_GPU = "GPUCNN_REQUIRE_GPU"
 
+# Files whose tests together take more than twenty seconds: they start programs, or run or compile many kernels.
+SLOW = {"test_bench", "test_faults", "test_fuzz", "test_gpu_arithmetic", "test_gpu_check", "test_graphs", "test_nvrtc"}
+SLOW |= {"test_plan", "test_replay"}
+
 # Every backend that is compared with the reference; tests get their names from the fixture `backend_name`.
 # "cpu-3-threads" shares even the smallest arrays; "fake-gpu" is the GPU backend on the strict fake of `tests/device`.
 BACKENDS = ("cpu", "cpu-3-threads", "fake-gpu", "gpu")
@@ -61,6 +65,13 @@ def backend_name(request: pytest.FixtureRequest) -> str:
 def make_backend_fixture() -> Callable[[str, str], Backend]:
     """Return the function (name, float_dtype) -> backend."""
     return make_backend
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what takes long."""
+    for item in items:
+        if item.path.stem in SLOW:
+            item.add_marker(pytest.mark.slow)
 
 
 def pytest_report_header() -> str:
