@@ -24,6 +24,7 @@ from gpucnn.layers.shards import Shards
 from gpucnn.layers.shortage import check_memory, explain, largest_batch
 from gpucnn.optimizers import Optimizer
 from gpucnn.replay import Inferences
+from gpucnn.representation import shape_text
 
 __all__ = ["Sequential"]
 
@@ -67,12 +68,11 @@ class Sequential(Container):
 
     def warm_up(self, N: int) -> None:
         """Pass a batch of zeros forward and backward, which allocates all buffers for it."""
-        with self.backend.on_device():
-            with self.explained(N):
-                x = self.backend.zeros((N, *self.input_shape))
-                dy = self.backend.zeros((N, *self.output_shape))
-                self._forward(x, train=True)
-                self._backward(dy, need_dx=False)
+        with self.backend.on_device(), self.explained(N):
+            x = self.backend.zeros((N, *self.input_shape))
+            dy = self.backend.zeros((N, *self.output_shape))
+            self._forward(x, train=True)
+            self._backward(dy, need_dx=False)
             self.reset()
 
     def infer(self, input_shape: Shape) -> Shape:
@@ -218,9 +218,7 @@ class Sequential(Container):
         with self.explained(x.shape[0] if getattr(x, "ndim", 0) else 1):
             if type(self).forward is not Sequential.forward:  # a subclass computes something else
                 return self.forward(x, train=False)
-            self._accept(x)
-            self._leave_plan()
-            self._batch = None
+            self._admit(x, train=False)
             with self.backend.at_work():
                 return self._inferences.run(self, x) if self.backend.records else self._forward(x, train=False)
 
@@ -289,9 +287,9 @@ class Sequential(Container):
             buffers = [buffer for buffer in lifetimes(self, train=train, need_dx=False) if buffer.spec.per_sample]
             held[train], kept = held_bytes(buffers, slots[train], 1, precision), kept_bytes(buffers, 1, precision)
         rows = [("layer", "kind", "output", "parameters", "kept per sample")]
-        rows.append(("input", "", _shape_text(self.input_shape), "", ""))
+        rows.append(("input", "", shape_text(self.input_shape), "", ""))
         for layer in self.layers:
-            described = layer.name, type(layer).__name__, _shape_text(layer.output_shape)
+            described = layer.name, type(layer).__name__, shape_text(layer.output_shape)
             rows.append((*described, *_counts(layer, kept)))
         rows.append(("total", "", "", *_counts(self, kept)))
         return (
@@ -306,7 +304,3 @@ def _counts(layer: Layer, kept: Counter[Layer]) -> tuple[str, str]:
     count = sum(parameter.size for parameter in layer.parameters())
     size = sum(kept[part] for part in layer.parts())
     return f"{count:,}" if count else "-", in_units(size) if size else "-"
-
-
-def _shape_text(shape: Shape) -> str:
-    return " x ".join(map(str, shape))

@@ -201,7 +201,8 @@ class Inferences:
         self._kept: set[tuple[int, str]] = set()  # attributes that a pass has replaced, by their owner
         self._seen: list[tuple[dict, str, Any]] = []
         self._contents: list[tuple[Any, list]] = []
-        self._count = 0
+        self._attributes: list[dict] = []
+        self._count = 0  # of all attributes: a method that was replaced on a layer is one more
 
     def run(self, network: Any, x: Array) -> Array:
         """Return the network's output; the next run with so many samples overwrites it."""
@@ -242,19 +243,16 @@ class Inferences:
         ]
         containers = [value for _, _, value in self._seen if isinstance(value, (list, tuple, set, dict))]
         self._contents = [(value, _items(value)) for value in containers]
-        self._count = self._count_now()
+        self._attributes = [vars(owner) for owner in owners]
+        self._count = sum(map(len, self._attributes))
 
     def _is_as_before(self) -> bool:
         return (
             bool(self._seen)
             and all(attributes.get(name, MISSING) is value for attributes, name, value in self._seen)
             and all(_are(_items(container), items) for container, items in self._contents)
-            and self._count == self._count_now()
+            and self._count == sum(map(len, self._attributes))
         )
-
-    def _count_now(self) -> int:
-        """Return how many attributes there are: methods that were replaced count too."""
-        return sum(map(len, {id(attributes): attributes for attributes, _, _ in self._seen}.values()))
 
 
 def _items(container: Any) -> list:

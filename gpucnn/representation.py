@@ -6,7 +6,7 @@ import inspect
 import re
 from typing import Any
 
-__all__ = ["representation"]
+__all__ = ["representation", "shape_text"]
 
 LONGEST = 60  # characters of one argument
 INDENT = "    "
@@ -32,6 +32,11 @@ def representation(thing: object, **defaults: Any) -> str:
         elif not _is(value, defaults.get(name, parameter.default)):
             arguments.append(f"{name}={_shown(value)}")
     return f"{type(thing).__name__}({', '.join(arguments)})"
+
+
+def shape_text(shape: tuple[int, ...]) -> str:
+    """Return sizes as people read them: "28 x 28 x 1"."""
+    return " x ".join(map(str, shape))
 
 
 def _is(value: Any, default: Any) -> bool:

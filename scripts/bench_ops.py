@@ -41,6 +41,7 @@ from gpucnn import (
     zoo,
 )
 from gpucnn.backend import Backend
+from gpucnn.backend.gpu.convolution import WAYS
 from gpucnn.data import Augmentation, Normalization, ResidentSplit, Split
 from gpucnn.losses import LOSSES, Loss
 from gpucnn.optimizers import OPTIMIZERS, Optimizer
@@ -207,7 +208,7 @@ def in_all_ways(calls: Sequence[Call], backend: Backend) -> Iterator[tuple[str, 
         if default is None or not call[0].startswith("conv2d"):
             yield call[0], call
             continue
-        for way in ("columns", "implicit"):
+        for way in WAYS:
             backend.convolution = way
             yield f"{call[0]}, {way}", call
         backend.convolution = default

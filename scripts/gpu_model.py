@@ -25,16 +25,15 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from bench_engine import image_shape
+from gpu_job import PRECISIONS
 
 from gpucnn import BatchNorm2D, Conv2D, Dense, GlobalAveragePool2D, MaxPool2D, ReLU, Residual, Sequential, Sigmoid, zoo
-from gpucnn.backend.gpu.convolution import COLUMN_BYTES
+from gpucnn.backend.gpu.convolution import COLUMN_BYTES, WAYS
 from gpucnn.backend.gpu.implicit import GpuImplicit
 from gpucnn.backend.kernels.tiles import DEPTH, TILE
 from gpucnn.layers.base import Layer
 
 FLOAT = 4  # bytes of an element: all precisions keep arrays in float32
-WAYS = ("columns", "implicit")
-PRECISIONS = ("bf16", "tf32", "float32")
 
 # ---- what is assumed ----------------------------------------------------------------------------------------------
 
@@ -239,7 +238,7 @@ class Step:
         moved = (windows * OC + pixels * C) * FLOAT
         shape = self.card, self.precision
         self.add("convolution", tiles_seconds(*shape, "conv2d", windows, taps * C, OC, moved))
-        parts, _ = GpuImplicit._dw_parts(None, layer.w.shape, windows)
+        parts, _ = GpuImplicit._dw_parts(layer.w.shape, windows)
         self.add("convolution", tiles_seconds(*shape, "conv2d_dw", taps * C, windows, OC, moved, parts=parts))
         if parts > 1:
             self.sums("convolution", parts, taps * C * OC)

@@ -15,12 +15,10 @@ from collections.abc import Callable, Collection, Iterator
 from dataclasses import replace
 from functools import cache, partial
 from glob import glob
-from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from itertools import groupby
 from pathlib import Path
-from pkgutil import iter_modules
 from typing import Any
 
 import bench_ops
@@ -31,10 +29,9 @@ from gpu_job import WAYS, Clock, Job, Row, attempt, make_backend, random_data
 import gpucnn
 from gpucnn import SGD, SoftmaxCrossEntropy, Trainer, data, zoo
 from gpucnn.backend import Backend
-from gpucnn.backend import kernels as package
 from gpucnn.backend.gpu.device import first_line
 from gpucnn.backend.gpu.gemm import Gemm
-from gpucnn.backend.kernels import Block
+from gpucnn.backend.kernels import Block, all_records
 from gpucnn.data import ResidentSplit, Split
 from gpucnn.data.resident import Normalization
 from gpucnn.doctor import processor
@@ -368,8 +365,7 @@ def kernel_names(dot: str) -> list[str]:
 
 def hand_written() -> list[Block]:
     """Return the records of all kernels in which threads work together."""
-    modules = (import_module(f"gpucnn.backend.kernels.{topic.name}") for topic in iter_modules(package.__path__))
-    return [value for module in modules for value in vars(module).values() if isinstance(value, Block)]
+    return [record for record in all_records().values() if isinstance(record, Block)]
 
 
 def determinism(job: Job, clock: Clock) -> Iterator[Row]:

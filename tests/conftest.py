@@ -19,9 +19,9 @@ from gpucnn.errors import DeviceError
 
 REQUIRE_GPU = "GPUCNN_REQUIRE_GPU"
 
-# Files whose tests together take more than twenty seconds: they start programs, or run or compile many kernels.
-SLOW = {"test_bench", "test_faults", "test_fuzz", "test_gpu_arithmetic", "test_gpu_check", "test_graphs", "test_nvrtc"}
-SLOW |= {"test_plan", "test_replay"}
+# Files that are left out of a first run: their tests start programs, or run or compile many kernels, and take longest.
+SLOW = {"test_bench", "test_faults", "test_fuzz", "test_gpu_arithmetic", "test_gpu_check", "test_gpu_parts"}
+SLOW |= {"test_gpu_speed", "test_graphs", "test_nvrtc", "test_plan", "test_replay"}
 
 # Every backend that is compared with the reference; tests get their names from the fixture `backend_name`.
 # "cpu-3-threads" shares even the smallest arrays; "fake-gpu" is the GPU backend on the strict fake of `tests/device`.

@@ -6,11 +6,11 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from bench_engine import image_shape
-from trainers import random_split
+from trainers import make_trainer
 
 from gpucnn import Sequential, WeightAverage, layers, losses, optimizers
 from gpucnn.backend.reference import Backend
-from gpucnn.data import Augmentation, Normalization, ResidentSplit
+from gpucnn.data import Augmentation, ResidentSplit
 from gpucnn.layers import Layer
 from gpucnn.losses import Loss
 from gpucnn.optimizers import Optimizer
@@ -100,13 +100,9 @@ OPTIONS: dict[str, Callable[[], dict[str, Any]]] = {
 
 def zoo_trainer(name: str, backend: Backend, batch: int) -> tuple[Trainer, ResidentSplit]:
     """Return what trains a network of the zoo at the size that it is made for, and data of one batch."""
-    recipe, shape = MODELS[name], image_shape(name)
-    model = recipe.model(CLASSES)
-    model.build(shape, backend, max_batch=batch)
-    optimizer = optimizers.get_optimizer(recipe.optimizer, recipe.learning_rate)
-    trainer = Trainer(model, losses.get_loss(recipe.loss), optimizer, batch_size=batch)
-    split = random_split(batch, shape)
-    return trainer, ResidentSplit(split, backend, Normalization(split.images))
+    recipe = MODELS[name]
+    made = losses.get_loss(recipe.loss), optimizers.get_optimizer(recipe.optimizer, recipe.learning_rate), backend
+    return make_trainer(recipe.model(CLASSES), *made, image_shape(name), batch, samples=batch)
 
 
 def network(layer: Layer) -> Sequential:
@@ -129,11 +125,10 @@ def trainer_of(
     **options: Any,
 ) -> tuple[Trainer, ResidentSplit]:
     """Return what trains that network, and data of one batch or of so many samples."""
-    model = network(layer)
-    model.build(SHAPE, backend, max_batch=batch, seed=0)
-    split = random_split(samples or batch, SHAPE)
-    trainer = Trainer(model, loss, optimizer, batch_size=batch, **options)
-    return trainer, ResidentSplit(split, backend, Normalization(split.images), augmentation)
+    samples = samples or batch
+    return make_trainer(
+        network(layer), loss, optimizer, backend, SHAPE, batch, augmentation, samples=samples, **options
+    )
 
 
 def trainers(backend: Backend) -> Iterator[tuple[str, Trainer, ResidentSplit]]:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import pkgutil
 from functools import partial
-from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -17,9 +15,9 @@ from tolerances import assert_close
 
 from gpucnn import InputError, Window, get_backend
 from gpucnn.augmentation import Augmentation
-from gpucnn.backend import Backend, kernels
+from gpucnn.backend import Backend
 from gpucnn.backend.gpu import arrays
-from gpucnn.backend.kernels import Elementwise
+from gpucnn.backend.kernels import Elementwise, all_records
 from gpucnn.backend.kernels.losses import REPORT
 from gpucnn.backend.kernels.reductions import MOST_PARTIALS
 
@@ -241,13 +239,8 @@ NARROW = {
 
 def test_kernels_that_count_in_32_bits_are_known() -> None:
     """They read `i` into an int."""
-    found = {
-        name
-        for topic in pkgutil.iter_modules(kernels.__path__)
-        for name, record in vars(import_module(f"{kernels.__name__}.{topic.name}")).items()
-        if isinstance(record, Elementwise) and record.is_narrow
-    }
-    assert found == NARROW
+    narrow = {name for name, record in all_records().items() if isinstance(record, Elementwise) and record.is_narrow}
+    assert narrow == NARROW
 
 
 @requires_compiler

@@ -6,21 +6,17 @@ from functools import partial
 from types import ModuleType
 
 import numpy as np
+import parts
 import pytest
-from bench_engine import image_shape
 from device.fake_cupy import ForbiddenInStep, make_fake_cupy
 from device.fixtures import absent_cupy, broken_cupy, fake_cupy, installed_cupy, requires_compiler
-from trainers import TRAINERS, random_split, zoo_trainer
+from trainers import TRAINERS, zoo_trainer
 
 from gpucnn import Conv2D, available_devices, get_backend
 from gpucnn.backend import backend_of, gpu
-from gpucnn.data import Normalization, ResidentSplit
 from gpucnn.errors import DeviceError, InputError
 from gpucnn.layers import Dense
-from gpucnn.losses import get_loss
-from gpucnn.optimizers import get_optimizer
 from gpucnn.replay import Replay
-from gpucnn.trainer import Trainer
 from gpucnn.zoo import MODELS
 
 # What a step may launch: measured, and bounded so that it does not grow unseen. Taking the batch is a part of it.
@@ -34,21 +30,15 @@ cupy = fake_cupy  # under the name that the tests speak of
 @pytest.mark.parametrize("name", MODELS)
 def test_a_step_of_the_zoo_only_launches_kernels(name: str) -> None:
     """At its usual size, without computing anything: no transfer, wait or allocation; as a graph, one launch."""
-    recipe, shape = MODELS[name], image_shape(name)
     with installed_cupy(make_fake_cupy(executes=False)) as cupy:
-        model, backend = recipe.model(10), get_backend("gpu")
-        model.build(shape, backend, max_batch=64)
-        optimizer = get_optimizer(recipe.optimizer, recipe.learning_rate)
-        trainer = Trainer(model, get_loss(recipe.loss), optimizer, batch_size=64)
-        split = random_split(64, shape)
-        data = ResidentSplit(split, backend, Normalization(split.images))
+        trainer, data = parts.zoo_trainer(name, get_backend("gpu"), 64)
         step = partial(trainer._next_step, data, 64)
         step()
         with cupy.stats.step() as counts:
             step()
         print(f"{name}: {counts.launches} launches in a step")
         assert counts.launches <= LAUNCHES[name]
-        replay = Replay(backend)
+        replay = Replay(trainer.backend)
         for kind, work in (("train", step), ("test", partial(trainer._next_test, data, 64))):
             replay.run(kind, work)
             with cupy.stats.step() as counts:

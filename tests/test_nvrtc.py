@@ -5,8 +5,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
-import pkgutil
-from importlib import import_module
 
 import numpy as np
 import pytest
@@ -17,9 +15,8 @@ from device.nvrtc import KernelCompileError, Layout, compile_record, compile_var
 from parts import trainers, zoo_trainer
 
 from gpucnn import get_backend
-from gpucnn.backend import kernels
 from gpucnn.backend.gpu.convolution import WAYS
-from gpucnn.backend.kernels import Block, Elementwise
+from gpucnn.backend.kernels import Block, Elementwise, all_records
 from gpucnn.zoo import MODELS
 
 pytestmark = pytest.mark.skipif(nvrtc.missing_nvrtc() is not None, reason=str(nvrtc.missing_nvrtc()))
@@ -43,12 +40,7 @@ extern "C" __global__ void sample_block(const T* __restrict__ x, T* __restrict__
 """,
     ),
 }
-RECORDS = SAMPLES | {
-    name: value
-    for topic in pkgutil.iter_modules(kernels.__path__)
-    for name, value in vars(import_module(f"gpucnn.backend.kernels.{topic.name}")).items()
-    if isinstance(value, (Elementwise, Block))
-}
+RECORDS = SAMPLES | all_records()
 ELEMENTWISE = [name for name, record in RECORDS.items() if isinstance(record, Elementwise)]
 STRIDED = Layout(ndim=4, contiguous=False)
 LARGE = Layout(ndim=4, contiguous=False, index_32_bits=False)  # what asks most of the registers

@@ -42,12 +42,14 @@ def make_trainer(
     shape: tuple[int, ...],
     batch: int = 4,
     augmentation: Augmentation | None = None,
+    *,
+    samples: int | None = None,
     **options,
 ):
-    """Return a trainer and its data, two batches and a half, on a device given by its name or its backend."""
+    """Return a trainer and its data, two batches and a half unless told, on a device by its name or its backend."""
     model.build(shape, get_backend(device) if isinstance(device, str) else device, max_batch=batch, seed=0)
     trainer = Trainer(model, loss, optimizer, batch_size=batch, **options)
-    split = random_split(5 * batch // 2, shape)
+    split = random_split(samples or 5 * batch // 2, shape)
     return trainer, ResidentSplit(split, model.backend, Normalization(split.images), augmentation)
 
 

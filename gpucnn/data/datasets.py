@@ -21,6 +21,7 @@ import numpy as np
 from gpucnn.data.download import SOURCES, cache_folder, fill_cache
 from gpucnn.errors import InputError, OutOfMemoryError, unknown_name
 from gpucnn.host import available_memory
+from gpucnn.representation import shape_text
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -62,7 +63,7 @@ class Split:
         return len(self.images)
 
     def __repr__(self) -> str:
-        return f"<Split: {len(self):,} images of {' x '.join(map(str, self.images.shape[1:]))}>"
+        return f"<Split: {len(self):,} images of {shape_text(self.images.shape[1:])}>"
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from gpucnn.backend import Backend
 from gpucnn.data.datasets import Split
 from gpucnn.errors import InputError
 from gpucnn.memory import Workspace
+from gpucnn.representation import shape_text
 
 __all__ = ["Normalization", "ResidentSplit"]
 
@@ -105,8 +106,7 @@ class ResidentSplit:
         return self.samples
 
     def __repr__(self) -> str:
-        sizes = " x ".join(map(str, self.images.shape[1:]))
-        return f"<ResidentSplit: {self.samples:,} images of {sizes} on {self.backend.name}>"
+        return f"<ResidentSplit: {self.samples:,} images of {shape_text(self.images.shape[1:])} on {self.backend.name}>"
 
     def state(self) -> dict[str, Array]:
         """Return the arrays that say where in an epoch it is, by name."""

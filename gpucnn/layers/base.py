@@ -230,11 +230,15 @@ class Layer:
 
     def forward(self, x: Array, *, train: bool = True) -> Array:
         """Compute the output of a batch (N, *input_shape); with `train`, keep what `backward` will need of it."""
+        self._admit(x, train)
+        with self.backend.at_work():
+            return self._forward(x, train)
+
+    def _admit(self, x: Array, train: bool) -> None:
+        """Check a batch, and begin a pass of this layer alone."""
         N = self._accept(x)
         self._leave_plan()
         self._batch = N if train else None
-        with self.backend.at_work():
-            return self._forward(x, train)
 
     def backward(self, dy: Array, *, need_dx: bool = True) -> Array | None:
         """Overwrite the parameters' gradients and return the gradient in the input of the last `forward`.

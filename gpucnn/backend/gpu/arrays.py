@@ -13,7 +13,7 @@ import numpy as np
 
 from gpucnn.backend.gpu.device import INSTALL, after_fork, device_count, first_line, import_cupy
 from gpucnn.backend.gpu.gemm import Gemm, is_readable, multiplies
-from gpucnn.backend.gpu.graph import record_graph
+from gpucnn.backend.gpu.graph import Recording, record_graph
 from gpucnn.backend.kernels import Block, Elementwise, sums
 from gpucnn.backend.kernels.reductions import MOST_PARTIALS
 from gpucnn.backend.reference import Backend
@@ -85,11 +85,10 @@ class GpuArrays(Backend):
         try:
             current = self.xp.cuda.runtime.getDevice()
         except Exception as error:
-            raise after_fork(error) or error from error
+            if reason := after_fork(error):
+                raise reason from error
+            raise
         return nullcontext() if current == self.device else self.xp.cuda.Device(self.device)
-
-    def at_work(self) -> AbstractContextManager[Any]:
-        return self.on_device()
 
     def describe(self) -> str:
         name = self.xp.cuda.runtime.getDeviceProperties(self.device)["name"]
@@ -168,13 +167,7 @@ class GpuArrays(Backend):
                 f"a step cannot become a graph: it puts another array in the place of {', '.join(replaced)}, which it "
                 f"carries from step to step; write into the one that is there: array[...] = value"
             )
-
-        def replay(alive: tuple[Any, ...] = (pool, kept)) -> None:  # the memory that the graph uses
-            with self.on_device():
-                graph.launch()
-
-        replay.graph = graph
-        return replay
+        return Recording(graph, self.on_device, (pool, kept))
 
     def keep(self, *arrays: Any) -> None:
         kept = getattr(self._recording, "kept", None)  # of any backend: a step may use several

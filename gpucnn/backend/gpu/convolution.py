@@ -83,9 +83,9 @@ class GpuConvolution(GpuImplicit):
         OH, OW = window.output_size(H, W)
         rows, width = OH * OW, window.taps * C
         images = max(1, COLUMN_BYTES // (rows * width * np.dtype(dtype).itemsize))
+        self._check_columns((min(images, N), H, W, C), window)
         for start in range(0, N, images):
             stop = min(start + images, N)
-            self._check_columns((stop - start, H, W, C), window)
             yield slice(start, stop), self.scratch("columns", ((stop - start) * rows, width), dtype)
 
     def conv2d_workspace(

@@ -9,7 +9,19 @@ from typing import Any
 from gpucnn.backend.gpu.device import first_line
 from gpucnn.errors import DeviceError
 
-__all__ = ["record_graph"]
+__all__ = ["Recording", "record_graph"]
+
+
+class Recording:
+    """A graph, and what it reads and writes: this memory must go to nobody else while it exists."""
+
+    def __init__(self, graph: Any, on_device: Callable[[], contextlib.AbstractContextManager[Any]], memory: Any):
+        self.graph, self._on_device, self._memory = graph, on_device, memory
+
+    def __call__(self) -> None:
+        """Enqueue all of it, in one launch, on the current stream of its device."""
+        with self._on_device():
+            self.graph.launch()
 
 
 def record_graph(cuda: Any, work: Callable[[], None]) -> tuple[Any, Any]:

@@ -50,7 +50,8 @@ class GpuImplicit(GpuArrays):
         scalars = (np.int32(value) if isinstance(value, int) else value for value in arguments)
         self._launch(records[self.products], (*_tile_counts(shape), parts), *scalars)
 
-    def _dw_parts(self, w_shape: tuple[int, ...], windows: int) -> tuple[int, int]:
+    @staticmethod
+    def _dw_parts(w_shape: tuple[int, ...], windows: int) -> tuple[int, int]:
         """Return in how many parts a kernel gradient is summed up, and over how many windows each of them goes."""
         rows, columns = _tile_counts(w_shape)
         parts = max(1, min(DW_BLOCKS // (rows * columns), windows // DW_WINDOWS))

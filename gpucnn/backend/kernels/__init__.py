@@ -11,6 +11,20 @@ that two runs give the same bits. Sizes are named as in `gpucnn.geometry`; `top`
 
 from __future__ import annotations
 
+from importlib import import_module
+from pkgutil import iter_modules
+
 from gpucnn.backend.kernels.records import Block, Elementwise
 
-__all__ = ["Block", "Elementwise"]
+__all__ = ["Block", "Elementwise", "all_records"]
+
+
+def all_records() -> dict[str, Elementwise | Block]:
+    """Return every kernel by the name that it has in its module."""
+    modules = (import_module(f"{__name__}.{topic.name}") for topic in iter_modules(__path__))
+    return {
+        name: value
+        for module in modules
+        for name, value in vars(module).items()
+        if isinstance(value, (Elementwise, Block))
+    }
