@@ -1,6 +1,6 @@
 """gpucnn: convolutional networks where every equation is one function, on NumPy (CPU) or CuPy (NVIDIA GPU)."""
 
-from gpucnn.averaging import WeightAverage
+from gpucnn.optim.averaging import WeightAverage
 from gpucnn.backend import Backend, available_devices, get_backend
 from gpucnn.errors import DeviceError, DivergedError, GpucnnError, InputError
 from gpucnn.geometry import Window
@@ -43,7 +43,7 @@ from gpucnn.layers import (
     Tanh,
     ZeroPad2D,
 )
-from gpucnn.layers.plan import MemoryPlan
+from gpucnn.execution.memory_plan import MemoryPlan
 from gpucnn.losses import (
     AbsoluteError,
     BinaryCrossEntropy,
@@ -58,8 +58,8 @@ from gpucnn.losses import (
     SquaredError,
 )
 from gpucnn.model import Sequential
-from gpucnn.optimizers import SGD, Adagrad, Adam, AdamW, RMSprop
-from gpucnn.trainer import Metrics, Trainer
+from gpucnn.optim.optimizers import SGD, Adagrad, Adam, AdamW, RMSprop
+from gpucnn.training.trainer import Metrics, Trainer
 
 __version__ = "0.1.0"
 

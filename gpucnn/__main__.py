@@ -2,8 +2,8 @@
 
 import sys
 
-from gpucnn.blas import restart_with_fast_kernels
-from gpucnn.cli import main
+from gpucnn.cli.blas import restart_with_fast_kernels
+from gpucnn.cli.main import main
 
 __all__ = ["run"]
 

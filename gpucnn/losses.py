@@ -10,7 +10,7 @@ import numpy as np
 from gpucnn.backend import Backend, backend_of
 from gpucnn.checks import number
 from gpucnn.errors import DeviceError, InputError, describe, lookup
-from gpucnn.memory import Workspace
+from gpucnn.backend.memory import Workspace
 from gpucnn.representation import representation
 
 __all__ = [

@@ -17,13 +17,13 @@ from gpucnn.checks import integer
 from gpucnn.errors import InputError, OutOfMemoryError
 from gpucnn.layers import BatchNorm2D, Conv2D, Dense, MaxPool2D, ReLU
 from gpucnn.layers.base import Context, Layer, Shape
-from gpucnn.layers.container import Container
-from gpucnn.layers.lifetimes import Slots, Value, Walk, assign, lifetimes
-from gpucnn.layers.plan import MemoryPlan, held_bytes, in_units, kept_bytes, table
-from gpucnn.layers.shards import Shards
-from gpucnn.layers.shortage import check_memory, explain, largest_batch
-from gpucnn.optimizers import Optimizer
-from gpucnn.replay import Inferences
+from gpucnn.layers.containers import Container
+from gpucnn.execution.lifetimes import Slots, Value, Walk, assign, lifetimes
+from gpucnn.execution.memory_plan import MemoryPlan, held_bytes, in_units, kept_bytes, table
+from gpucnn.execution.replicas import Shards
+from gpucnn.execution.out_of_memory import check_memory, explain, largest_batch
+from gpucnn.optim.optimizers import Optimizer
+from gpucnn.execution.step_graphs import Inferences
 from gpucnn.representation import shape_text
 
 __all__ = ["Sequential"]

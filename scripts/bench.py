@@ -34,8 +34,9 @@ from bench_ops import run_operations
 from bench_profile import leaves, run_profiles
 from bench_scaling import run_scaling
 
-from gpucnn import blas, zoo
-from gpucnn.doctor import processor
+from gpucnn import zoo
+from gpucnn.cli import blas
+from gpucnn.cli.doctor import processor
 
 PEERS = {
     "torch": ("torch", "torch channels-last"),

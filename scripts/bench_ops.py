@@ -44,8 +44,8 @@ from gpucnn.backend import Backend
 from gpucnn.backend.gpu.convolution import WAYS
 from gpucnn.data import Augmentation, Normalization, ResidentSplit, Split
 from gpucnn.losses import LOSSES, Loss
-from gpucnn.optimizers import OPTIMIZERS, Optimizer
-from gpucnn.schedules import Linear
+from gpucnn.optim.optimizers import OPTIMIZERS, Optimizer
+from gpucnn.optim.schedules import Linear
 
 SECONDS_PER_TURN = 0.02
 BATCH_SIZE = 64

@@ -47,7 +47,8 @@ def gpucnn_engine(job: dict[str, Any], x: Any, labels: Any) -> Engine:
     """gpucnn itself, on any of its devices."""
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
     import gpucnn
-    from gpucnn import blas, zoo
+    from gpucnn import zoo
+    from gpucnn.cli import blas
 
     backend = gpucnn.get_backend(job["device"], threads=job["threads"] if job["device"] == "cpu" else None)
     model = zoo.get_recipe(job["model"]).model()

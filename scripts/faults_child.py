@@ -26,10 +26,10 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from gpucnn import checkpoints
-from gpucnn.blas import restart_with_fast_kernels
-from gpucnn.checkpoints import file as checkpoint_file
-from gpucnn.cli import main
+from gpucnn.training import checkpoints
+from gpucnn.cli.blas import restart_with_fast_kernels
+from gpucnn.training.checkpoints import file as checkpoint_file
+from gpucnn.cli.main import main
 
 __all__ = ["MOMENTS", "start"]
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gpucnn.checkpoints import Checkpoints, DamagedError, read
+from gpucnn.training.checkpoints import Checkpoints, DamagedError, read
 
 if TYPE_CHECKING:
     from faults_kinds import Kind

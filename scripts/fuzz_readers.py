@@ -146,8 +146,8 @@ def _open_images(folder: Path) -> Read:
 def _checkpoint_run() -> Any:
     """Return a run of a network with one layer."""
     from gpucnn import SGD, Dense, Flatten, Sequential, SoftmaxCrossEntropy, Trainer, get_backend
-    from gpucnn.checkpoints import Run
-    from gpucnn.data.resident import Normalization, ResidentSplit, Split
+    from gpucnn.training.checkpoints import Run
+    from gpucnn.data.device_dataset import Normalization, ResidentSplit, Split
 
     images = np.arange(24, dtype=np.uint8).reshape(6, 2, 2, 1)
     backend, labels = get_backend("cpu", threads=1), np.array([0, 1] * 3, np.int32)
@@ -162,7 +162,7 @@ def _checkpoint_files() -> list[bytes]:
     """A whole file, and a description."""
     from safetensors.numpy import save
 
-    from gpucnn.checkpoints.file import checksum
+    from gpucnn.training.checkpoints.file import checksum
 
     arrays, about = _checkpoint_run().held()
     arrays = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
@@ -174,8 +174,8 @@ def _checkpoint_files() -> list[bytes]:
 def _open_checkpoints(folder: Path) -> Read:
     from safetensors.numpy import save
 
-    from gpucnn.checkpoints import Checkpoint, read
-    from gpucnn.checkpoints.file import checksum
+    from gpucnn.training.checkpoints import Checkpoint, read
+    from gpucnn.training.checkpoints.file import checksum
 
     run = _checkpoint_run()
     arrays = {name: np.ascontiguousarray(array) for name, array in run.held()[0].items()}
@@ -325,10 +325,10 @@ TOML = (
 def _open_command_line(folder: Path, untrusted: Callable[[bytes, Path], list[str]]) -> Read:
     """Return what runs a command line in a folder, without a network, a GPU, and steps of training."""
     sys.modules["cupy"] = None  # absent, whatever the machine has: an input may ask for a GPU, or leave it to "auto"
-    import gpucnn.cli
+    import gpucnn.cli.main
     import gpucnn.data.download
-    import gpucnn.doctor
-    import gpucnn.train
+    import gpucnn.cli.doctor
+    import gpucnn.cli.train
 
     (folder / "set").mkdir()
     _fill_idx(folder / "set")
@@ -339,14 +339,14 @@ def _open_command_line(folder: Path, untrusted: Callable[[bytes, Path], list[str
 
     gpucnn.data.download.fetch.__defaults__ = (refuse,)
     gpucnn.data.download.fill_cache.__defaults__ = (refuse,)
-    gpucnn.train._fit = lambda *_: None
-    gpucnn.doctor.examine = lambda: ()
+    gpucnn.cli.train._fit = lambda *_: None
+    gpucnn.cli.doctor.examine = lambda: ()
 
     def run(content: bytes) -> None:
         said = io.StringIO()
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(said):
             try:
-                code = gpucnn.cli.main(untrusted(content, folder))
+                code = gpucnn.cli.main.main(untrusted(content, folder))
             except SystemExit as end:  # --help
                 code = end.code
         if "out of memory" in said.getvalue():

@@ -14,7 +14,7 @@ from gpucnn import get_backend
 from gpucnn.backend import Backend
 from gpucnn.backend.gpu.device import first_line
 from gpucnn.data import ResidentSplit, Split
-from gpucnn.data.resident import Normalization
+from gpucnn.data.device_dataset import Normalization
 
 Row = dict[str, Any]  # one result; a part fails if "ok" is False in one of them
 PRECISIONS = ("bf16", "tf32", "float32")  # the most wanted first: what comes last may find no time left

@@ -33,11 +33,11 @@ from gpucnn.backend.gpu.device import first_line
 from gpucnn.backend.gpu.gemm import Gemm
 from gpucnn.backend.kernels import Block, all_records
 from gpucnn.data import ResidentSplit, Split
-from gpucnn.data.resident import Normalization
-from gpucnn.doctor import processor
+from gpucnn.data.device_dataset import Normalization
+from gpucnn.cli.doctor import processor
 from gpucnn.losses import get_loss
-from gpucnn.optimizers import get_optimizer
-from gpucnn.schedules import Linear
+from gpucnn.optim.optimizers import get_optimizer
+from gpucnn.optim.schedules import Linear
 
 ROOT = Path(__file__).resolve().parent.parent
 TAIL = 30  # lines of what a part prints that fails

@@ -22,11 +22,11 @@ class Mutation:
 
 def of(topic: str, name: str, what: str, before: str, after: str) -> Mutation:
     """Return a mutation of an operation of the reference, which the tests of that operation should notice."""
-    selected = ("tests/test_reference.py", "-k", f"{name}- or {name}_dx- or {name}_dw_db-")
+    selected = ("tests/ops/test_reference.py", "-k", f"{name}- or {name}_dx- or {name}_dw_db-")
     return Mutation(f"{name}: {what}", f"{REFERENCE}/{topic}.py", before, after, selected)
 
 
-WINDOW_TESTS = ("tests/test_geometry.py", "tests/test_reference.py")
+WINDOW_TESTS = ("tests/ops/test_geometry.py", "tests/ops/test_reference.py")
 
 WINDOWS = [
     Mutation(
@@ -206,7 +206,7 @@ DENSE = [
     ),
 ]
 
-NORMALIZATION_TESTS = ("tests/test_reference.py", "tests/test_layers.py", "tests/test_normalization.py", "-k", "norm")
+NORMALIZATION_TESTS = ("tests/ops/test_reference.py", "tests/layers/test_layers.py", "tests/ops/test_normalization.py", "-k", "norm")
 NORMALIZATION = [
     Mutation(
         "batch_norm: mean forgotten",
@@ -460,35 +460,35 @@ OTHERS = [
 LAYERS = [
     Mutation(
         "Conv2DTranspose: output padding of rows and columns swapped",
-        "gpucnn/layers/transpose.py",
+        "gpucnn/layers/transposed_convolution.py",
         "OH, OW = OH + self.output_padding[0], OW + self.output_padding[1]",
         "OH, OW = OH + self.output_padding[1], OW + self.output_padding[0]",
-        ("tests/test_layers.py", "tests/test_convolution.py"),
+        ("tests/layers/test_layers.py", "tests/ops/test_convolution.py"),
     ),
     Mutation(
         "fit_window: a window of ceil mode that starts in the padding",
         "gpucnn/layers/window.py",
         "return stride - left_over if left_over and starts_inside else 0",
         "return stride - left_over if left_over else 0",
-        ("tests/test_geometry.py", "tests/test_pooling.py"),
+        ("tests/ops/test_geometry.py", "tests/ops/test_pooling.py"),
     ),
     Mutation(
         "add_all: the third array forgotten",
-        "gpucnn/layers/join.py",
+        "gpucnn/layers/joins.py",
         "    for array in arrays[2:]:\n",
         "    for array in arrays[3:]:\n",
-        ("tests/test_join.py", "tests/test_layers.py"),
+        ("tests/layers/test_joins.py", "tests/layers/test_layers.py"),
     ),
     Mutation(
         "Concat: gradients of the branches exchanged",
-        "gpucnn/layers/join.py",
+        "gpucnn/layers/joins.py",
         "dx[...] = dy[..., channels]",
         "dx[...] = dy[..., : channels.stop - channels.start]",
-        ("tests/test_join.py", "tests/test_layers.py"),
+        ("tests/layers/test_joins.py", "tests/layers/test_layers.py"),
     ),
 ]
 
-CHECKPOINT_TESTS = ("tests/test_checkpoints.py", "tests/test_resume.py", "-k", "not gpu")
+CHECKPOINT_TESTS = ("tests/training/test_checkpoints.py", "tests/training/test_resume.py", "-k", "not gpu")
 
 
 def checkpoints(what: str, file: str, before: str, after: str) -> Mutation:

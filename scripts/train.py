@@ -5,8 +5,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # this checkout, installed or not
 
-from gpucnn.blas import restart_with_fast_kernels
-from gpucnn.cli import main
+from gpucnn.cli.blas import restart_with_fast_kernels
+from gpucnn.cli.main import main
 
 if __name__ == "__main__":
     restart_with_fast_kernels()

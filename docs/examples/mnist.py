@@ -11,7 +11,7 @@ from safetensors.numpy import save_file
 
 from gpucnn import SGD, Conv2D, Dense, Flatten, MaxPool2D, ReLU, Sequential, SoftmaxCrossEntropy, Trainer, get_backend
 from gpucnn.data import Normalization, ResidentSplit, load
-from gpucnn.schedules import Linear
+from gpucnn.optim.schedules import Linear
 
 EPOCHS, BATCH = 5, 64
 

@@ -3,7 +3,7 @@
 import numpy as np
 
 from gpucnn import Conv2D, Dense, Flatten, Layer, Sequential, gradcheck
-from gpucnn.memory import Parameter
+from gpucnn.backend.memory import Parameter
 
 
 class ScaledTanh(Layer):

@@ -20,7 +20,7 @@ import numpy as np
 
 from gpucnn.data.download import SOURCES, cache_folder, fill_cache
 from gpucnn.errors import InputError, OutOfMemoryError, unknown_name
-from gpucnn.host import available_memory
+from gpucnn.backend.host_memory import available_memory
 from gpucnn.representation import shape_text
 
 if TYPE_CHECKING:

@@ -1,6 +1,6 @@
 """The layers of a network; each works alone on a NumPy or CuPy array, or inside a `Sequential`."""
 
-from gpucnn.layers.activation import (
+from gpucnn.layers.activations import (
     ELU,
     GELU,
     SELU,
@@ -18,17 +18,17 @@ from gpucnn.layers.activation import (
     Swish,
     Tanh,
 )
-from gpucnn.layers.adaptive import AdaptiveAveragePool2D, AdaptiveMaxPool2D
+from gpucnn.layers.adaptive_pooling import AdaptiveAveragePool2D, AdaptiveMaxPool2D
 from gpucnn.layers.base import Layer
-from gpucnn.layers.container import Parallel, Residual
+from gpucnn.layers.containers import Parallel, Residual
 from gpucnn.layers.convolution import Conv2D
 from gpucnn.layers.dense import Dense
-from gpucnn.layers.join import Add, Concat
+from gpucnn.layers.joins import Add, Concat
 from gpucnn.layers.normalization import BatchNorm2D, GroupNorm
 from gpucnn.layers.pooling import AveragePool2D, GlobalAveragePool2D, GlobalMaxPool2D, LpPool2D, MaxPool2D
-from gpucnn.layers.regularization import Dropout
-from gpucnn.layers.shape import Flatten, Reshape, ZeroPad2D
-from gpucnn.layers.transpose import Conv2DTranspose
+from gpucnn.layers.dropout import Dropout
+from gpucnn.layers.shapes import Flatten, Reshape, ZeroPad2D
+from gpucnn.layers.transposed_convolution import Conv2DTranspose
 
 __all__ = [
     "ELU",

@@ -10,8 +10,8 @@ import numpy as np
 from gpucnn.backend import Backend, backend_of, get_backend
 from gpucnn.checks import integer
 from gpucnn.errors import DeviceError, InputError, describe
-from gpucnn.layers.lifetimes import Slots, Spec, Value, Walk
-from gpucnn.memory import Arena, Parameter, Workspace
+from gpucnn.execution.lifetimes import Slots, Spec, Value, Walk
+from gpucnn.backend.memory import Arena, Parameter, Workspace
 from gpucnn.representation import representation
 
 __all__ = ["Context", "Layer", "initialize"]

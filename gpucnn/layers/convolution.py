@@ -8,11 +8,11 @@ import numpy as np
 
 from gpucnn.checks import integer
 from gpucnn.errors import InputError
-from gpucnn.initializers import get_initializer, zeros
+from gpucnn.layers.initializers import get_initializer, zeros
 from gpucnn.layers.base import Array, Layer, Shape
 from gpucnn.layers.normalization import BatchNorm2D
 from gpucnn.layers.window import Padding, fit_window
-from gpucnn.memory import Parameter
+from gpucnn.backend.memory import Parameter
 
 __all__ = ["Conv2D", "Convolution"]
 

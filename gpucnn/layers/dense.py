@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from gpucnn.checks import integer
 from gpucnn.errors import InputError
-from gpucnn.initializers import get_initializer, zeros
+from gpucnn.layers.initializers import get_initializer, zeros
 from gpucnn.layers.base import Array, Layer, Shape
-from gpucnn.memory import Parameter
+from gpucnn.backend.memory import Parameter
 
 __all__ = ["Dense"]
 

@@ -6,10 +6,10 @@ import numpy as np
 
 from gpucnn.checks import integer, number
 from gpucnn.errors import InputError
-from gpucnn.initializers import zeros
+from gpucnn.layers.initializers import zeros
 from gpucnn.layers.base import Array, Context, Layer, Shape
-from gpucnn.layers.lifetimes import Spec
-from gpucnn.memory import Parameter
+from gpucnn.execution.lifetimes import Spec
+from gpucnn.backend.memory import Parameter
 
 __all__ = ["BatchNorm2D", "GroupNorm"]
 

@@ -6,7 +6,7 @@ from gpucnn.checks import number
 from gpucnn.errors import InputError
 from gpucnn.geometry import Window
 from gpucnn.layers.base import Array, Layer, Shape
-from gpucnn.layers.lifetimes import Spec
+from gpucnn.execution.lifetimes import Spec
 from gpucnn.layers.window import Padding, fit_window
 from gpucnn.representation import representation
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
-from gpucnn.augmentation import Augmentation
 from gpucnn.backend.cpu.arrays import Array, CpuArrays
 
 __all__ = ["CpuBatches"]
@@ -24,7 +25,7 @@ class CpuBatches(CpuArrays):
         *,
         x: Array,
         y: Array,
-        augmentation: Augmentation | None = None,
+        augmentation: Any = None,
         key: tuple[int, int] = (0, 0),
         epoch: Array = None,
     ) -> None:
@@ -39,7 +40,7 @@ class CpuBatches(CpuArrays):
         np.take(labels, samples, out=y, mode="clip")
         cursor += len(x)
 
-    def _augment_in_place(self, pixels: Array, augmentation: Augmentation, words: Array) -> None:
+    def _augment_in_place(self, pixels: Array, augmentation: Any, words: Array) -> None:
         """As the reference's `_augment`, in place; the words (N, 4) become the numbers that they choose."""
         (N, H, W, C), shift = pixels.shape, augmentation.shift
         PH, PW = H + 2 * shift, W + 2 * shift

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
-from gpucnn.augmentation import Augmentation
 from gpucnn.backend.gpu.arrays import Array, GpuArrays
 from gpucnn.backend.kernels import batches as kernels
 
@@ -25,7 +26,7 @@ class GpuBatches(GpuArrays):
         *,
         x: Array,
         y: Array,
-        augmentation: Augmentation | None = None,
+        augmentation: Any = None,
         key: tuple[int, int] = (0, 0),
         epoch: Array = None,
     ) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gpucnn.backend import random
+from gpucnn.backend import philox
 from gpucnn.backend.gpu.arrays import Array, GpuArrays
 from gpucnn.backend.kernels import dropout as kernels
 from gpucnn.backend.kernels import sums
@@ -19,7 +19,7 @@ class GpuDropout(GpuArrays):
         """As the reference, one Philox block for each four elements."""
         out = self._result(out, x.shape, x.dtype)
         mask = self._result(mask, x.shape, self.xp.uint8)
-        scalars = *key, random.threshold(rate), 1.0 / (1.0 - rate), x.size
+        scalars = *key, philox.threshold(rate), 1.0 / (1.0 - rate), x.size
         self._run(kernels.DROPOUT, self._contiguous(x), counter, *scalars, out, mask, size=-(-x.size // 4))
         self._run(sums.INCREMENT, 1, counter)
         return out, mask

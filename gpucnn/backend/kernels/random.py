@@ -1,4 +1,4 @@
-"""Philox4x32-10, as in `gpucnn.backend.random`: the counter `c` becomes four random words."""
+"""Philox4x32-10, as in `gpucnn.backend.philox`: the counter `c` becomes four random words."""
 
 from __future__ import annotations
 

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from gpucnn.geometry import Window
-from gpucnn.host import available_memory
-from gpucnn.memory import Workspace
+from gpucnn.backend.host_memory import available_memory
+from gpucnn.backend.memory import Workspace
 
 __all__ = ["Array", "Arrays"]
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from gpucnn.augmentation import Augmentation
-from gpucnn.backend import random
+from typing import Any
+
+from gpucnn.backend import philox
 from gpucnn.backend.reference.arrays import Array, Arrays
 from gpucnn.geometry import Window
 
@@ -24,7 +25,7 @@ class Batches(Arrays):
         *,
         x: Array,
         y: Array,
-        augmentation: Augmentation | None = None,
+        augmentation: Any = None,
         key: tuple[int, int] = (0, 0),
         epoch: Array = None,
     ) -> None:
@@ -51,9 +52,9 @@ class Batches(Arrays):
         """
         position = self.cast(positions, self.xp.uint64)
         zero = position * 0
-        return random.philox4x32((position, zero, zero + self.cast(epoch, self.xp.uint64), zero), key)
+        return philox.philox4x32((position, zero, zero + self.cast(epoch, self.xp.uint64), zero), key)
 
-    def _augment(self, pixels: Array, augmentation: Augmentation, words: tuple[Array, ...]) -> Array:
+    def _augment(self, pixels: Array, augmentation: Any, words: tuple[Array, ...]) -> Array:
         """Pad each image with `augmentation.shift` zeros all around, cut H x W pixels out of it, and mirror some.
 
         A cut may begin at 2*shift + 1 rows and as many columns: word 0 chooses the row, word 1 the column, as

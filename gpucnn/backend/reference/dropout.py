@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gpucnn.backend import random
+from gpucnn.backend import philox
 from gpucnn.backend.reference.arrays import Array, Arrays
 
 __all__ = ["Dropout"]
@@ -20,8 +20,8 @@ class Dropout(Arrays):
         least `rate * 2^32`: the same elements on every device. `counter`, int64 (1,), is t and goes up by one.
         x of any shape -> out, mask (uint8), both of x's shape. Source: Srivastava et al., JMLR 15 (2014).
         """
-        words = random.philox_words(self.xp, x.size, key, counter)
-        kept = self.xp.reshape(words, x.shape) >= random.threshold(rate)
+        words = philox.philox_words(self.xp, x.size, key, counter)
+        kept = self.xp.reshape(words, x.shape) >= philox.threshold(rate)
         counter += 1
         y = self.xp.where(kept, x * (1.0 / (1.0 - rate)), self.xp.zeros((), dtype=x.dtype))
         return self._store(y, out), self._store(self.cast(kept, self.xp.uint8), mask)

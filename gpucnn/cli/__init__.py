@@ -1,0 +1,1 @@
+"""The command line: `gpucnn train` and `gpucnn doctor`."""

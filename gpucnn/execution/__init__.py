@@ -1,0 +1,1 @@
+"""How a network runs: the order of its operations, the memory that they share, threads, and recordings."""

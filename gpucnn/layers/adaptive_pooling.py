@@ -1,0 +1,66 @@
+"""Pooling to an output of a given size, whatever the size of the input."""
+
+from __future__ import annotations
+
+from gpucnn.checks import pair
+from gpucnn.layers.base import Array, Layer, Shape
+from gpucnn.execution.lifetimes import Spec
+
+__all__ = ["AdaptiveAveragePool2D", "AdaptiveMaxPool2D"]
+
+
+class AdaptivePool2D(Layer):
+    """What the adaptive poolings share: (N, H, W, C) -> (N, OH, OW, C).
+
+    Row i of the output takes the rows from floor(i*H/OH) up to ceil((i + 1)*H/OH) of the input, and so for the columns;
+    there may be more of them in the output than in the input.
+
+    Parameters
+    ----------
+    output_size : an int, or a pair (OH, OW)
+    """
+
+    def __init__(self, output_size: int | tuple[int, int], *, name: str | None = None):
+        super().__init__(name)
+        self.output_size = pair(output_size, f"{self.label}: output_size", least=1)
+
+    def infer(self, input_shape: Shape) -> Shape:
+        _, _, C = self._image_shape(input_shape)
+        return (*self.output_size, C)
+
+
+class AdaptiveAveragePool2D(AdaptivePool2D):
+    """Mean of the pixels that each pixel of the output takes."""
+
+    keeps = ()
+
+    def _forward(self, x: Array, train: bool) -> Array:
+        y = self.buffer("y", (x.shape[0], *self.output_shape))
+        return self.backend.adaptive_average_pool2d(x, self.output_size, out=y)
+
+    def _backward(self, dy: Array, need_dx: bool) -> Array | None:
+        if not need_dx:
+            return None
+        dx = self.buffer("dx", (dy.shape[0], *self.input_shape))
+        return self.backend.adaptive_average_pool2d_dx(dy, dx.shape, out=dx)
+
+
+class AdaptiveMaxPool2D(AdaptivePool2D):
+    """Largest of the pixels that each pixel of the output takes. On a tie the error goes to the first, row by row."""
+
+    keeps = ("winners",)
+
+    def forward_buffers(self, train: bool) -> dict[str, Spec]:
+        return super().forward_buffers(train) | {"winners": Spec(self.output_shape, self.backend.xp.int32)}
+
+    def _forward(self, x: Array, train: bool) -> Array:
+        y = self.buffer("y", (x.shape[0], *self.output_shape))
+        self.winners = self.buffer("winners", y.shape, self.backend.xp.int32)
+        self.backend.adaptive_max_pool2d(x, self.output_size, out=y, winners=self.winners)
+        return y
+
+    def _backward(self, dy: Array, need_dx: bool) -> Array | None:
+        if not need_dx:
+            return None
+        dx = self.buffer("dx", (dy.shape[0], *self.input_shape))
+        return self.backend.adaptive_max_pool2d_dx(dy, self.winners, dx.shape, out=dx)

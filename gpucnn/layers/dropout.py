@@ -1,0 +1,60 @@
+"""Dropout."""
+
+from __future__ import annotations
+
+from gpucnn.checks import number
+from gpucnn.layers.base import Array, Context, Layer, Shape
+from gpucnn.execution.lifetimes import Spec
+
+__all__ = ["Dropout"]
+
+
+class Dropout(Layer):
+    """In training, zero a share `rate` of the elements and divide the rest by `1 - rate`; else the identity.
+
+    The mask comes from a counter, not from a generator with hidden state: a seed gives the same masks on every device.
+    """
+
+    keeps = ("mask",)
+    in_place = ("y", "dx")
+
+    def __init__(self, rate: float, *, name: str | None = None):
+        super().__init__(name)
+        self.rate = number(rate, f"{self.label}: rate", below=1.0)
+        self.counter: Array | None = None
+
+    def infer(self, input_shape: Shape) -> Shape:
+        return input_shape
+
+    def bind(self, context: Context) -> None:
+        super().bind(context)
+        self.key = context.random_key(self.number)
+        self.counter = self.backend.zeros((1,), self.backend.xp.int64)
+
+    def reset(self) -> None:
+        if self.counter is not None:
+            self.counter[...] = 0
+
+    def state(self) -> dict[str, Array]:
+        return {} if self.counter is None else {"counter": self.counter}
+
+    def forward_buffers(self, train: bool) -> dict[str, Spec]:
+        if not train or self.rate == 0:
+            return {}
+        return super().forward_buffers(train) | {"mask": Spec(self.output_shape, self.backend.xp.uint8)}
+
+    def backward_buffers(self, need_dx: bool) -> dict[str, Spec]:
+        return super().backward_buffers(need_dx and self.rate != 0)
+
+    def _forward(self, x: Array, train: bool) -> Array:
+        if not train or self.rate == 0:
+            return x
+        y = self.buffer("y", x.shape)
+        self.mask = self.buffer("mask", x.shape, self.backend.xp.uint8)
+        self.backend.dropout(x, self.rate, self.key, self.counter, out=y, mask=self.mask)
+        return y
+
+    def _backward(self, dy: Array, need_dx: bool) -> Array | None:
+        if not need_dx or self.rate == 0:
+            return dy if need_dx else None
+        return self.backend.dropout_dx(dy, self.mask, self.rate, out=self.buffer("dx", dy.shape))

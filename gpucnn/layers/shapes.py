@@ -1,0 +1,87 @@
+"""Layers that only change how a sample is laid out."""
+
+from __future__ import annotations
+
+import math
+
+from gpucnn.errors import InputError
+from gpucnn.layers.base import Array, Layer, Shape
+from gpucnn.execution.lifetimes import Spec
+from gpucnn.layers.window import Padding, fit_window
+
+__all__ = ["Flatten", "Reshape", "ZeroPad2D"]
+
+
+class Reshape(Layer):
+    """Give each sample another shape with as many elements: (N, ...) -> (N, *shape)."""
+
+    keeps = ()
+
+    def forward_buffers(self, train: bool) -> dict[str, Spec]:
+        return {}
+
+    def backward_buffers(self, need_dx: bool) -> dict[str, Spec]:
+        return {}
+
+    def __init__(self, shape: int | Shape, *, name: str | None = None):
+        super().__init__(name)
+        self.shape = self._sizes(shape, "shape")
+
+    def infer(self, input_shape: Shape) -> Shape:
+        if math.prod(self.shape) != math.prod(input_shape):
+            raise InputError(
+                f"{self.label}: cannot make {self.shape} ({math.prod(self.shape)} elements) of samples of shape "
+                f"{input_shape} ({math.prod(input_shape)})"
+            )
+        return self.shape
+
+    def _forward(self, x: Array, train: bool) -> Array:
+        return self.backend.xp.reshape(x, (x.shape[0], *self.output_shape))
+
+    def _backward(self, dy: Array, need_dx: bool) -> Array | None:
+        return self.backend.xp.reshape(dy, (dy.shape[0], *self.input_shape)) if need_dx else None
+
+
+class Flatten(Reshape):
+    """Concatenate the feature maps of a sample into one long vector: (N, ...) -> (N, product) (paper, section 2.4)."""
+
+    keeps = ()
+
+    def __init__(self, *, name: str | None = None):
+        super().__init__((), name=name)
+
+    def infer(self, input_shape: Shape) -> Shape:
+        return (math.prod(input_shape),)
+
+
+class ZeroPad2D(Layer):
+    """Add zeros around each image; `padding` is an int, a pair or a pair of pairs, as in `Conv2D`."""
+
+    keeps = ()
+
+    def __init__(self, padding: Padding, *, name: str | None = None):
+        super().__init__(name)
+        self.padding = padding
+
+    def infer(self, input_shape: Shape) -> Shape:
+        H, W, C = self._image_shape(input_shape)
+        self.window = fit_window(self.label, (H, W), 1, padding=self.padding)
+        return (*self.window.padded_size(H, W), C)
+
+    def _interior(self, padded: Array) -> Array:
+        H, W, _ = self.input_shape
+        rows, columns = self.window.interior(H, W)
+        return padded[:, rows, columns, :]
+
+    def _forward(self, x: Array, train: bool) -> Array:
+        y = self.buffer("y", (x.shape[0], *self.output_shape))
+        y[...] = 0
+        self._interior(y)[...] = x
+        return y
+
+    def _backward(self, dy: Array, need_dx: bool) -> Array | None:
+        if not need_dx:
+            return None
+        dx = self.buffer("dx", (dy.shape[0], *self.input_shape))
+        dx[...] = self._interior(dy)
+        return dx

@@ -1,0 +1,1 @@
+"""Training runs: epochs, what diverged, and checkpoints."""

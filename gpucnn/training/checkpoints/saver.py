@@ -1,0 +1,114 @@
+"""When the checkpoints of a run are written: every so many steps, after each epoch, and before a signal ends it."""
+
+from __future__ import annotations
+
+import math
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any, NoReturn
+
+from gpucnn.training.checkpoints.folder import Checkpoints
+from gpucnn.training.checkpoints.run import Held, Run
+from gpucnn.errors import InputError
+
+__all__ = ["Saver", "Stopped"]
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class Stopped(KeyboardInterrupt):
+    """A signal ended the run between two steps, after its checkpoint was written."""
+
+    def __init__(self, number: int):
+        super().__init__()
+        self.signal = number
+
+
+class Saver:
+    """Writes the checkpoints of a run as it goes.
+
+    A checkpoint that cannot be written, as on a full disk, is said and does not end the run: those before it are there.
+
+    Parameters
+    ----------
+    every : steps from one to the next, or None for one after each epoch alone
+    say : is called with each sentence for the user
+    """
+
+    def __init__(self, run: Run, checkpoints: Checkpoints, every: int | None, say: Callable[[str], object]):
+        self.run, self.checkpoints, self.every, self.say = run, checkpoints, every, say
+        self.signal: int | None = None
+
+    def begin(self, *, resume: bool) -> None:
+        """Go on from the newest checkpoint, or start afresh where there is none."""
+        folder = self.checkpoints.folder
+        if not resume:
+            if self.checkpoints.paths():
+                raise InputError(f"{folder}: has checkpoints already; add --resume to go on, or name another folder")
+            return
+        newest = self.checkpoints.newest(self.say)
+        if newest is None:
+            self.say(f"no checkpoint in {folder}: starting afresh")
+            return
+        for difference in self.run.resume(newest):
+            self.say(f"{difference}: results may differ in the last bits")
+        self.say(f"going on after step {self.run.step:,}, from {newest.path}")
+
+    def on_batch(self) -> None:
+        """Write the checkpoint of this step if it is time, and end the run if a signal came."""
+        if self.signal is not None:
+            self._save(self.run.held())
+            self._stop()
+        if self.every and self.run.step % self.every == 0:
+            self._save(self.run.held())
+
+    def on_epoch(self, loss: float) -> None:
+        """Write the checkpoint of an epoch; if its loss in training is the smallest so far, first as the best one.
+
+        In this order no checkpoint tells of a best one that is not there. The test set has no say in which is best:
+        what it chose, it could not judge.
+        """
+        before = self.run.results
+        is_best = loss < before.get("best_loss", math.inf)
+        if is_best:
+            self.run.results = before | {"best_loss": loss}
+        held = self.run.held()
+        if is_best and not self._write(self.checkpoints.save_best, held):
+            self.run.results = before
+            held = self.run.held()
+        self._save(held)
+
+    def _save(self, held: Held) -> None:
+        self._write(partial(self.checkpoints.save, self.run.step), held)
+
+    def _write(self, save: Callable[..., object], held: Held) -> bool:
+        """Let a function write what the run holds; return whether it could."""
+        try:
+            save(*held)
+        except OSError as error:
+            self.say(f"step {self.run.step:,} has no checkpoint ({error}); going on with those before it")
+            return False
+        return True
+
+    def _stop(self) -> NoReturn:
+        self.say(f"stopped after step {self.run.step:,}; --resume goes on from there")
+        raise Stopped(self.signal)
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Let signals end the run after the step that they meet; a second one ends it at once."""
+        before = {number: signal.signal(number, self._note) for number in SIGNALS}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+        if self.signal is not None:  # it came after the last step
+            self._stop()
+
+    def _note(self, number: int, frame: Any) -> None:
+        if self.signal is not None:
+            raise Stopped(number)
+        self.signal = number

@@ -1,0 +1,315 @@
+"""Buffers that share memory: every result is, to the bit, that of buffers that share nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import partialmethod
+from itertools import combinations
+
+import numpy as np
+import pytest
+from case import Case, place
+from cases import CASES
+from networks import (
+    ACTIVATIONS,
+    NETWORKS,
+    SHAPE,
+    SHARDED,
+    Declared,
+    Delayed,
+    Halved,
+    Named,
+    Product,
+    Returned,
+    Twice,
+    random_network,
+)
+
+from gpucnn import (
+    Conv2D,
+    Dense,
+    Dropout,
+    Flatten,
+    InputError,
+    Layer,
+    MaxPool2D,
+    Parallel,
+    ReLU,
+    Sequential,
+    Sigmoid,
+    Tanh,
+    get_backend,
+    layers,
+    zoo,
+)
+from gpucnn.backend import Backend, CpuBackend
+from gpucnn.execution.lifetimes import is_known, lifetimes
+
+POISON = 171  # NaN for floats
+
+# ---- results ------------------------------------------------------------------------------------------------------
+
+
+def copies(model: Sequential) -> list[Sequential]:
+    """Return the networks that compute: the model, or one for each thread."""
+    return [model] if model._shards is None else model._shards.copies
+
+
+def built(make: Callable[[], list[Layer]], backend: Backend, *, share: bool, **options) -> Sequential:
+    model = Sequential(make())
+    model.build(SHAPE, backend, seed=1)
+    if not share:
+        for network in copies(model):
+            network.slots = {True: {}, False: {}}
+    if options:
+        model.warm_up(**options)
+    return model
+
+
+def poison(model: Sequential) -> None:
+    """Spoil all buffers: nothing that an earlier pass left there may be read."""
+    for network in (model, *copies(model)):
+        for buffer in network.context.workspace._buffers.values():
+            buffer.fill(POISON if buffer.dtype.kind in "iu" else np.nan)
+
+
+def run(model: Sequential, seed: int, N: int) -> Iterator[np.ndarray]:
+    """Yield copies of all results of some passes, and check what they must leave alone."""
+    rng = np.random.default_rng(seed)
+    x = rng.standard_normal((N, *SHAPE)).astype(np.float32)
+    dy = rng.standard_normal((N, *model.output_shape)).astype(np.float32)
+    given = x.copy(), dy.copy()
+    poison(model)
+    y = model.predict(x)
+    yield y.copy()
+    if y.shape == x.shape:
+        yield model.predict(y).copy()  # what a network returns may be its next input
+    poison(model)
+    y = model.forward(x)
+    expected = y.copy()
+    yield expected
+    dx = model.backward(dy)
+    yield dx.copy()
+    yield from gradients(model)
+    np.testing.assert_array_equal(y, expected, "the output lasts until the next forward pass")
+    model.backward(dy, need_dx=False)
+    yield from gradients(model)
+    yield model.backward(y).copy()  # the gradient of half a sum of squares
+    yield from gradients(model)
+    yield model.backward(dy)
+    np.testing.assert_array_equal(x, given[0], "x belongs to the caller")
+    np.testing.assert_array_equal(dy, given[1], "dy belongs to the caller")
+    yield from model.state_dict().values()
+
+
+def gradients(model: Sequential) -> Iterator[np.ndarray]:
+    yield from (parameter.gradient.copy() for parameter in model.parameters())
+
+
+def compare(make: Callable[[], list[Layer]], make_backend: Callable[[], Backend]) -> None:
+    """Compare all results by bits with those of buffers that share nothing; batches change, and outgrow the warm-up."""
+    shared, alone = (built(make, make_backend(), share=share, N=3) for share in (True, False))
+    for seed, N in enumerate((2, 5, 1, 5)):
+        with np.errstate(all="ignore"):
+            for result, expected in zip(run(shared, seed, N), run(alone, seed, N), strict=True):
+                assert result.tobytes() == expected.tobytes(), f"batch of {N}"
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("device", ["reference", "cpu"])
+def test_sharing_changes_no_bit(device: str, name: str) -> None:
+    compare(NETWORKS[name], lambda: CpuBackend(threads=1) if device == "cpu" else get_backend(device))
+
+
+@pytest.mark.parametrize("name", SHARDED)
+def test_sharing_changes_no_bit_on_several_threads(name: str) -> None:
+    compare(NETWORKS[name], lambda: CpuBackend(threads=3))
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_sharing_changes_no_bit_of_random_networks(seed: int) -> None:
+    compare(lambda: random_network(seed), lambda: get_backend("reference"))
+
+
+@pytest.mark.parametrize("name", zoo.MODELS)
+def test_sharing_changes_no_bit_of_the_zoo(name: str) -> None:
+    x = np.random.default_rng(0).standard_normal((2, 32, 32, 3)).astype(np.float32)
+    results = []
+    for share in (True, False):
+        model = zoo.get_recipe(name).model(10)
+        model.build((32, 32, 3), CpuBackend(threads=1), seed=1)
+        if not share:
+            model.slots = {True: {}, False: {}}
+        y = model.forward(x)
+        results.append([y.copy(), model.backward(y), model.arena.gradients, model.predict(x)])
+    for result, expected in zip(*results, strict=True):
+        assert result.tobytes() == expected.tobytes()
+
+
+def test_backward_after_an_inference_is_refused() -> None:
+    """It has used the memory of what the forward pass had kept."""
+    model, x = built(NETWORKS["chain"], get_backend("cpu"), share=True), np.ones((2, *SHAPE), np.float32)
+    dy = np.ones_like(model.forward(x))
+    model.predict(x)
+    with pytest.raises(InputError, match="backward needs a forward with train=True before it"):
+        model.backward(dy)
+
+
+def test_layers_called_one_by_one_share_nothing() -> None:
+    """Whatever their order: a part that is called by itself has buffers of its own."""
+    model, alone = (built(NETWORKS["chain"], CpuBackend(threads=1), share=share) for share in (True, False))
+    x = np.random.default_rng(0).standard_normal((2, *SHAPE)).astype(np.float32)
+    model.predict(x)
+    returned = [x]
+    for layer in model.layers:
+        returned.append(layer.forward(returned[-1]))
+    y = returned[-1]
+    for layer in reversed(model.layers):
+        returned.append(layer.backward(returned[-1]))
+    np.testing.assert_array_equal(y, alone.forward(x))
+    np.testing.assert_array_equal(returned[-1], alone.backward(y))
+    memory = [array for array in returned if array.base is not returned[0]]
+    shared = [(a, b) for a, b in combinations(range(len(memory)), 2) if np.shares_memory(memory[a], memory[b])]
+    views = [layer for layer in model.layers if isinstance(layer, Flatten)]
+    assert len(shared) == 2 * len(views)
+
+
+@pytest.mark.parametrize("join", [False, True])
+def test_what_an_unknown_layer_was_given_stays(join: bool) -> None:
+    """It may look at it after the pass, until the next forward."""
+    kept = []
+    for share in (True, False):
+        own = Parallel([Tanh(), Conv2D(4, 1), ReLU()], Product()) if join else Delayed()
+        before, behind = ([Conv2D(4, 1), Tanh(), Conv2D(4, 1), Conv2D(4, 1)] for _ in range(2))
+        model = built(lambda: [*before, own, *behind], get_backend("reference"), share=share)  # noqa: B023
+        y = model.forward(np.random.default_rng(0).standard_normal((2, *SHAPE)).astype(np.float32))
+        model.backward(y)
+        layer = own.join if join else own
+        kept.append((layer.seen, layer.kept))
+    for array, expected in zip(*kept, strict=True):
+        np.testing.assert_array_equal(array, expected)
+
+
+def test_a_network_that_was_built_alone_before_takes_its_place_in_another() -> None:
+    backend = CpuBackend(threads=2)
+    inner, x = Sequential([Conv2D(4, 1), ReLU(), Conv2D(4, 1)]), np.ones((4, *SHAPE), np.float32)
+    inner.build(SHAPE, backend)
+    assert inner.slots
+    model = Sequential([inner, ReLU(), Conv2D(2, 1)])
+    model.build(SHAPE, backend, seed=3)
+    assert inner.slots is None
+    assert inner._shards is None
+    for parameter in inner.parameters():
+        parameter.value[...] = 0
+    np.testing.assert_array_equal(model.predict(x), np.broadcast_to(model.layers[2].b.value, (4, 6, 8, 2)))
+
+
+# ---- in place -----------------------------------------------------------------------------------------------------
+
+IN_PLACE = {(kind.operation, "x") for kind in ACTIVATIONS if "y" in kind.in_place}
+IN_PLACE |= {(f"{kind.operation}_dx", "dy") for kind in ACTIVATIONS if "dx" in kind.in_place}
+IN_PLACE |= {("dropout", "x"), ("dropout_dx", "dy"), ("batch_norm_inference", "x"), ("add", "a"), ("add", "b")}
+
+
+@pytest.mark.parametrize(
+    "name", ["reference", "cpu", "cpu-3-threads", "fake-gpu", pytest.param("gpu", marks=[pytest.mark.gpu])]
+)
+@pytest.mark.parametrize(("operation", "argument"), sorted(IN_PLACE))
+def test_operations_in_place(name: str, operation: str, argument: str, make_backend: Callable) -> None:
+    """To the bit what they give elsewhere, on every backend."""
+    cases = [case for case in CASES if case.operation == operation and not case.layouts]
+    assert len({case.dtype for case in cases}) == 2
+    for case in cases:
+        backend = make_backend(name, case.dtype)
+        elsewhere, in_place = (results(backend, case, over) for over in (None, argument))
+        assert in_place == elsewhere, case
+
+
+def results(backend: Backend, case: Case, over: str | None) -> list[bytes]:
+    """Return the bits of all outputs of a case, the first of which lies over one of its arguments."""
+    arguments = {
+        name: place(backend, value, None)[1] if isinstance(value, np.ndarray) else value
+        for name, value in case.arguments.items()
+    }
+    outputs = {
+        name: backend.zeros(output.shape, getattr(backend.xp, output.dtype)) for name, output in case.outputs.items()
+    }
+    if over is not None:
+        outputs["out"] = arguments[over]
+    with np.errstate(all="ignore"):
+        getattr(backend, case.operation)(**arguments, **outputs)
+    return [backend.to_host(output).tobytes() for output in outputs.values()]
+
+
+def test_an_activation_lies_over_its_input() -> None:
+    model = Sequential([Conv2D(4, 1), Tanh(), Conv2D(4, 1), Dropout(0.5), MaxPool2D(2)])
+    model.build(SHAPE, "cpu")
+    [conv, tanh, *_] = model.layers
+    slots = model.slots[True]
+    assert slots[conv.buffer_key("y")] == slots[tanh.buffer_key("y")]
+    outputs = {slots[layer.buffer_key("y")] for layer in model.layers[2:4]}
+    assert len(outputs) == 1
+
+
+def test_gradients_of_activations_lie_over_each_other() -> None:
+    model = Sequential([Sigmoid(), Tanh(), ReLU(), Sigmoid()])
+    model.build(SHAPE, "cpu")
+    assert len({model.slots[True][layer.buffer_key("dx")] for layer in model.layers[1:]}) == 1
+
+
+def gradient_slots(model: Sequential) -> set:
+    return {slot for key, slot in model.slots[True].items() if ".dx" in key and slot != key}
+
+
+def test_a_chain_has_two_buffers_of_gradients() -> None:
+    model = Sequential([*[layer for _ in range(6) for layer in (Conv2D(4, 3, padding=1), Tanh())], Conv2D(4, 1)])
+    model.build(SHAPE, "cpu")
+    assert len(gradient_slots(model)) == 2
+
+
+# ---- what is known of a layer -------------------------------------------------------------------------------------
+
+
+def test_every_layer_of_the_library_says_what_it_keeps() -> None:
+    for name in layers.__all__:
+        if name != "Layer":
+            kind = getattr(layers, name)
+            assert is_known(kind.__new__(kind)), name
+
+
+def test_a_class_that_redefines_something_is_not_known() -> None:
+    known = [Declared(), Named(2), type("Blue", (ReLU,), {"colour": "blue", "paint": lambda self: None})()]
+    assert all(map(is_known, known))
+    altered = ReLU()
+    altered._settings = lambda: ()
+    unknown = [
+        altered,
+        type("Partial", (ReLU,), {"_settings": partialmethod(ReLU._settings)})(),
+        type("Renamed", (ReLU,), {"operation": "softmax"})(),
+        Returned(),
+        Halved(2, 1),
+        Product(),
+        Twice([ReLU()]),
+        type("Odd", (ReLU,), {"_settings": lambda self: ()})(),
+    ]
+    assert not any(map(is_known, unknown))
+
+
+def test_what_lasts() -> None:
+    """By hand. The input is the caller's, and ReLU a part of the pooling, whose output the dense layer reads."""
+    model = Sequential([Conv2D(2, 3), ReLU(), MaxPool2D(2), Flatten(), Dense(3)])
+    model.build((6, 6, 1), "cpu")
+    kept = {f"{buffer.layer.name}.{buffer.name}" for buffer in lifetimes(model, train=True) if buffer.is_kept}
+    assert kept == {"maxpool2d1.y", "maxpool2d1.winners", "dense1.y", "conv2d1.dx"}
+
+
+def test_a_relu_behind_has_no_output_of_its_own() -> None:
+    """It is that of the convolution, which lasts in training: the ReLU's backward pass reads it."""
+    model = Sequential([Conv2D(4, 1), ReLU(), Tanh(), Flatten(), Dense(4), ReLU(), Sigmoid()])
+    model.build(SHAPE, "cpu")
+    outputs = {}
+    for train in (True, False):
+        buffers = [buffer for buffer in lifetimes(model, train=train) if buffer.name == "y"]
+        outputs[train] = {buffer.layer.name: buffer.is_kept for buffer in buffers}
+    assert outputs[True] == {"conv2d1": True, "tanh1": True, "dense1": True, "sigmoid1": True}
+    assert outputs[False] == {"conv2d1": False, "tanh1": False, "dense1": False, "sigmoid1": True}
