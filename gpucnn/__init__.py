@@ -1,8 +1,8 @@
 """gpucnn: convolutional networks where every equation is one function, on NumPy (CPU) or CuPy (NVIDIA GPU)."""
 
-from gpucnn.optim.averaging import WeightAverage
 from gpucnn.backend import Backend, available_devices, get_backend
 from gpucnn.errors import DeviceError, DivergedError, GpucnnError, InputError
+from gpucnn.execution.memory_plan import MemoryPlan
 from gpucnn.geometry import Window
 from gpucnn.layers import (
     ELU,
@@ -43,7 +43,6 @@ from gpucnn.layers import (
     Tanh,
     ZeroPad2D,
 )
-from gpucnn.execution.memory_plan import MemoryPlan
 from gpucnn.losses import (
     AbsoluteError,
     BinaryCrossEntropy,
@@ -58,6 +57,7 @@ from gpucnn.losses import (
     SquaredError,
 )
 from gpucnn.model import Sequential
+from gpucnn.optim.averaging import WeightAverage
 from gpucnn.optim.optimizers import SGD, Adagrad, Adam, AdamW, RMSprop
 from gpucnn.training.trainer import Metrics, Trainer
 

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 
 from gpucnn.backend import Backend, backend_of
+from gpucnn.backend.memory import Workspace
 from gpucnn.checks import number
 from gpucnn.errors import DeviceError, InputError, describe, lookup
-from gpucnn.backend.memory import Workspace
 from gpucnn.representation import representation
 
 __all__ = [
@@ -75,7 +75,7 @@ class Loss:
         if self.backend is None:
             self.build(backend_of(outputs, type(self).__name__))
         self._check(outputs, targets)
-        with self.backend.at_work():
+        with self.backend.limit_blas_threads():
             loss = self.workspace.take("loss", (), outputs.dtype)
             self._dx = self.workspace.take("dx", tuple(outputs.shape), outputs.dtype) if train else None
             return self._compute(outputs, targets, loss=loss, dx=self._dx, totals=totals)

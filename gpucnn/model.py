@@ -15,15 +15,15 @@ import numpy as np
 from gpucnn.backend import Backend
 from gpucnn.checks import integer
 from gpucnn.errors import InputError, OutOfMemoryError
+from gpucnn.execution.lifetimes import Slots, Value, Walk, assign, lifetimes
+from gpucnn.execution.memory_plan import MemoryPlan, held_bytes, in_units, kept_bytes, table
+from gpucnn.execution.out_of_memory import check_memory, explain, largest_batch
+from gpucnn.execution.replicas import Shards
+from gpucnn.execution.step_graphs import Inferences
 from gpucnn.layers import BatchNorm2D, Conv2D, Dense, MaxPool2D, ReLU
 from gpucnn.layers.base import Context, Layer, Shape
 from gpucnn.layers.containers import Container
-from gpucnn.execution.lifetimes import Slots, Value, Walk, assign, lifetimes
-from gpucnn.execution.memory_plan import MemoryPlan, held_bytes, in_units, kept_bytes, table
-from gpucnn.execution.replicas import Shards
-from gpucnn.execution.out_of_memory import check_memory, explain, largest_batch
 from gpucnn.optim.optimizers import Optimizer
-from gpucnn.execution.step_graphs import Inferences
 from gpucnn.representation import shape_text
 
 __all__ = ["Sequential"]
@@ -75,7 +75,7 @@ class Sequential(Container):
             self._backward(dy, need_dx=False)
             self.reset()
 
-    def infer(self, input_shape: Shape) -> Shape:
+    def infer_shape(self, input_shape: Shape) -> Shape:
         for layer in self.layers:
             input_shape = layer._set_shapes(input_shape)
         self._pair_up()
@@ -165,7 +165,7 @@ class Sequential(Container):
             if not train and layer in self._normalized:
                 x = layer._forward_normalized(x, next(layers))
             elif layer in self._rectified:
-                x = layer._forward(x, train, rectify=True)
+                x = layer._forward(x, train, relu=True)
                 if layer in self._activated:
                     next(layers).y = x  # which its backward pass reads
             else:
@@ -219,7 +219,7 @@ class Sequential(Container):
             if type(self).forward is not Sequential.forward:  # a subclass computes something else
                 return self.forward(x, train=False)
             self._admit(x, train=False)
-            with self.backend.at_work():
+            with self.backend.limit_blas_threads():
                 return self._inferences.run(self, x) if self.backend.records else self._forward(x, train=False)
 
     # ---- what it holds --------------------------------------------------------------------------------------------

@@ -53,7 +53,7 @@ def _is_given_by_place(thing: object, name: str) -> bool:
 def _shown(value: Any) -> str:
     if value is ...:
         return "..."
-    if isinstance(value, (list, tuple)) and value and all(hasattr(part, "infer") for part in value):  # layers
+    if isinstance(value, (list, tuple)) and value and all(hasattr(part, "infer_shape") for part in value):  # layers
         lines = "".join(f"{part!r},\n" for part in value)
         return f"[\n{_indented(lines)}]"
     text = repr(getattr(value, "__name__", value))

@@ -42,7 +42,7 @@ from gpucnn import (
 )
 from gpucnn.backend import Backend
 from gpucnn.backend.gpu.convolution import WAYS
-from gpucnn.data import Augmentation, Normalization, ResidentSplit, Split
+from gpucnn.data import Augmentation, DeviceDataset, Normalization, Split
 from gpucnn.losses import LOSSES, Loss
 from gpucnn.optim.optimizers import OPTIMIZERS, Optimizer
 from gpucnn.optim.schedules import Linear
@@ -54,8 +54,8 @@ LEVEL = 0.97, 1.03  # of ratios that no measurement here tells from 1
 Call = tuple[str, tuple, dict[str, Any]]  # an operation, its arguments, its keywords
 
 NO_OPERATIONS = {
-    *("from_host", "to_host", "owns", "describe", "versions", "on_device", "at_work", "taps"),
-    *("empty", "zeros", "scratch", "winner_dtype"),
+    *("from_host", "to_host", "owns", "describe", "versions", "on_device", "limit_blas_threads", "taps"),
+    *("empty", "zeros", "scratch", "argmax_dtype"),
     *("conv2d_workspace", "together", "rehearsal", "free_bytes"),  # tell of memory
     *("record", "keep"),  # record operations
 }
@@ -129,7 +129,7 @@ def record_all(backend: Backend) -> list[Call]:
 def steps(backend: Backend) -> Iterator[Callable[[], None]]:
     """Yield training steps, and what else calls operations, so that together they call every overridden one."""
     momentum = SGD(0.01, 0.9, nesterov=True, weight_decay=1e-4, clip_norm=1e-7)  # so small that all are clipped
-    momentum.follow(Linear(), 1000)
+    momentum.set_schedule(Linear(), 1000)
     for model, shape in ((zoo.mnist(), (28, 28, 1)), (zoo.vgg(), (32, 32, 3)), (toolbox(), (32, 32, 16))):
         yield training(backend, model, shape, SoftmaxCrossEntropy(), SGD(0.01, 0.9))
     for optimizer in (momentum, *(kind(0.01) for kind in OPTIMIZERS.values())):
@@ -160,12 +160,12 @@ def classifier(classes: int) -> Sequential:
     return Sequential([Flatten(), Dense(1000), ReLU(), Dense(classes), Sigmoid()])
 
 
-def resident(backend: Backend, shape: tuple[int, ...], augmentation: Augmentation | None = None) -> ResidentSplit:
+def resident(backend: Backend, shape: tuple[int, ...], augmentation: Augmentation | None = None) -> DeviceDataset:
     """Return four batches of random images, in random order."""
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (4 * BATCH_SIZE, *shape), dtype=np.uint8)
     labels = rng.integers(0, 10, len(images), dtype=np.int32)
-    data = ResidentSplit(Split(images, labels), backend, Normalization(images), augmentation)
+    data = DeviceDataset(Split(images, labels), backend, Normalization(images), augmentation)
     data.shuffle(rng, epoch=0)
     return data
 
@@ -285,7 +285,7 @@ def run_operations(options: argparse.Namespace) -> dict[str, Any]:
     results = []
     print(f"{heading} arguments")
     for name, call in in_all_ways(record_all(backend), backend):
-        with backend.at_work():
+        with backend.limit_blas_threads():
             results.append(compare(call, backend, reference, options.rounds) | {"operation": name})
         print(line(results[-1], results[-1]["shapes"]), flush=True)
     rows = totals(results)

@@ -32,7 +32,7 @@ SETTINGS = (  # between them all that a checkpoint carries for a network without
     "--optimizer rmsprop --momentum 0.5 --shift 2 --schedule exponential --threads 2",
     "--optimizer adamw --learning-rate 0.002 --average 0.999 --batch-size 50 --threads 1",
 )
-COST_EVERY, MOST_COST = 100, 0.03  # steps; share of the time
+COST_EVERY, MAX_COST = 100, 0.03  # steps; share of the time
 
 
 def faults_of(kills: int, rng: random.Random) -> list[Kind]:
@@ -123,7 +123,7 @@ def run_cost(options: argparse.Namespace) -> dict[str, Any]:
     found = {name: statistics.median(one[name] for one in rounds) for name in rounds[0]}
     print(f"{'seconds':>10} without checkpoints {found['without']:.2f}, with {found['with']:.2f}")
     print(f"{'share':>10} of the time spent in writing {found['share']:.2%}; time with/without {found['ratio']:.4f}")
-    found["broken"] = [] if found["share"] < MOST_COST else [f"checkpoints cost more than {MOST_COST:.0%}"]
+    found["broken"] = [] if found["share"] < MAX_COST else [f"checkpoints cost more than {MAX_COST:.0%}"]
     return found | {"rounds": rounds}
 
 

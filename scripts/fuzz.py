@@ -254,10 +254,10 @@ def main(arguments: list[str] | None = None) -> int:
     chosen = {name: READERS[name] for name in names}
     for name in [name for name, reader in chosen.items() if reader.is_missing()]:
         print(f"{name}: left out, the package {chosen.pop(name).needs} is not installed")
-    shares = sum(reader.share for reader in chosen.values())
+    lr_factors = sum(reader.share for reader in chosen.values())
 
     def run(name: str) -> Result:
-        count = -(-options.inputs * chosen[name].share // shares)
+        count = -(-options.inputs * chosen[name].share // lr_factors)
         return fuzz(name, chosen[name], options.seed, count, options.seconds_each, options.keep)
 
     with ThreadPoolExecutor(options.jobs) as pool:

@@ -146,14 +146,14 @@ def _open_images(folder: Path) -> Read:
 def _checkpoint_run() -> Any:
     """Return a run of a network with one layer."""
     from gpucnn import SGD, Dense, Flatten, Sequential, SoftmaxCrossEntropy, Trainer, get_backend
+    from gpucnn.data.device_dataset import DeviceDataset, Normalization, Split
     from gpucnn.training.checkpoints import Run
-    from gpucnn.data.device_dataset import Normalization, ResidentSplit, Split
 
     images = np.arange(24, dtype=np.uint8).reshape(6, 2, 2, 1)
     backend, labels = get_backend("cpu", threads=1), np.array([0, 1] * 3, np.int32)
     model = Sequential([Flatten(), Dense(2)], name="net")
     model.build((2, 2, 1), backend, max_batch=2, seed=0)
-    data = ResidentSplit(Split(images, labels), backend, Normalization(images))
+    data = DeviceDataset(Split(images, labels), backend, Normalization(images))
     trainer = Trainer(model, SoftmaxCrossEntropy(), SGD(0.1, 0.9), batch_size=2)
     return Run(trainer, data, {"epochs": 2, "layers": {"a": [1, 2]}}, {"device": "cpu"})
 
@@ -325,10 +325,10 @@ TOML = (
 def _open_command_line(folder: Path, untrusted: Callable[[bytes, Path], list[str]]) -> Read:
     """Return what runs a command line in a folder, without a network, a GPU, and steps of training."""
     sys.modules["cupy"] = None  # absent, whatever the machine has: an input may ask for a GPU, or leave it to "auto"
-    import gpucnn.cli.main
-    import gpucnn.data.download
     import gpucnn.cli.doctor
+    import gpucnn.cli.main
     import gpucnn.cli.train
+    import gpucnn.data.download
 
     (folder / "set").mkdir()
     _fill_idx(folder / "set")

@@ -48,7 +48,7 @@ from gpucnn.errors import GpucnnError, InputError, lookup
 from gpucnn.zoo import get_recipe
 
 PASSED, FAILED, BAD_INPUT = 0, 1, 2
-LEAST_SECONDS = 3.0  # with which a part is begun
+MIN_SECONDS = 3.0  # with which a part is begun
 GRACE_SECONDS = 5.0  # which a part may take longer than it has, before it is stopped
 RESTART_SECONDS = 10.0  # with which the rest of a part is begun in another process
 MINUTES = 9.0  # without a plan
@@ -92,12 +92,12 @@ def run_parts(block: Block, job: Job, file: TextIO) -> Iterator[Outcome]:
     """Run the parts of a block, which share its time by what they are predicted to take; all rows go to its file."""
     clock = Clock(block.seconds)
     for number, name in enumerate(block.parts):
-        shares = [PARTS[other].seconds(job) for other in block.parts[number:]]
-        if clock.left < LEAST_SECONDS:
+        lr_factors = [PARTS[other].seconds(job) for other in block.parts[number:]]
+        if clock.left < MIN_SECONDS:
             outcome = Outcome(name, "skipped", f"no time left of {block.seconds:.0f} seconds")
         else:
             print(f"{name} ...", flush=True)
-            outcome = run_part(name, job, clock.left * shares[0] / sum(shares), file)
+            outcome = run_part(name, job, clock.left * lr_factors[0] / sum(lr_factors), file)
         add_line(file, {"part": name, "outcome": {**asdict(outcome), "rows": len(outcome.rows)}})
         yield outcome
 

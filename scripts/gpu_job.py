@@ -13,7 +13,7 @@ import numpy as np
 from gpucnn import get_backend
 from gpucnn.backend import Backend
 from gpucnn.backend.gpu.device import first_line
-from gpucnn.data import ResidentSplit, Split
+from gpucnn.data import DeviceDataset, Split
 from gpucnn.data.device_dataset import Normalization
 
 Row = dict[str, Any]  # one result; a part fails if "ok" is False in one of them
@@ -95,9 +95,9 @@ def make_backend(device: str, precision: str = "float32", convolution: str = "")
     return get_backend(device, precision, convolution=convolution or None)
 
 
-def random_data(backend: Backend, samples: int, shape: tuple[int, ...]) -> ResidentSplit:
+def random_data(backend: Backend, samples: int, shape: tuple[int, ...]) -> DeviceDataset:
     """Return random images and labels on a device, the same in every call."""
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (samples, *shape), dtype=np.uint8)
     split = Split(images, rng.integers(0, 10, samples, dtype=np.int32))
-    return ResidentSplit(split, backend, Normalization(images))
+    return DeviceDataset(split, backend, Normalization(images))

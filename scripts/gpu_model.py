@@ -170,7 +170,7 @@ class Step:
         seconds = kernel_seconds(self.card, "sum_rows", rows * columns, rows * columns * FLOAT)
         self.add(family, seconds + min(SECOND_STAGE, seconds), 2)
 
-    def layer(self, layer: Layer, N: int, *, rectify: bool, need_dx: bool) -> None:
+    def layer(self, layer: Layer, N: int, *, relu: bool, need_dx: bool) -> None:
         """Add both passes of a layer."""
         n, o = N * math.prod(layer.input_shape), N * math.prod(layer.output_shape)
         if isinstance(layer, Conv2D):
@@ -194,7 +194,7 @@ class Step:
             for kernel in ("average_pool2d", "average_pool2d_dx"):
                 self.simple("pooling", kernel, n, (n + o) * FLOAT)
         elif isinstance(layer, ReLU):
-            if not rectify:
+            if not relu:
                 self.simple("activations", "relu", n, 2 * n * FLOAT)
             self.simple("activations", "relu_dx", n, 3 * n * FLOAT)
         elif isinstance(layer, Sigmoid):
@@ -260,8 +260,8 @@ def predict(network: str, N: int, precision: str, way: str, card: Card) -> Step:
     step, pixels = Step(card, precision, way), N * math.prod(model.input_shape)
     step.simple("batch", "gather_images", pixels, 5 * pixels)
     step.add("batch", 0.0)  # labels
-    for number, (layer, rectify) in enumerate(layers_of(model)):
-        step.layer(layer, N, rectify=rectify, need_dx=number > 0)
+    for number, (layer, relu) in enumerate(layers_of(model)):
+        step.layer(layer, N, relu=relu, need_dx=number > 0)
     for residual in residuals_of(model):
         n = N * math.prod(residual.output_shape)
         for _ in range(2):  # of outputs, and of gradients
@@ -315,8 +315,8 @@ def lines(options: argparse.Namespace) -> Iterator[str]:
                     yield f"| {' | '.join(map(str, cells))} |"
                     if options.families:
                         for family in dict.fromkeys((*columns.families, *implicit.families)):
-                            shares = (f"{1e3 * step.families[family]:.3f}" for step in (columns, implicit))
-                            yield f"| {family} | | | | {' | '.join(shares)} | | | |"
+                            lr_factors = (f"{1e3 * step.families[family]:.3f}" for step in (columns, implicit))
+                            yield f"| {family} | | | | {' | '.join(lr_factors)} | | | |"
 
 
 def parser() -> argparse.ArgumentParser:

@@ -32,21 +32,21 @@ from gpucnn.backend import Backend
 from gpucnn.backend.gpu.device import first_line
 from gpucnn.backend.gpu.gemm import Gemm
 from gpucnn.backend.kernels import Block, all_records
-from gpucnn.data import ResidentSplit, Split
-from gpucnn.data.device_dataset import Normalization
 from gpucnn.cli.doctor import processor
+from gpucnn.data import DeviceDataset, Split
+from gpucnn.data.device_dataset import Normalization
 from gpucnn.losses import get_loss
 from gpucnn.optim.optimizers import get_optimizer
 from gpucnn.optim.schedules import Linear
 
 ROOT = Path(__file__).resolve().parent.parent
 TAIL = 30  # lines of what a part prints that fails
-MOST_FAILURES = 80  # tests that fail before the rest are not run
+MAX_FAILURES = 80  # tests that fail before the rest are not run
 TARGETS = {"mnist": 0.99, "digits": 0.97}  # accuracy on the test set
 
 CONVOLUTIONS = "conv2d", "conv2d_dx", "conv2d_dw_db"
 PRODUCTS = *CONVOLUTIONS, "matmul", "dense", "dense_dx", "dense_dw_db", "sum_rows"
-WRITTEN = "out", "dw", "db", "dx", "dgamma", "dbeta", "moments"  # arguments of which only the result counts
+WRITTEN = "out", "dw", "db", "dx", "dgamma", "dbeta", "mean_rstd"  # arguments of which only the result counts
 
 # Rounding of sums in float32, in units of the last place of the largest result, or in products of the sum of |a||b|.
 SUM_ERROR = 128 * 2.0**-23
@@ -128,7 +128,7 @@ def run_tests(job: Job, mark: str, seconds: float) -> Row:
     command = [sys.executable, "-m", "pytest", "-q", "--tb=line", "-m", mark, *(job.tests or gpu_tests())]
     command += ["-p", "no:cacheprovider", *(("-n", str(workers)) if workers > 1 else ())]
     command += ["-o", "console_output_style=classic"]  # lines of nothing but a letter for each test
-    command += [f"--maxfail={MOST_FAILURES}", "--continue-on-collection-errors"]
+    command += [f"--maxfail={MAX_FAILURES}", "--continue-on-collection-errors"]
     command += ["-W", "default::DeprecationWarning"]  # what newer libraries deprecate says nothing of a GPU
     start, reason = time.perf_counter(), ""
     with tempfile.TemporaryFile("w+") as output:
@@ -142,7 +142,7 @@ def run_tests(job: Job, mark: str, seconds: float) -> Row:
         output.seek(0)
         text = output.read()
     found = {"processes": workers, **count_tests(text), "seconds": time.perf_counter() - start, "ok": not reason}
-    return found | ({"reason": reason, "tail": "\n".join(text.splitlines()[-2 * MOST_FAILURES :])} if reason else {})
+    return found | ({"reason": reason, "tail": "\n".join(text.splitlines()[-2 * MAX_FAILURES :])} if reason else {})
 
 
 def count_tests(output: str) -> Row:
@@ -275,7 +275,7 @@ def error_bound(operation: str, precision: str) -> float:
 
 def trained(
     job: Job, network: str, *, precision: str = "float32", graph: bool = True, seed: int = 0
-) -> tuple[Trainer, ResidentSplit, list[gpucnn.Metrics]]:
+) -> tuple[Trainer, DeviceDataset, list[gpucnn.Metrics]]:
     """Train a network of the zoo for two epochs, whose last batches are smaller."""
     recipe, backend = zoo.get_recipe(network), make_backend(job.device, precision)
     model, shape, N = recipe.model(), image_shape(network), job.batch_size
@@ -328,7 +328,7 @@ def first_difference(first: gpucnn.Sequential, second: gpucnn.Sequential) -> str
     return ""
 
 
-def step_facts(trainer: Trainer, split: ResidentSplit) -> Row:
+def step_facts(trainer: Trainer, split: DeviceDataset) -> Row:
     """Return the nodes of the graph of a step; nothing if they cannot be told, as it is the bits that count."""
     try:
         recording = trainer.backend.record(lambda: trainer.step(*split.next_batch(trainer.batch_size)))
@@ -425,7 +425,7 @@ def train_to(job: Job, dataset: data.Dataset, network: str, precision: str, targ
     backend = make_backend(job.device, precision)
     normalization = Normalization(dataset.train.images)
     few = Split(dataset.train.images[: 3 * job.batch_size], dataset.train.labels[: 3 * job.batch_size])
-    few, train, test = (ResidentSplit(split, backend, normalization) for split in (few, dataset.train, dataset.test))
+    few, train, test = (DeviceDataset(split, backend, normalization) for split in (few, dataset.train, dataset.test))
     classifier(job, network, backend, dataset, few).train_epoch(few, 0)
     trainer = classifier(job, network, backend, dataset, train)
     trainer.evaluate(test)
@@ -439,14 +439,14 @@ def train_to(job: Job, dataset: data.Dataset, network: str, precision: str, targ
     return {"accuracy": best, "epochs": epoch, "seconds": seconds, "ok": best >= target}
 
 
-def classifier(job: Job, network: str, backend: Backend, dataset: data.Dataset, split: ResidentSplit) -> Trainer:
+def classifier(job: Job, network: str, backend: Backend, dataset: data.Dataset, split: DeviceDataset) -> Trainer:
     """Return a trainer of a network for a data set; the rate falls to 0 over all epochs."""
     recipe = zoo.get_recipe(network)
     model = recipe.model(dataset.classes)
     model.build(dataset.image_shape, backend, max_batch=job.batch_size, seed=0)
     optimizer = get_optimizer(recipe.optimizer, recipe.learning_rate)
     trainer = Trainer(model, get_loss(recipe.loss), optimizer, batch_size=job.batch_size)
-    optimizer.follow(Linear(), job.epochs * trainer.steps(split))
+    optimizer.set_schedule(Linear(), job.epochs * trainer.steps(split))
     return trainer
 
 
@@ -515,6 +515,6 @@ def hazards(report: str, own: Collection[str]) -> Iterator[Row]:
         count = sum(int(number) for number in re.findall(r"\[(\d+) hazards?\]", rest))
         names = [name for name in re.findall(r"\w+", what) if name in own]
         place = what.partition(" access at ")[2].partition("+0x")[0]
-        is_ours = bool(names) or not place or place.startswith("0x")  # a bare address may be anyone's
+        is_builtin = bool(names) or not place or place.startswith("0x")  # a bare address may be anyone's
         found = {"kernel": names[0] if names else place, "hazards": count, "severity": severity}
-        yield {**found, "reason": "; ".join(lines), "ok": not is_ours}
+        yield {**found, "reason": "; ".join(lines), "ok": not is_builtin}

@@ -369,7 +369,7 @@ def _relu_dx(backend: Backend, x: Any) -> tuple[Callable, int]:
 def _bias(backend: Backend, x: Any) -> tuple[Callable, int]:
     """The kernel behind a matrix product, with the arguments that its record names."""
     C = x.shape[-1]
-    record, values = sums.ADD_BIAS, {"b": backend.zeros((C,)), "OC": C, "rectify": True}
+    record, values = sums.ADD_BIAS, {"b": backend.zeros((C,)), "OC": C, "relu": True}
     kernel = backend.xp.ElementwiseKernel(record.inputs, record.outputs, record.body, "bias", preamble=record.preamble)
     arguments = [values[parameter.split()[-1]] for parameter in record.inputs.split(",")]
     return partial(kernel, *arguments, x.copy()), 2 * x.nbytes
@@ -386,36 +386,36 @@ def _col2im(backend: Backend, x: Any) -> tuple[Callable, int]:
 
 
 def _max_pool2d(backend: Backend, x: Any) -> tuple[Callable, int]:
-    out, winners = backend.max_pool2d(x, POOLING)
-    return partial(backend.max_pool2d, x, POOLING, out=out, winners=winners), nbytes(x, out, winners)
+    out, argmax = backend.max_pool2d(x, POOLING)
+    return partial(backend.max_pool2d, x, POOLING, out=out, argmax=argmax), nbytes(x, out, argmax)
 
 
 def _max_pool2d_dx(backend: Backend, x: Any) -> tuple[Callable, int]:
-    dy, winners = backend.max_pool2d(x, POOLING)
+    dy, argmax = backend.max_pool2d(x, POOLING)
     out = backend.empty(x.shape)
-    return partial(backend.max_pool2d_dx, dy, winners, x.shape, POOLING, out=out), nbytes(dy, winners, out)
+    return partial(backend.max_pool2d_dx, dy, argmax, x.shape, POOLING, out=out), nbytes(dy, argmax, out)
 
 
 def _batch_norm(backend: Backend, x: Any) -> tuple[Callable, int]:
     """Two passes that read: the moments are those of the whole batch."""
     C, out = x.shape[-1], backend.empty(x.shape)
-    gamma, beta, running, moments = (backend.xp.ones(shape, "float32") for shape in ((C,), (C,), (2, C), (2, C)))
-    call = partial(backend.batch_norm, x, gamma, beta, running, 0.1, 1e-5, out=out, moments=moments)
+    gamma, beta, running, mean_rstd = (backend.xp.ones(shape, "float32") for shape in ((C,), (C,), (2, C), (2, C)))
+    call = partial(backend.batch_norm, x, gamma, beta, running, 0.1, 1e-5, out=out, mean_rstd=mean_rstd)
     return call, nbytes(x, x, out)
 
 
 def _batch_norm_dx(backend: Backend, x: Any) -> tuple[Callable, int]:
     """Two passes that read x and dy: the sums are those of the whole batch."""
     C, dy, out = x.shape[-1], x.copy(), backend.empty(x.shape)
-    gamma, dgamma, dbeta, moments = (backend.xp.ones(shape, "float32") for shape in ((C,), (C,), (C,), (2, C)))
-    call = partial(backend.batch_norm_dx, dy, x, gamma, moments, dgamma=dgamma, dbeta=dbeta, out=out)
+    gamma, dgamma, dbeta, mean_rstd = (backend.xp.ones(shape, "float32") for shape in ((C,), (C,), (C,), (2, C)))
+    call = partial(backend.batch_norm_dx, dy, x, gamma, mean_rstd, dgamma=dgamma, dbeta=dbeta, out=out)
     return call, nbytes(dy, x, dy, x, out)
 
 
 def _sgd_step(backend: Backend, x: Any) -> tuple[Callable, int]:
     w, v, g = x.copy().reshape(-1), x.copy().reshape(-1), x.reshape(-1)
-    hyper = backend.from_host(np.array([1e-3, 0.9, 0.0], np.float32))
-    return partial(backend.sgd_step, w, g, v, hyper), nbytes(w, g, v, w, v)
+    hyperparameters = backend.from_host(np.array([1e-3, 0.9, 0.0], np.float32))
+    return partial(backend.sgd_step, w, g, v, hyperparameters), nbytes(w, g, v, w, v)
 
 
 def _sum_rows(backend: Backend, x: Any) -> tuple[Callable, int]:

@@ -74,8 +74,8 @@ CONVOLUTION = [
         "kernels = self._split(self.xp.reshape(w, (-1, OC)), groups)",
         "kernels = self._split(self.xp.reshape(self.xp.flip(w, axis=(0, 1)), (-1, OC)), groups)",
     ),
-    of("convolution", "conv2d", "bias forgotten", "self._finish(y, b, rectify)", "self._finish(y, None, rectify)"),
-    of("convolution", "conv2d", "ReLU forgotten", "self._finish(y, b, rectify)", "self._finish(y, b, False)"),
+    of("convolution", "conv2d", "bias forgotten", "self._finish(y, b, relu)", "self._finish(y, None, relu)"),
+    of("convolution", "conv2d", "ReLU forgotten", "self._finish(y, b, relu)", "self._finish(y, b, False)"),
     of(
         "convolution",
         "conv2d",
@@ -164,8 +164,8 @@ POOLING = [
         "pooling",
         "max_pool2d",
         "the error to the neighbour of the winning unit",
-        "taps = [self.xp.where(winners == tap, dy, zero) for tap in range(window.taps)]",
-        "taps = [self.xp.where(winners == (tap + 1) % window.taps, dy, zero) for tap in range(window.taps)]",
+        "taps = [self.xp.where(argmax == tap, dy, zero) for tap in range(window.taps)]",
+        "taps = [self.xp.where(argmax == (tap + 1) % window.taps, dy, zero) for tap in range(window.taps)]",
     ),
     of(
         "pooling",
@@ -194,8 +194,8 @@ POOLING = [
 ]
 
 DENSE = [
-    of("dense", "dense", "bias forgotten", "w), b, rectify)", "w), None, rectify)"),
-    of("dense", "dense", "ReLU forgotten", "w), b, rectify)", "w), b, False)"),
+    of("dense", "dense", "bias forgotten", "w), b, relu)", "w), None, relu)"),
+    of("dense", "dense", "ReLU forgotten", "w), b, relu)", "w), b, False)"),
     of("dense", "dense_dw_db", "bias gradient missing", "self.sum_rows(dy, out=db)", "db[...] = 0.0"),
     of(
         "dense",
@@ -206,7 +206,13 @@ DENSE = [
     ),
 ]
 
-NORMALIZATION_TESTS = ("tests/ops/test_reference.py", "tests/layers/test_layers.py", "tests/ops/test_normalization.py", "-k", "norm")
+NORMALIZATION_TESTS = (
+    "tests/ops/test_reference.py",
+    "tests/layers/test_layers.py",
+    "tests/ops/test_normalization.py",
+    "-k",
+    "norm",
+)
 NORMALIZATION = [
     Mutation(
         "batch_norm: mean forgotten",
@@ -239,8 +245,8 @@ NORMALIZATION = [
     Mutation(
         "batch_norm_dx: mean and variance taken for constants",
         f"{REFERENCE}/normalization.py",
-        "gamma * moments[1, :] * (dy - (dbeta + z * dgamma) / M)",
-        "gamma * moments[1, :] * dy",
+        "gamma * mean_rstd[1, :] * (dy - (dbeta + z * dgamma) / M)",
+        "gamma * mean_rstd[1, :] * dy",
         NORMALIZATION_TESTS,
     ),
     Mutation(
@@ -391,11 +397,17 @@ UPDATES = [
         "updates",
         "sgd_step",
         "decay forgotten",
-        "rate, momentum, decay = (hyper[i] for i in range(3))\n        gradient = g + decay * w",
-        "rate, momentum, decay = (hyper[i] for i in range(3))\n        gradient = g",
+        "rate, momentum, decay = (hyperparameters[i] for i in range(3))\n        gradient = g + decay * w",
+        "rate, momentum, decay = (hyperparameters[i] for i in range(3))\n        gradient = g",
     ),
     of("updates", "adam_step", "bias correction of the mean forgotten", "(m / (1.0 - powers[0]))", "m"),
-    of("updates", "adam_step", "powers never advance", "powers[...] = powers * hyper[1:3]", "powers[...] = hyper[1:3]"),
+    of(
+        "updates",
+        "adam_step",
+        "powers never advance",
+        "powers[...] = powers * hyperparameters[1:3]",
+        "powers[...] = hyperparameters[1:3]",
+    ),
     of(
         "updates",
         "adam_step",
@@ -413,7 +425,7 @@ UPDATES = [
     of(
         "updates", "clip_norm", "small gradients scaled up", "self.xp.minimum(share, self.xp.ones_like(share))", "share"
     ),
-    of("updates", "take_rate", "clock stands still", "        clock += 1\n", ""),
+    of("updates", "apply_scheduled_rate", "clock stands still", "        clock += 1\n", ""),
 ]
 
 OTHERS = [
@@ -533,7 +545,10 @@ CHECKPOINTS = [
         "if False:",
     ),
     checkpoints(
-        "the average does not know that it has begun", "checkpoints/run.py", "        self.trainer.loaded()\n", ""
+        "the average does not know that it has begun",
+        "checkpoints/run.py",
+        "        self.trainer.on_state_loaded()\n",
+        "",
     ),
     checkpoints(
         "the best one told of though it is not there",

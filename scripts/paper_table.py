@@ -54,8 +54,8 @@ HEAD = """# The paper and the code
 Written by `python scripts/paper_table.py` from the docstrings; a test fails when a formula has no function or this file
 is not up to date. The paper is P. Murugan, "Feed Forward and Backward Run in Deep Convolution Neural Network", arXiv
 1711.03278 (2017). Functions are of the reference (`gpucnn/backend/reference/`) unless they say otherwise. Each is
-compared with nested loops in float64 (`tests/ops/oracles/`) by `tests/ops/test_reference.py`, and its derivative with finite
-differences there and in `tests/layers/test_layers.py`.
+compared with nested loops in float64 (`tests/ops/oracles/`) by `tests/ops/test_reference.py`, and its derivative with
+finite differences there and in `tests/layers/test_layers.py`.
 
 The identity, also in table 1, is the layer `Identity`, and needs no function.
 

@@ -10,7 +10,7 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from gpucnn import SGD, Conv2D, Dense, Flatten, MaxPool2D, ReLU, Sequential, SoftmaxCrossEntropy, Trainer, get_backend
-from gpucnn.data import Normalization, ResidentSplit, load
+from gpucnn.data import DeviceDataset, Normalization, load
 from gpucnn.optim.schedules import Linear
 
 EPOCHS, BATCH = 5, 64
@@ -24,12 +24,12 @@ print(dataset, backend, model, sep="\n")
 model.build(dataset.image_shape, backend, max_batch=BATCH, seed=0)
 
 normalization = Normalization(dataset.train.images)  # to mean 0 and variance 1, by the training images
-train = ResidentSplit(dataset.train, backend, normalization)
-test = ResidentSplit(dataset.test, backend, normalization)
+train = DeviceDataset(dataset.train, backend, normalization)
+test = DeviceDataset(dataset.test, backend, normalization)
 
 optimizer = SGD(learning_rate=0.05, momentum=0.9)
 trainer = Trainer(model, SoftmaxCrossEntropy(), optimizer, batch_size=BATCH)
-optimizer.follow(Linear(), EPOCHS * trainer.steps(train))  # the rate falls to 0
+optimizer.set_schedule(Linear(), EPOCHS * trainer.steps(train))  # the rate falls to 0
 for epoch in range(EPOCHS):
     print(f"epoch {epoch + 1}: {trainer.train_epoch(train, epoch)}")
 print(f"test: {trainer.evaluate(test)}")

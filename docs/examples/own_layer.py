@@ -11,7 +11,7 @@ class ScaledTanh(Layer):
 
     scale: Parameter | None = None
 
-    def infer(self, input_shape):
+    def infer_shape(self, input_shape):
         """Declare the parameters, and return the shape of an output, for a sample of this shape."""
         self.scale = Parameter("scale", (input_shape[-1],), lambda rng, shape: np.ones(shape))
         return input_shape

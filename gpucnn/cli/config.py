@@ -10,9 +10,9 @@ from typing import Any
 
 from gpucnn.errors import InputError, unknown_name
 
-__all__ = ["MOST_BYTES", "arguments_in"]
+__all__ = ["MAX_BYTES", "arguments_in"]
 
-MOST_BYTES = 1 << 16  # many times what all options take; TOML's parser is slow on long nonsense
+MAX_BYTES = 1 << 16  # many times what all options take; TOML's parser is slow on long nonsense
 
 
 def arguments_in(path: Path, options: Mapping[str, argparse.Action]) -> Iterator[str]:
@@ -41,9 +41,9 @@ def _read(path: Path) -> dict[str, Any]:
         state = "is no file" if path.exists() else "does not exist"
         raise InputError(f"--config {path}: {state}; name a TOML file with options, such as: epochs = 3")
     with path.open("rb") as file:
-        content = file.read(MOST_BYTES + 1)
-    if len(content) > MOST_BYTES:
-        raise InputError(f"{path}: expected options in at most {MOST_BYTES:,} bytes, came more; shorten it")
+        content = file.read(MAX_BYTES + 1)
+    if len(content) > MAX_BYTES:
+        raise InputError(f"{path}: expected options in at most {MAX_BYTES:,} bytes, came more; shorten it")
     try:
         return tomllib.loads(content.decode())
     except (ValueError, RecursionError) as error:  # TOMLDecodeError and UnicodeDecodeError are ValueErrors

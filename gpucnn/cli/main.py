@@ -15,18 +15,18 @@ from typing import NoReturn
 
 import gpucnn
 from gpucnn import data, zoo
-from gpucnn.cli import doctor
 from gpucnn.backend import PRECISIONS
+from gpucnn.cli import doctor
 from gpucnn.cli.config import arguments_in
+from gpucnn.cli.train import train, versions
 from gpucnn.errors import DivergedError, GpucnnError, InputError
 from gpucnn.optim.optimizers import OPTIMIZERS
 from gpucnn.optim.schedules import SCHEDULES
-from gpucnn.cli.train import train, versions
 
 __all__ = ["main"]
 
 DONE, BAD_INPUT, DIVERGED, SIGNALLED = 0, 2, 3, 128
-MOST_DIGITS = 18  # what 64 bits hold
+MAX_DIGITS = 18  # what 64 bits hold
 SWITCH = argparse.BooleanOptionalAction  # --flip, and --no-flip where a file says otherwise
 
 
@@ -146,10 +146,10 @@ def _parsers() -> tuple[argparse.ArgumentParser, argparse.ArgumentParser]:
 
 def _whole(least: int = 1) -> Callable[[str], int]:
     def parse(text: str) -> int:
-        if not text.removeprefix("+").isdecimal() or int(text[:MOST_DIGITS]) < least:
+        if not text.removeprefix("+").isdecimal() or int(text[:MAX_DIGITS]) < least:
             raise argparse.ArgumentTypeError(f"expected a whole number of at least {least}, received {text!r}")
-        if len(text) > MOST_DIGITS:
-            raise argparse.ArgumentTypeError(f"expected at most {MOST_DIGITS} digits, received {len(text)}")
+        if len(text) > MAX_DIGITS:
+            raise argparse.ArgumentTypeError(f"expected at most {MAX_DIGITS} digits, received {len(text)}")
         return int(text)
 
     return parse

@@ -13,11 +13,11 @@ from typing import Any
 
 from gpucnn.errors import InputError
 
-__all__ = ["Summary", "shown"]
+__all__ = ["Summary", "progress"]
 
 
 @contextlib.contextmanager
-def shown(epoch: int, epochs: int, samples: int, quiet: bool) -> Iterator[tuple[Callable | None, Callable]]:
+def progress(epoch: int, epochs: int, samples: int, quiet: bool) -> Iterator[tuple[Callable | None, Callable]]:
     """Show the progress of one epoch: yield how to advance it by a number of samples, and how to show its results."""
     name = f"epoch {epoch + 1:>{len(str(epochs))}}/{epochs}"
     if quiet:

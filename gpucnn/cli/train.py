@@ -13,17 +13,17 @@ import numpy as np
 
 import gpucnn
 from gpucnn import data, zoo
-from gpucnn.optim.averaging import WeightAverage
 from gpucnn.backend import Backend, get_backend
 from gpucnn.backend.gpu import missing_gpu_reason
-from gpucnn.training.checkpoints import Checkpoints, Run, Saver
-from gpucnn.training.checkpoints.describe import describe_data, describe_layer, settings_of
-from gpucnn.data.device_dataset import Normalization, ResidentSplit
+from gpucnn.cli.progress import Summary, progress
+from gpucnn.data.device_dataset import DeviceDataset, Normalization
 from gpucnn.errors import DivergedError, InputError
 from gpucnn.losses import get_loss
+from gpucnn.optim.averaging import WeightAverage
 from gpucnn.optim.optimizers import Optimizer, get_optimizer
 from gpucnn.optim.schedules import get_schedule
-from gpucnn.cli.progress import Summary, shown
+from gpucnn.training.checkpoints import Checkpoints, Run, Saver
+from gpucnn.training.checkpoints.describe import describe_data, describe_layer, settings_of
 from gpucnn.training.trainer import Trainer
 
 __all__ = ["train", "versions"]
@@ -56,7 +56,7 @@ def train(options: argparse.Namespace) -> None:
             f"{options.data_dir}: has the one class {dataset.class_names[0]!r}; training needs two or more"
         )
     trainer, train, test = _prepare(options, recipe, optimizer, average, dataset, backend)
-    optimizer.follow(schedule, options.epochs * trainer.steps(train))
+    optimizer.set_schedule(schedule, options.epochs * trainer.steps(train))
     say(f"data: {options.dataset}, {train.samples:,} images to train on, {test.samples:,} to test")
     say(f"training: {options.optimizer or recipe.optimizer}, learning rate {optimizer.learning_rate:g}\n")
     say(trainer.model.summary() + "\n")
@@ -101,12 +101,12 @@ def _prepare(
     average: WeightAverage | None,
     dataset: data.Dataset,
     backend: Backend,
-) -> tuple[Trainer, ResidentSplit, ResidentSplit]:
+) -> tuple[Trainer, DeviceDataset, DeviceDataset]:
     """Put the data on the device and build the model there, with the batch that is asked for or fits."""
     normalization = Normalization(dataset.train.images)
     augmentation = data.Augmentation(options.shift, options.flip)
-    train = ResidentSplit(dataset.train, backend, normalization, augmentation, options.seed)
-    test = ResidentSplit(dataset.test, backend, normalization)
+    train = DeviceDataset(dataset.train, backend, normalization, augmentation, options.seed)
+    test = DeviceDataset(dataset.test, backend, normalization)
     model = recipe.model(dataset.classes)
     model.build(dataset.image_shape, backend, seed=options.seed)
     batch = min(options.batch_size or model.largest_batch(train.samples + 1, optimizer), train.samples)
@@ -123,7 +123,7 @@ def _fit(run: Run, saver: Saver | None, options: argparse.Namespace, summary: Su
     summary.update(run.results)
     for epoch in range(first, options.epochs):
         images, before = data.samples - run.batch * trainer.batch_size, run.seconds
-        with shown(epoch, options.epochs, data.samples, options.quiet) as (advance, end):
+        with progress(epoch, options.epochs, data.samples, options.quiet) as (advance, end):
             with run.timed():
                 metrics = trainer.train_epoch(data, epoch, _each_batch(run, saver, advance), done=run.batch)
             speed = f"{images / (run.seconds - before):,.0f} images/s"
@@ -163,10 +163,10 @@ def _settings(options: argparse.Namespace, trainer: Trainer) -> dict[str, Any]:
     return {
         "device": trainer.backend.name,
         "threads": trainer.backend.threads,
-        "precision": trainer.backend.products,
+        "precision": trainer.backend.matmul_precision,
         "batch_size": trainer.batch_size,
         "optimizer": options.optimizer or zoo.get_recipe(options.model).optimizer,
-        **{name: getattr(trainer.optimizer, name) for name in trainer.optimizer.hyper_parameters},
+        **{name: getattr(trainer.optimizer, name) for name in trainer.optimizer.hyperparameter_names},
         **{name: getattr(options, name) for name in asked},
         "versions": versions() | trainer.backend.versions(),
     }
@@ -178,7 +178,7 @@ def _outcome(options: argparse.Namespace, trainer: Trainer, dataset: data.Datase
     return {
         **{name: getattr(options, name) for name in asked},
         "batch_size": trainer.batch_size,
-        "precision": trainer.backend.products,
+        "precision": trainer.backend.matmul_precision,
         "data": describe_data(dataset),
         "model": describe_layer(trainer.model),
         "loss": settings_of(trainer.loss),

@@ -2,6 +2,6 @@
 
 from gpucnn.data.augmentation import Augmentation
 from gpucnn.data.datasets import DATASETS, Dataset, Split, load
-from gpucnn.data.device_dataset import Normalization, ResidentSplit
+from gpucnn.data.device_dataset import DeviceDataset, Normalization
 
-__all__ = ["DATASETS", "Augmentation", "Dataset", "Normalization", "ResidentSplit", "Split", "load"]
+__all__ = ["DATASETS", "Augmentation", "Dataset", "DeviceDataset", "Normalization", "Split", "load"]

@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 
+from gpucnn.backend.host_memory import available_memory
 from gpucnn.data.download import SOURCES, cache_folder, fill_cache
 from gpucnn.errors import InputError, OutOfMemoryError, unknown_name
-from gpucnn.backend.host_memory import available_memory
 from gpucnn.representation import shape_text
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ CIFAR_TEST_FILE = "test_batch.bin"
 CIFAR_SHAPE = (32, 32, 3)
 CIFAR_RECORD_BYTES = 1 + math.prod(CIFAR_SHAPE)
 
-MOST_PIXELS = 1 << 24  # of one image: a file of 100 bytes may unpack to any number
+MAX_PIXELS = 1 << 24  # of one image: a file of 100 bytes may unpack to any number
 
 # Pillow reads many more formats, some through other programs; these are the ones that it decodes itself.
 PILLOW_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
@@ -467,8 +467,8 @@ def _open_image(path: Path) -> Iterator[Image]:
         with warnings.catch_warnings():
             warnings.simplefilter("error", pillow.DecompressionBombWarning)
             with _File(path) as file, pillow.open(file, formats=PILLOW_FORMATS) as image:
-                if math.prod(image.size) > MOST_PIXELS:
-                    raise ValueError(f"{image.width} x {image.height} pixels, more than {MOST_PIXELS:,}")
+                if math.prod(image.size) > MAX_PIXELS:
+                    raise ValueError(f"{image.width} x {image.height} pixels, more than {MAX_PIXELS:,}")
                 yield image
     except Exception as error:  # Pillow's decoders raise nearly anything on a damaged file
         raise InputError(

@@ -6,14 +6,14 @@ from typing import Any
 
 import numpy as np
 
-from gpucnn.data.augmentation import Augmentation
 from gpucnn.backend import Backend
+from gpucnn.backend.memory import Workspace
+from gpucnn.data.augmentation import Augmentation
 from gpucnn.data.datasets import Split
 from gpucnn.errors import InputError
-from gpucnn.backend.memory import Workspace
 from gpucnn.representation import shape_text
 
-__all__ = ["Normalization", "ResidentSplit"]
+__all__ = ["DeviceDataset", "Normalization"]
 
 Array = Any
 
@@ -61,7 +61,7 @@ class Normalization:
         self.shift = -mean * self.scale
 
 
-class ResidentSplit:
+class DeviceDataset:
     """One half of a data set on a device, in an order that changes from epoch to epoch.
 
     Parameters
@@ -106,7 +106,7 @@ class ResidentSplit:
         return self.samples
 
     def __repr__(self) -> str:
-        return f"<ResidentSplit: {self.samples:,} images of {shape_text(self.images.shape[1:])} on {self.backend.name}>"
+        return f"<DeviceDataset: {self.samples:,} images of {shape_text(self.images.shape[1:])} on {self.backend.name}>"
 
     def state(self) -> dict[str, Array]:
         """Return the arrays that say where in an epoch it is, by name."""
@@ -129,7 +129,7 @@ class ResidentSplit:
 
         With `train` the images are augmented, if that was asked for.
         """
-        with self.backend.at_work():
+        with self.backend.limit_blas_threads():
             x = self._workspace.take("x", (N, *self.images.shape[1:]), self.backend.float_dtype)
             y = self._workspace.take("y", (N,), self.labels.dtype)
             source = self.images, self.labels, self._order, self._cursor, self.scale, self.shift

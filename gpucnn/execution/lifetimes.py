@@ -24,7 +24,7 @@ import numpy as np
 if TYPE_CHECKING:
     from gpucnn.layers.base import Layer
 
-__all__ = ["Buffer", "Slots", "Spec", "Value", "Walk", "assign", "is_known", "is_ours", "join_values", "lifetimes"]
+__all__ = ["Buffer", "Slots", "Spec", "Value", "Walk", "assign", "is_builtin", "is_known", "join_values", "lifetimes"]
 
 START = 0  # of a walk; its first operation is number 1
 Slots = dict[str, Hashable]  # where each buffer lies that a plan knows
@@ -76,7 +76,7 @@ class Buffer:
 Value = tuple[Buffer, ...]  # the buffers that an array may lie in: none for the caller's own
 
 
-def is_ours(kind: type) -> bool:
+def is_builtin(kind: type) -> bool:
     """Whether a class is one of the library's."""
     return kind.__module__.startswith("gpucnn.")
 
@@ -85,7 +85,7 @@ def is_known(layer: Layer) -> bool:
     """Whether `keeps` speaks for a layer: not if it redefines anything of the class that declares it, or of ours."""
     redefined = {name for name, value in vars(layer).items() if callable(value)}
     for kind in type(layer).__mro__:
-        if "keeps" in vars(kind) or is_ours(kind):
+        if "keeps" in vars(kind) or is_builtin(kind):
             return layer.keeps is not None and not any(hasattr(kind, name) for name in redefined)
         redefined.update(name for name in vars(kind) if not name.startswith("__"))
     return False

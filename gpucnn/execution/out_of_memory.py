@@ -7,8 +7,8 @@ from types import TracebackType
 from typing import Any
 
 from gpucnn.errors import OutOfMemoryError
-from gpucnn.layers.base import Layer
 from gpucnn.execution.memory_plan import MemoryPlan, in_units
+from gpucnn.layers.base import Layer
 
 __all__ = ["check_memory", "explain", "largest_batch"]
 

@@ -7,6 +7,7 @@ from functools import partial
 from itertools import takewhile
 from typing import Any
 
+from gpucnn.execution.lifetimes import is_builtin
 from gpucnn.layers.activations import Activation, Identity
 from gpucnn.layers.adaptive_pooling import AdaptivePool2D
 from gpucnn.layers.base import Array, Context, Layer
@@ -14,7 +15,6 @@ from gpucnn.layers.containers import Container
 from gpucnn.layers.convolution import Convolution
 from gpucnn.layers.dense import Dense
 from gpucnn.layers.joins import Join
-from gpucnn.execution.lifetimes import is_ours
 from gpucnn.layers.normalization import GroupNorm
 from gpucnn.layers.pooling import GlobalPool2D, Pool2D
 from gpucnn.layers.shapes import Reshape, ZeroPad2D
@@ -49,7 +49,7 @@ class Shards:
     @classmethod
     def of(cls, network: Any) -> Shards | None:
         """Return the shards of a built `Sequential`, or None where there is one thread, or no layer to share."""
-        if network.backend.threads == 1 or not is_ours(type(network)):
+        if network.backend.threads == 1 or not is_builtin(type(network)):
             return None
         front = network.front(sum(1 for _ in takewhile(is_shared, network.order)))
         return cls(front) if front.order else None
@@ -89,7 +89,7 @@ def is_shared(layer: Layer) -> bool:
     dense layer is shared by its columns instead: then no thread reads all of it, or writes all of its gradient.
     """
     kinds = {type(part) for part in layer.parts()}
-    known = all(issubclass(kind, BY_SAMPLE) and is_ours(kind) for kind in kinds)
+    known = all(issubclass(kind, BY_SAMPLE) and is_builtin(kind) for kind in kinds)
     return known and not (isinstance(layer, Dense) and layer.backend.splits(layer.w.value))
 
 
@@ -102,7 +102,7 @@ def copy_onto(backend: Any, network: Any, *, own_gradients: bool) -> Any:
     if network.layers[0].owner is not network:  # these are some layers of another network
         memo[id(network.layers[0].owner)] = None
     for part in network.parts():
-        if is_ours(type(part)):  # what the last pass left in it is not needed
+        if is_builtin(type(part)):  # what the last pass left in it is not needed
             left = [value for value in vars(part).values() if network.backend.owns(value)]
             memo |= {id(value): None for value in left if not any(value is array for array in part.state().values())}
     for parameter in network.parameters():

@@ -15,7 +15,7 @@ from gpucnn.errors import DeviceError
 __all__ = ["Inferences", "Replay"]
 
 Array = Any
-MOST_SIZES = 4  # of batches whose inferences are kept as recordings
+MAX_SIZES = 4  # of batches whose inferences are kept as recordings
 NUMBERS = (bool, int, float, str, type(None), np.generic)
 MISSING = object()
 
@@ -219,7 +219,7 @@ class Inferences:
     def _run(self, network: Any, x: Array) -> None:
         N = len(x)
         if N not in self._arrays:
-            for size in [*self._arrays][: len(self._arrays) + 1 - MOST_SIZES]:
+            for size in [*self._arrays][: len(self._arrays) + 1 - MAX_SIZES]:
                 self.replay.forget(size)
                 del self._arrays[size]
             self._arrays[N] = network.backend.empty(x.shape, x.dtype), None

@@ -23,10 +23,10 @@ from gpucnn.layers.base import Layer
 from gpucnn.layers.containers import Parallel, Residual
 from gpucnn.layers.convolution import Conv2D
 from gpucnn.layers.dense import Dense
+from gpucnn.layers.dropout import Dropout
 from gpucnn.layers.joins import Add, Concat
 from gpucnn.layers.normalization import BatchNorm2D, GroupNorm
 from gpucnn.layers.pooling import AveragePool2D, GlobalAveragePool2D, GlobalMaxPool2D, LpPool2D, MaxPool2D
-from gpucnn.layers.dropout import Dropout
 from gpucnn.layers.shapes import Flatten, Reshape, ZeroPad2D
 from gpucnn.layers.transposed_convolution import Conv2DTranspose
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
+from gpucnn.backend.memory import Parameter
 from gpucnn.checks import number
 from gpucnn.errors import InputError
-from gpucnn.layers.base import Array, Layer, Shape
 from gpucnn.execution.lifetimes import Spec
-from gpucnn.backend.memory import Parameter
+from gpucnn.layers.base import Array, Layer, Shape
 
 __all__ = [
     "ELU",
@@ -37,7 +37,7 @@ class Activation(Layer):
     keeps = ("y",)  # what the derivative is a function of beside dy: the output, or the input
     in_place = ("y", "dx")
 
-    def infer(self, input_shape: Shape) -> Shape:
+    def infer_shape(self, input_shape: Shape) -> Shape:
         return input_shape
 
     def _settings(self) -> tuple:
@@ -111,9 +111,9 @@ class PReLU(Activation):
         super().__init__(name)
         self.slope: Parameter | None = None
 
-    def infer(self, input_shape: Shape) -> Shape:
+    def infer_shape(self, input_shape: Shape) -> Shape:
         self.slope = Parameter("slope", (self._channels(input_shape),), lambda rng, shape: np.full(shape, 0.25))
-        return super().infer(input_shape)
+        return super().infer_shape(input_shape)
 
     def parameters(self) -> list[Parameter]:
         return [] if self.slope is None else [self.slope]
@@ -226,7 +226,7 @@ class Identity(Layer):
     def backward_buffers(self, need_dx: bool) -> dict[str, Spec]:
         return {}
 
-    def infer(self, input_shape: Shape) -> Shape:
+    def infer_shape(self, input_shape: Shape) -> Shape:
         return input_shape
 
     def _forward(self, x: Array, train: bool) -> Array:

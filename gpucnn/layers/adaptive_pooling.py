@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from gpucnn.checks import pair
-from gpucnn.layers.base import Array, Layer, Shape
 from gpucnn.execution.lifetimes import Spec
+from gpucnn.layers.base import Array, Layer, Shape
 
 __all__ = ["AdaptiveAveragePool2D", "AdaptiveMaxPool2D"]
 
@@ -24,7 +24,7 @@ class AdaptivePool2D(Layer):
         super().__init__(name)
         self.output_size = pair(output_size, f"{self.label}: output_size", least=1)
 
-    def infer(self, input_shape: Shape) -> Shape:
+    def infer_shape(self, input_shape: Shape) -> Shape:
         _, _, C = self._image_shape(input_shape)
         return (*self.output_size, C)
 
@@ -48,19 +48,19 @@ class AdaptiveAveragePool2D(AdaptivePool2D):
 class AdaptiveMaxPool2D(AdaptivePool2D):
     """Largest of the pixels that each pixel of the output takes. On a tie the error goes to the first, row by row."""
 
-    keeps = ("winners",)
+    keeps = ("argmax",)
 
     def forward_buffers(self, train: bool) -> dict[str, Spec]:
-        return super().forward_buffers(train) | {"winners": Spec(self.output_shape, self.backend.xp.int32)}
+        return super().forward_buffers(train) | {"argmax": Spec(self.output_shape, self.backend.xp.int32)}
 
     def _forward(self, x: Array, train: bool) -> Array:
         y = self.buffer("y", (x.shape[0], *self.output_shape))
-        self.winners = self.buffer("winners", y.shape, self.backend.xp.int32)
-        self.backend.adaptive_max_pool2d(x, self.output_size, out=y, winners=self.winners)
+        self.argmax = self.buffer("argmax", y.shape, self.backend.xp.int32)
+        self.backend.adaptive_max_pool2d(x, self.output_size, out=y, argmax=self.argmax)
         return y
 
     def _backward(self, dy: Array, need_dx: bool) -> Array | None:
         if not need_dx:
             return None
         dx = self.buffer("dx", (dy.shape[0], *self.input_shape))
-        return self.backend.adaptive_max_pool2d_dx(dy, self.winners, dx.shape, out=dx)
+        return self.backend.adaptive_max_pool2d_dx(dy, self.argmax, dx.shape, out=dx)

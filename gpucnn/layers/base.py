@@ -1,4 +1,4 @@
-"""What every layer shares: shapes, parameters, buffers, and the checks at its door."""
+"""What every layer lr_factors: shapes, parameters, buffers, and the checks at its door."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 
 from gpucnn.backend import Backend, backend_of, get_backend
+from gpucnn.backend.memory import Arena, Parameter, Workspace
 from gpucnn.checks import integer
 from gpucnn.errors import DeviceError, InputError, describe
 from gpucnn.execution.lifetimes import Slots, Spec, Value, Walk
-from gpucnn.backend.memory import Arena, Parameter, Workspace
 from gpucnn.representation import representation
 
 __all__ = ["Context", "Layer", "initialize"]
@@ -30,7 +30,7 @@ class Context:
         self.seed = seed
         self._layers = 0
 
-    def layer_number(self) -> int:
+    def next_layer_id(self) -> int:
         """Return a new number for a layer: it keeps the buffers and the random streams of two layers apart."""
         self._layers += 1
         return self._layers
@@ -52,8 +52,8 @@ def initialize(arena: Arena, backend: Backend, seed: int) -> None:
 class Layer:
     """One step of a network, with an explicit `forward` and `backward`.
 
-    A subclass writes `infer`, `_forward` and `_backward`. Used alone, a layer builds itself on the first array that it
-    is given and stays on that array's device::
+    A subclass writes `infer_shape`, `_forward` and `_backward`. Used alone, a layer builds itself on the first array
+    that it is given and stays on that array's device::
 
         conv = Conv2D(8, 3)
         y = conv.forward(x)          # (N, 28, 28, 1) -> (N, 26, 26, 8), NumPy or CuPy
@@ -89,7 +89,7 @@ class Layer:
 
     # ---- for subclasses -------------------------------------------------------------------------------------------
 
-    def infer(self, input_shape: Shape) -> Shape:
+    def infer_shape(self, input_shape: Shape) -> Shape:
         """Check the arguments against the shape of one sample, declare the parameters, return the output's shape."""
         raise NotImplementedError
 
@@ -195,7 +195,7 @@ class Layer:
         return tuple(integer(size, f"{self.label}: each size of {what}", least=1) for size in sizes)
 
     def _set_shapes(self, input_shape: Shape) -> Shape:
-        output_shape = tuple(self.infer(input_shape))
+        output_shape = tuple(self.infer_shape(input_shape))
         self.input_shape, self.output_shape, self._batch = input_shape, output_shape, None
         return output_shape
 
@@ -210,12 +210,12 @@ class Layer:
     def bind(self, context: Context) -> None:
         """Take the context to compute in; the parameters already lie in an arena."""
         self.context = context
-        self.number = context.layer_number()
+        self.number = context.next_layer_id()
 
     def reset(self) -> None:
         """Bring `state` to where a new layer has it."""
 
-    def pin(self) -> None:
+    def fix_device(self) -> None:
         """Stay on this device and in this precision, whatever array comes: something else now holds the parameters."""
         self._device_fixed = True
 
@@ -231,7 +231,7 @@ class Layer:
     def forward(self, x: Array, *, train: bool = True) -> Array:
         """Compute the output of a batch (N, *input_shape); with `train`, keep what `backward` will need of it."""
         self._admit(x, train)
-        with self.backend.at_work():
+        with self.backend.limit_blas_threads():
             return self._forward(x, train)
 
     def _admit(self, x: Array, train: bool) -> None:
@@ -249,7 +249,7 @@ class Layer:
             raise InputError(f"{self.label}: backward needs a forward with train=True before it")
         self._check(dy, "dy", (self._batch, *self.output_shape))
         self._leave_plan()
-        with self.backend.at_work():
+        with self.backend.limit_blas_threads():
             return self._backward(dy, need_dx)
 
     __call__ = forward
@@ -275,7 +275,7 @@ class Layer:
             self.build(input_shape, backend)
         elif (backend.name, backend.precision) != (self.backend.name, self.backend.precision):
             self._move(backend)
-        self.pin()
+        self.fix_device()
 
     def _check_samples(self, N: int) -> None:
         if N == 0:

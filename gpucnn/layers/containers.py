@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator
 
+from gpucnn.backend.memory import Parameter
 from gpucnn.errors import InputError
+from gpucnn.execution.lifetimes import Value, Walk
 from gpucnn.layers.activations import Identity
 from gpucnn.layers.base import Array, Context, Layer, Shape
 from gpucnn.layers.joins import Add, Concat, Join, add_all
-from gpucnn.execution.lifetimes import Value, Walk
-from gpucnn.backend.memory import Parameter
 
 __all__ = ["Container", "Parallel", "Residual"]
 
@@ -84,7 +84,7 @@ class Container(Layer):
             if layer.arena is not None:  # it was built alone before
                 layer.arena.in_use, layer.arena = False, None
             layer.bind(context)
-            layer.pin()
+            layer.fix_device()
 
     def reset(self) -> None:
         for layer in self.layers:
@@ -122,7 +122,7 @@ class Parallel(Container):
         super().__init__([*branches, join], name=name)
         self.branches, self.join = self.layers[:-1], join
 
-    def infer(self, input_shape: Shape) -> Shape:
+    def infer_shape(self, input_shape: Shape) -> Shape:
         return self.join._set_shapes(tuple(branch._set_shapes(input_shape) for branch in self.branches))
 
     def _forward(self, x: Array, train: bool) -> Array:

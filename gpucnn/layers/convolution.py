@@ -6,13 +6,13 @@ import math
 
 import numpy as np
 
+from gpucnn.backend.memory import Parameter
 from gpucnn.checks import integer
 from gpucnn.errors import InputError
-from gpucnn.layers.initializers import get_initializer, zeros
 from gpucnn.layers.base import Array, Layer, Shape
+from gpucnn.layers.initializers import get_initializer, zeros
 from gpucnn.layers.normalization import BatchNorm2D
 from gpucnn.layers.window import Padding, fit_window
-from gpucnn.backend.memory import Parameter
 
 __all__ = ["Conv2D", "Convolution"]
 
@@ -90,16 +90,16 @@ class Conv2D(Convolution):
 
     keeps = ("x",)
 
-    def infer(self, input_shape: Shape) -> Shape:
+    def infer_shape(self, input_shape: Shape) -> Shape:
         H, W, C = self._image_shape(input_shape)
         channels = self._per_group(C, "channels")
         self.window = fit_window(self.label, (H, W), self.kernel_size, self.stride, self.padding, self.dilation)
         self._declare(channels, self.filters)
         return (*self.window.output_size(H, W), self.filters)
 
-    def _forward(self, x: Array, train: bool, *, rectify: bool = False) -> Array:
+    def _forward(self, x: Array, train: bool, *, relu: bool = False) -> Array:
         self.x = x
-        return self._convolve(x, *self._weights(), rectify=rectify)
+        return self._convolve(x, *self._weights(), relu=relu)
 
     def _forward_normalized(self, x: Array, norm: BatchNorm2D) -> Array:
         """Inference of this layer and of `norm` behind it, which scales the kernels or the output: what is smaller."""
@@ -117,9 +117,9 @@ class Conv2D(Convolution):
     def _weights(self) -> tuple[Array, Array | None]:
         return self.w.value, self.b.value if self.bias else None
 
-    def _convolve(self, x: Array, w: Array, b: Array | None, *, rectify: bool = False) -> Array:
+    def _convolve(self, x: Array, w: Array, b: Array | None, *, relu: bool = False) -> Array:
         y = self.buffer("y", (x.shape[0], *self.output_shape))
-        return self.backend.conv2d(x, w, b, self.window, rectify=rectify, out=y)
+        return self.backend.conv2d(x, w, b, self.window, relu=relu, out=y)
 
     def _backward(self, dy: Array, need_dx: bool) -> Array | None:
         db = self.b.gradient if self.bias else None

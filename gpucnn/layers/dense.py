@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from gpucnn.backend.memory import Parameter
 from gpucnn.checks import integer
 from gpucnn.errors import InputError
-from gpucnn.layers.initializers import get_initializer, zeros
 from gpucnn.layers.base import Array, Layer, Shape
-from gpucnn.backend.memory import Parameter
+from gpucnn.layers.initializers import get_initializer, zeros
 
 __all__ = ["Dense"]
 
@@ -37,7 +37,7 @@ class Dense(Layer):
         self.w: Parameter | None = None
         self.b: Parameter | None = None
 
-    def infer(self, input_shape: Shape) -> Shape:
+    def infer_shape(self, input_shape: Shape) -> Shape:
         if len(input_shape) != 1:
             raise InputError(
                 f"{self.label}: expected flat samples of shape (I,), received {tuple(input_shape)}; put Flatten() "
@@ -50,11 +50,11 @@ class Dense(Layer):
     def parameters(self) -> list[Parameter]:
         return [parameter for parameter in (self.w, self.b) if parameter is not None]
 
-    def _forward(self, x: Array, train: bool, *, rectify: bool = False) -> Array:
+    def _forward(self, x: Array, train: bool, *, relu: bool = False) -> Array:
         self.x = x
         b = self.b.value if self.bias else None
         y = self.buffer("y", (x.shape[0], self.units))
-        return self.backend.dense(x, self.w.value, b, rectify=rectify, out=y)
+        return self.backend.dense(x, self.w.value, b, relu=relu, out=y)
 
     def _backward(self, dy: Array, need_dx: bool) -> Array | None:
         db = self.b.gradient if self.bias else None

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from gpucnn.checks import number
-from gpucnn.layers.base import Array, Context, Layer, Shape
 from gpucnn.execution.lifetimes import Spec
+from gpucnn.layers.base import Array, Context, Layer, Shape
 
 __all__ = ["Dropout"]
 
@@ -23,7 +23,7 @@ class Dropout(Layer):
         self.rate = number(rate, f"{self.label}: rate", below=1.0)
         self.counter: Array | None = None
 
-    def infer(self, input_shape: Shape) -> Shape:
+    def infer_shape(self, input_shape: Shape) -> Shape:
         return input_shape
 
     def bind(self, context: Context) -> None:

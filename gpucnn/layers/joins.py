@@ -9,8 +9,8 @@ import numpy as np
 
 from gpucnn.backend import Backend
 from gpucnn.errors import InputError, describe
-from gpucnn.layers.base import Array, Layer, Shape
 from gpucnn.execution.lifetimes import Spec, Value, Walk, join_values
+from gpucnn.layers.base import Array, Layer, Shape
 
 __all__ = ["Add", "Concat", "Join", "add_all"]
 
@@ -23,7 +23,7 @@ class Join(Layer):
         y = Add().forward([a, b])
     """
 
-    def infer(self, input_shapes: Sequence[Shape]) -> Shape:
+    def infer_shape(self, input_shapes: Sequence[Shape]) -> Shape:
         """Check the shapes of one sample of each input, and return the output's."""
         raise NotImplementedError
 
@@ -67,7 +67,7 @@ class Add(Join):
 
     keeps = ()
 
-    def infer(self, input_shapes: Sequence[Shape]) -> Shape:
+    def infer_shape(self, input_shapes: Sequence[Shape]) -> Shape:
         if len(set(input_shapes)) > 1:
             raise self._refuse("add", input_shapes, "make them equal, for example by a 1x1 convolution in one branch")
         return input_shapes[0]
@@ -90,7 +90,7 @@ class Concat(Join):
 
     keeps = ()
 
-    def infer(self, input_shapes: Sequence[Shape]) -> Shape:
+    def infer_shape(self, input_shapes: Sequence[Shape]) -> Shape:
         ends = [0, *accumulate(map(self._channels, input_shapes))]
         if len({shape[:-1] for shape in input_shapes}) > 1:
             raise self._refuse("concatenate", input_shapes, "make all sizes but the last equal, for example by padding")

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
+from gpucnn.backend.memory import Parameter
 from gpucnn.checks import integer, number
 from gpucnn.errors import InputError
-from gpucnn.layers.initializers import zeros
-from gpucnn.layers.base import Array, Context, Layer, Shape
 from gpucnn.execution.lifetimes import Spec
-from gpucnn.backend.memory import Parameter
+from gpucnn.layers.base import Array, Context, Layer, Shape
+from gpucnn.layers.initializers import zeros
 
 __all__ = ["BatchNorm2D", "GroupNorm"]
 
@@ -23,7 +23,7 @@ class Normalization(Layer):
         self.gamma: Parameter | None = None
         self.beta: Parameter | None = None
 
-    def infer(self, input_shape: Shape) -> Shape:
+    def infer_shape(self, input_shape: Shape) -> Shape:
         C = self._channels(input_shape)
         self.gamma = Parameter("gamma", (C,), lambda rng, shape: np.ones(shape))
         self.beta = Parameter("beta", (C,), zeros)
@@ -52,7 +52,7 @@ class BatchNorm2D(Normalization):
     running : (2, C), running mean and variance, at first 0 and 1
     """
 
-    keeps = ("x", "moments")
+    keeps = ("x", "mean_rstd")
 
     def __init__(self, *, momentum: float = 0.1, eps: float = 1e-5, name: str | None = None):
         super().__init__(eps, name)
@@ -85,21 +85,21 @@ class BatchNorm2D(Normalization):
         return self.backend.batch_norm_inference(x, *scale, self.eps, out=x)
 
     def forward_buffers(self, train: bool) -> dict[str, Spec]:
-        moments = {"moments": Spec((2, self.input_shape[-1]), per_sample=False)}
-        return super().forward_buffers(train) | (moments if train else {})
+        mean_rstd = {"mean_rstd": Spec((2, self.input_shape[-1]), per_sample=False)}
+        return super().forward_buffers(train) | (mean_rstd if train else {})
 
     def _forward(self, x: Array, train: bool) -> Array:
         y = self.buffer("y", x.shape)
         scale = self.gamma.value, self.beta.value, self.running
         if not train:
             return self.backend.batch_norm_inference(x, *scale, self.eps, out=y)
-        self.x, self.moments = x, self.buffer("moments", self.running.shape)
-        self.backend.batch_norm(x, *scale, self.momentum, self.eps, out=y, moments=self.moments)
+        self.x, self.mean_rstd = x, self.buffer("mean_rstd", self.running.shape)
+        self.backend.batch_norm(x, *scale, self.momentum, self.eps, out=y, mean_rstd=self.mean_rstd)
         return y
 
     def _backward(self, dy: Array, need_dx: bool) -> Array | None:
         dx = self.buffer("dx", dy.shape)
-        self.backend.batch_norm_dx(dy, self.x, self.gamma.value, self.moments, out=dx, **self._gradients())
+        self.backend.batch_norm_dx(dy, self.x, self.gamma.value, self.mean_rstd, out=dx, **self._gradients())
         return dx if need_dx else None
 
 
@@ -115,30 +115,30 @@ class GroupNorm(Normalization):
     gamma, beta : Parameter, (C,), at first 1 and 0
     """
 
-    keeps = ("x", "moments")
+    keeps = ("x", "mean_rstd")
 
     def __init__(self, groups: int, *, eps: float = 1e-5, name: str | None = None):
         super().__init__(eps, name)
         self.groups = integer(groups, f"{self.label}: groups", least=1)
 
-    def infer(self, input_shape: Shape) -> Shape:
+    def infer_shape(self, input_shape: Shape) -> Shape:
         C = self._channels(input_shape)
         if C % self.groups:
             cure = f"use a number of groups that divides {C}"
             raise InputError(f"{self.label}: {C} channels cannot be divided into {self.groups} equal groups; {cure}")
-        return super().infer(input_shape)
+        return super().infer_shape(input_shape)
 
     def forward_buffers(self, train: bool) -> dict[str, Spec]:
-        return super().forward_buffers(train) | {"moments": Spec((2, self.groups))}
+        return super().forward_buffers(train) | {"mean_rstd": Spec((2, self.groups))}
 
     def _forward(self, x: Array, train: bool) -> Array:
-        self.x, self.moments = x, self.buffer("moments", (2, x.shape[0], self.groups))
+        self.x, self.mean_rstd = x, self.buffer("mean_rstd", (2, x.shape[0], self.groups))
         scale = self.gamma.value, self.beta.value
         y = self.buffer("y", x.shape)
-        self.backend.group_norm(x, *scale, self.groups, self.eps, out=y, moments=self.moments)
+        self.backend.group_norm(x, *scale, self.groups, self.eps, out=y, mean_rstd=self.mean_rstd)
         return y
 
     def _backward(self, dy: Array, need_dx: bool) -> Array | None:
         dx = self.buffer("dx", dy.shape)
-        self.backend.group_norm_dx(dy, self.x, self.gamma.value, self.moments, out=dx, **self._gradients())
+        self.backend.group_norm_dx(dy, self.x, self.gamma.value, self.mean_rstd, out=dx, **self._gradients())
         return dx if need_dx else None

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from gpucnn.checks import number
 from gpucnn.errors import InputError
+from gpucnn.execution.lifetimes import Spec
 from gpucnn.geometry import Window
 from gpucnn.layers.base import Array, Layer, Shape
-from gpucnn.execution.lifetimes import Spec
 from gpucnn.layers.window import Padding, fit_window
 from gpucnn.representation import representation
 
@@ -44,7 +44,7 @@ class Pool2D(Layer):
     def __repr__(self) -> str:
         return representation(self, stride=self.kernel_size)
 
-    def infer(self, input_shape: Shape) -> Shape:
+    def infer_shape(self, input_shape: Shape) -> Shape:
         H, W, C = self._image_shape(input_shape)
         arguments = self.kernel_size, self.stride, self.padding, self.dilation
         window = fit_window(self.label, (H, W), *arguments, ceil_mode=self.ceil_mode)
@@ -69,23 +69,23 @@ class MaxPool2D(Pool2D):
     Backward, the whole error goes to the winning unit: on a tie to the first, row by row.
     """
 
-    keeps = ("winners",)
+    keeps = ("argmax",)
 
     def forward_buffers(self, train: bool) -> dict[str, Spec]:
-        winners = Spec(self.output_shape, self.backend.winner_dtype(self.window))
-        return super().forward_buffers(train) | {"winners": winners}
+        argmax = Spec(self.output_shape, self.backend.argmax_dtype(self.window))
+        return super().forward_buffers(train) | {"argmax": argmax}
 
-    def _forward(self, x: Array, train: bool, *, rectify: bool = False) -> Array:
+    def _forward(self, x: Array, train: bool, *, relu: bool = False) -> Array:
         y = self._output_buffer(x)
-        self.winners = self.buffer("winners", y.shape, self.backend.winner_dtype(self.window))
-        self.backend.max_pool2d(x, self.window, rectify=rectify, out=y, winners=self.winners)
+        self.argmax = self.buffer("argmax", y.shape, self.backend.argmax_dtype(self.window))
+        self.backend.max_pool2d(x, self.window, relu=relu, out=y, argmax=self.argmax)
         return y
 
     def _backward(self, dy: Array, need_dx: bool) -> Array | None:
         if not need_dx:
             return None
         dx = self._input_gradient(dy)
-        return self.backend.max_pool2d_dx(dy, self.winners, dx.shape, self.window, out=dx)
+        return self.backend.max_pool2d_dx(dy, self.argmax, dx.shape, self.window, out=dx)
 
 
 class AveragePool2D(Pool2D):
@@ -150,7 +150,7 @@ class LpPool2D(Pool2D):
 class GlobalPool2D(Layer):
     """What the global poolings share: one window takes the whole image, (N, H, W, C) -> (N, C)."""
 
-    def infer(self, input_shape: Shape) -> Shape:
+    def infer_shape(self, input_shape: Shape) -> Shape:
         H, W, C = self._image_shape(input_shape)
         self.window = Window((H, W))
         return (C,)
@@ -190,15 +190,15 @@ class GlobalAveragePool2D(GlobalPool2D):
 class GlobalMaxPool2D(GlobalPool2D):
     """Largest pixel of each feature map: (N, H, W, C) -> (N, C). On a tie the error goes to the first, row by row."""
 
-    keeps = ("winners",)
+    keeps = ("argmax",)
 
     def forward_buffers(self, train: bool) -> dict[str, Spec]:
-        winners = Spec(self.output_shape, self.backend.winner_dtype(self.window))
-        return super().forward_buffers(train) | {"winners": winners}
+        argmax = Spec(self.output_shape, self.backend.argmax_dtype(self.window))
+        return super().forward_buffers(train) | {"argmax": argmax}
 
     def _pool(self, x: Array, y: Array) -> None:
-        self.winners = self.buffer("winners", y.shape, self.backend.winner_dtype(self.window))
-        self.backend.max_pool2d(x, self.window, out=y, winners=self.winners)
+        self.argmax = self.buffer("argmax", y.shape, self.backend.argmax_dtype(self.window))
+        self.backend.max_pool2d(x, self.window, out=y, argmax=self.argmax)
 
     def _pool_dx(self, dy: Array, dx: Array) -> Array:
-        return self.backend.max_pool2d_dx(dy, self.winners, dx.shape, self.window, out=dx)
+        return self.backend.max_pool2d_dx(dy, self.argmax, dx.shape, self.window, out=dx)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 
 from gpucnn.errors import InputError
-from gpucnn.layers.base import Array, Layer, Shape
 from gpucnn.execution.lifetimes import Spec
+from gpucnn.layers.base import Array, Layer, Shape
 from gpucnn.layers.window import Padding, fit_window
 
 __all__ = ["Flatten", "Reshape", "ZeroPad2D"]
@@ -27,7 +27,7 @@ class Reshape(Layer):
         super().__init__(name)
         self.shape = self._sizes(shape, "shape")
 
-    def infer(self, input_shape: Shape) -> Shape:
+    def infer_shape(self, input_shape: Shape) -> Shape:
         if math.prod(self.shape) != math.prod(input_shape):
             raise InputError(
                 f"{self.label}: cannot make {self.shape} ({math.prod(self.shape)} elements) of samples of shape "
@@ -50,7 +50,7 @@ class Flatten(Reshape):
     def __init__(self, *, name: str | None = None):
         super().__init__((), name=name)
 
-    def infer(self, input_shape: Shape) -> Shape:
+    def infer_shape(self, input_shape: Shape) -> Shape:
         return (math.prod(input_shape),)
 
 
@@ -63,7 +63,7 @@ class ZeroPad2D(Layer):
         super().__init__(name)
         self.padding = padding
 
-    def infer(self, input_shape: Shape) -> Shape:
+    def infer_shape(self, input_shape: Shape) -> Shape:
         H, W, C = self._image_shape(input_shape)
         self.window = fit_window(self.label, (H, W), 1, padding=self.padding)
         return (*self.window.padded_size(H, W), C)

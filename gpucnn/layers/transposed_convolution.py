@@ -51,7 +51,7 @@ class Conv2DTranspose(Convolution):
         super().__init__(*arguments, groups=groups, initializer=initializer, name=name)
         self.output_padding = pair(output_padding, f"{self.label}: output_padding", least=0)
 
-    def infer(self, input_shape: Shape) -> Shape:
+    def infer_shape(self, input_shape: Shape) -> Shape:
         H, W, C = self._image_shape(input_shape)
         if isinstance(self.padding, str) and self.padding != "valid":
             raise InputError(f'{self.label}: padding must be an integer, a pair or "valid", received {self.padding!r}')

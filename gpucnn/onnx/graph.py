@@ -18,7 +18,7 @@ from gpucnn.onnx.values import FLOATS, Value
 
 __all__ = ["Graph", "precision_of"]
 
-LEAST_ROOM, MOST_GROWTH = 1 << 22, 1024  # in elements; far more than any network needs
+MIN_ROOM, MAX_GROWTH = 1 << 22, 1024  # in elements; far more than any network needs
 
 # Of the array module, and of operators that meet inputs, attributes or ranks which make no sense together.
 COMPUTING_ERRORS = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
@@ -145,7 +145,7 @@ def _room(values: Iterable[Value]) -> int:
 
     A few numbers in a small file may ask for any size, of a `Pad` or of a convolution's output, say.
     """
-    return LEAST_ROOM + MOST_GROWTH * _size(values)
+    return MIN_ROOM + MAX_GROWTH * _size(values)
 
 
 def _outputs(node: Node, values: Mapping[str, Value], room: int) -> dict[str, Value]:

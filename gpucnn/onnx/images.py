@@ -19,7 +19,7 @@ __all__ = ["from_images", "images", "kernels", "pads", "pair", "window"]
 
 Array = Any
 
-MOST_TAPS = 1 << 16
+MAX_TAPS = 1 << 16
 
 
 def images(node: Node, x: Value) -> Array:
@@ -65,8 +65,8 @@ def pads(node: Node) -> tuple[Pair, Pair]:
 def window(node: Node, pixels: Array, kernel: Pair) -> Window:
     """Return the window of a convolution or a pooling over images (N, H, W, C)."""
     N, H, W, C = pixels.shape
-    if math.prod(kernel) > max(H * W, MOST_TAPS):
-        raise node.refuse(f"a window of {kernel} on images of {(H, W)}", f"{MOST_TAPS:,} taps, or as many as pixels")
+    if math.prod(kernel) > max(H * W, MAX_TAPS):
+        raise node.refuse(f"a window of {kernel} on images of {(H, W)}", f"{MAX_TAPS:,} taps, or as many as pixels")
     padding: Padding = pads(node)
     if node["auto_pad"] != "NOTSET":
         padding = {"SAME_UPPER": "same", "SAME_LOWER": "same_lower", "VALID": "valid"}[node["auto_pad"]]

@@ -7,15 +7,15 @@ from contextlib import contextmanager
 from typing import Any
 
 from gpucnn.backend import Backend
-from gpucnn.optim.hyperparameters import Attached, HyperParameter
 from gpucnn.backend.memory import Arena
+from gpucnn.optim.hyperparameters import ArenaBound, Hyperparameter
 
 __all__ = ["WeightAverage"]
 
 Array = Any
 
 
-class WeightAverage(Attached):
+class WeightAverage(ArenaBound):
     """Exponential moving average of the weights: `m = decay m + (1 - decay) w` after each step, over `1 - decay^t`.
 
     The mean of the weights of all steps so far, each worth `decay` times the next: of the last `1/(1 - decay)` or so,
@@ -29,9 +29,8 @@ class WeightAverage(Attached):
             model.predict(x)
     """
 
-    hyper_parameters = ("decay",)
-    kept = ("mean", "worth")
-    decay = HyperParameter(below=1.0)
+    hyperparameter_names = ("decay",)
+    decay = Hyperparameter(below=1.0)
 
     def __init__(self, decay: float = 0.999):
         self.decay = decay
@@ -39,17 +38,20 @@ class WeightAverage(Attached):
     def attach(self, arena: Arena, backend: Backend) -> None:
         super().attach(arena, backend)
         self.mean = arena.slot()
-        self.worth = backend.zeros((1,))
+        self.total_weight = backend.zeros((1,))
         self._updated = False
 
-    def loaded(self) -> None:
-        self._updated = bool(self.backend.to_host(self.worth)[0] > 0)
+    def state(self) -> dict[str, Array]:
+        return {"mean": self.mean, "worth": self.total_weight}  # the names that checkpoints of format 1 have
+
+    def on_state_loaded(self) -> None:
+        self._updated = bool(self.backend.to_host(self.total_weight)[0] > 0)
 
     def update(self) -> None:
         """Take the present weights into the average; nothing is read back."""
         arena = self._current_arena()
-        with self.backend.at_work():
-            self.backend.average_step(arena.values, self.mean, self.worth, self.hyper)
+        with self.backend.limit_blas_threads():
+            self.backend.average_step(arena.values, self.mean, self.total_weight, self.hyperparameters)
         self._updated = True
 
     def apply(self) -> None:

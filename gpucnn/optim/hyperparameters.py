@@ -1,4 +1,4 @@
-"""Hyper-parameters: numbers that lie on the device too, and what works with them on the arena of one model."""
+"""Hyperparameters: numbers that lie on the device too, and what works with them on the arena of one model."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from typing import Any
 import numpy as np
 
 from gpucnn.backend import Backend
+from gpucnn.backend.memory import Arena
 from gpucnn.checks import number
 from gpucnn.errors import InputError
-from gpucnn.backend.memory import Arena
 from gpucnn.representation import representation
 
-__all__ = ["Attached", "HyperParameter"]
+__all__ = ["ArenaBound", "Hyperparameter"]
 
 
-class HyperParameter:
+class Hyperparameter:
     """A number that lies on the device too: setting it updates the device's copy; a refused one changes nothing.
 
     It stays below `below`; `not_zero` says why it may not be 0, if it may not; an `optional` one may be None.
@@ -29,10 +29,10 @@ class HyperParameter:
     def __set_name__(self, owner: type, name: str) -> None:
         self.name = name
 
-    def __get__(self, owner: Attached | None, kind: type) -> Any:
+    def __get__(self, owner: ArenaBound | None, kind: type) -> Any:
         return self if owner is None else vars(owner)[self.name]
 
-    def __set__(self, owner: Attached, value: float | None) -> None:
+    def __set__(self, owner: ArenaBound, value: float | None) -> None:
         what = self._called(owner)
         checked = None if value is None and self.optional else number(value, what, below=self.below)
         if self.not_zero and checked == 0:
@@ -43,10 +43,10 @@ class HyperParameter:
         if owner.backend is not None:
             owner.send()
 
-    def _called(self, owner: Attached) -> str:
+    def _called(self, owner: ArenaBound) -> str:
         return f"{type(owner).__name__}: {self.name}"
 
-    def held(self, owner: Attached, value: float | None, precision: str) -> float:
+    def held(self, owner: ArenaBound, value: float | None, precision: str) -> float:
         """Return a value as a device of that precision holds it, None as infinity."""
         if value is None:
             return math.inf
@@ -60,10 +60,10 @@ class HyperParameter:
         return held
 
 
-class Attached:
-    """Works on the arena of one model after `attach`, with hyper-parameters that may be set at any time."""
+class ArenaBound:
+    """Works on the arena of one model after `attach`, with hyperparameters that may be set at any time."""
 
-    hyper_parameters: tuple[str, ...]  # in the order in which the backend's operation takes them
+    hyperparameter_names: tuple[str, ...]  # in the order in which the backend's operation takes them
     kept: tuple[str, ...] = ()  # attributes: arrays that change from step to step
     backend: Backend | None = None
     arena: Arena | None = None
@@ -75,22 +75,22 @@ class Attached:
         """Take the arena to work on, and allocate the state kept for it; a second time starts anew."""
         if self.arena is not None and self.arena is not arena:
             raise InputError(f"{type(self).__name__}: already belongs to another model; make a new one")
-        self.hyper = backend.from_host(self.held(self.hyper_parameters, backend.precision))
+        self.hyperparameters = backend.from_host(self.held(self.hyperparameter_names, backend.precision))
         self.arena, self.backend = arena, backend
 
     def state(self) -> dict[str, Any]:
         """Return the arrays that it carries from step to step, by name."""
         return {name: getattr(self, name) for name in self.kept}
 
-    def loaded(self) -> None:
+    def on_state_loaded(self) -> None:
         """Take note that `state` has come from elsewhere."""
 
     def send(self) -> None:
-        """Copy the hyper-parameters to the device again, into the same arrays."""
-        self.backend.from_host(self.held(self.hyper_parameters, self.backend.precision), out=self.hyper)
+        """Copy the hyperparameters to the device again, into the same arrays."""
+        self.backend.from_host(self.held(self.hyperparameter_names, self.backend.precision), out=self.hyperparameters)
 
     def held(self, names: Sequence[str], precision: str) -> np.ndarray:
-        """Return hyper-parameters as the device holds them."""
+        """Return hyperparameters as the device holds them."""
         kind = type(self)
         return np.array([getattr(kind, name).held(self, getattr(self, name), precision) for name in names], precision)
 

@@ -1,4 +1,4 @@
-"""Optimizers: one operation of the backend updates the whole arena; hyper-parameters lie on the device."""
+"""Optimizers: one operation of the backend updates the whole arena; hyperparameters lie on the device."""
 
 from __future__ import annotations
 
@@ -8,58 +8,58 @@ from typing import Any
 import numpy as np
 
 from gpucnn.backend import Backend
+from gpucnn.backend.memory import Arena
 from gpucnn.checks import integer, number
 from gpucnn.errors import InputError, lookup
-from gpucnn.optim.hyperparameters import Attached, HyperParameter
-from gpucnn.backend.memory import Arena
+from gpucnn.optim.hyperparameters import ArenaBound, Hyperparameter
 from gpucnn.optim.schedules import check_schedule
 
 __all__ = ["OPTIMIZERS", "SGD", "Adagrad", "Adam", "AdamW", "Optimizer", "RMSprop", "get_optimizer"]
 
 Array = Any
-MOST_STEPS = 10_000_000  # the learning rate of each is in a table
+MAX_STEPS = 10_000_000  # the learning rate of each is in a table
 NOT_ZERO = "else a weight whose gradient is 0 becomes 0/0; try 1e-8"
 
 
-class Optimizer(Attached):
+class Optimizer(ArenaBound):
     """Turns gradients into new weights: `attach` it to the arena of a built model, then `step` after each backward.
 
-    Hyper-parameters may be set between steps. With `clip_norm`, all gradients together are scaled down to that norm
+    Hyperparameters may be set between steps. With `clip_norm`, all gradients together are scaled down to that norm
     before each step, on the device: `g = g min(1, clip_norm/(||g|| + 1e-6))`.
     """
 
     slots = 0  # arrays as large as the arena that it keeps from step to step
-    clip_norm = HyperParameter(optional=True, not_zero="else nothing is learned; None clips nothing")
-    shares: np.ndarray | None = None  # of the learning rate, one for each step, where it follows a schedule
+    clip_norm = Hyperparameter(optional=True, not_zero="else nothing is learned; None clips nothing")
+    lr_factors: np.ndarray | None = None  # of the learning rate, one for each step, where it follows a schedule
     _schedules = 0  # that it was told to follow
 
     def attach(self, arena: Arena, backend: Backend) -> None:
         limit = backend.from_host(self.held(("clip_norm",), backend.precision))
         super().attach(arena, backend)
         self.limit = limit
-        if self.shares is not None:
+        if self.lr_factors is not None:
             self._start_clock(backend)
 
     def state(self) -> dict[str, Array]:
-        return super().state() | ({} if self.shares is None else {"clock": self.clock})
+        return super().state() | ({} if self.lr_factors is None else {"clock": self.clock})
 
     def send(self) -> None:
         super().send()
         self.backend.from_host(self.held(("clip_norm",), self.backend.precision), out=self.limit)
-        if self.shares is not None:
+        if self.lr_factors is not None:
             self.backend.from_host(self._rates(self.backend.precision), out=self.rates)
 
-    def follow(self, schedule: Callable[[float], float], steps: int) -> None:
+    def set_schedule(self, schedule: Callable[[float], float], steps: int) -> None:
         """Let the learning rate follow a schedule: in step t from now, t < steps, `learning_rate schedule(t/steps)`.
 
         After the last step it stays. The rates are computed here, once, and lie on the device, where each step finds
         its own. A `learning_rate` set later changes them all and leaves the clock alone.
         """
         name = type(self).__name__
-        steps = integer(steps, f"{name}: steps", least=1, most=MOST_STEPS)
+        steps = integer(steps, f"{name}: steps", least=1, most=MAX_STEPS)
         check_schedule(schedule, f"{name}: schedule")
-        shares = [number(schedule(t / steps), f"{name}: the schedule's share at {t}/{steps}") for t in range(steps)]
-        self.shares, self._schedules = np.array(shares), self._schedules + 1
+        lr_factors = [number(schedule(t / steps), f"{name}: the schedule's share at {t}/{steps}") for t in range(steps)]
+        self.lr_factors, self._schedules = np.array(lr_factors), self._schedules + 1
         if self.backend is not None:
             self._start_clock(self.backend)
 
@@ -68,14 +68,14 @@ class Optimizer(Attached):
         self.clock = backend.zeros((1,), backend.xp.int64)
 
     def _rates(self, precision: str) -> np.ndarray:
-        return (self.learning_rate * self.shares).astype(precision)
+        return (self.learning_rate * self.lr_factors).astype(precision)
 
-    def past_rate(self, ago: int) -> float:
+    def learning_rate_at(self, ago: int) -> float:
         """Return the learning rate of a step already made, the last of them 1 step ago; reads the clock: a wait."""
-        if self.shares is None:
+        if self.lr_factors is None:
             return self.learning_rate
         step = int(self.backend.to_host(self.clock)[0]) - ago
-        return self.learning_rate * float(self.shares[min(step, len(self.shares) - 1)])
+        return self.learning_rate * float(self.lr_factors[min(step, len(self.lr_factors) - 1)])
 
     @property
     def kind(self) -> tuple[Any, ...]:
@@ -85,11 +85,11 @@ class Optimizer(Attached):
     def step(self) -> None:
         """Update all weights from their gradients."""
         arena = self._current_arena()
-        with self.backend.at_work():
+        with self.backend.limit_blas_threads():
             if self.clip_norm is not None:
                 self.backend.clip_norm(arena.gradients, self.limit)
-            if self.shares is not None:
-                self.backend.take_rate(self.rates, self.clock, self.hyper)
+            if self.lr_factors is not None:
+                self.backend.apply_scheduled_rate(self.rates, self.clock, self.hyperparameters)
             self._step(arena)
 
     def _step(self, arena: Arena) -> None:
@@ -105,10 +105,10 @@ class SGD(Optimizer):
 
     slots = 1
     kept = ("velocity",)
-    hyper_parameters = ("learning_rate", "momentum", "weight_decay")
-    learning_rate = HyperParameter()
-    momentum = HyperParameter(below=1.0)
-    weight_decay = HyperParameter()
+    hyperparameter_names = ("learning_rate", "momentum", "weight_decay")
+    learning_rate = Hyperparameter()
+    momentum = Hyperparameter(below=1.0)
+    weight_decay = Hyperparameter()
 
     def __init__(self, learning_rate=0.01, momentum=0.0, *, nesterov=False, weight_decay=0.0, clip_norm=None):
         self.learning_rate, self.momentum, self.weight_decay = learning_rate, momentum, weight_decay
@@ -119,23 +119,25 @@ class SGD(Optimizer):
         self.velocity = arena.slot()
 
     def _step(self, arena: Arena) -> None:
-        self.backend.sgd_step(arena.values, arena.gradients, self.velocity, self.hyper, nesterov=self.nesterov)
+        self.backend.sgd_step(
+            arena.values, arena.gradients, self.velocity, self.hyperparameters, nesterov=self.nesterov
+        )
 
 
 class Adam(Optimizer):
-    """Adaptive moments: `w = w - learning_rate m^/(sqrt(v^) + eps)`, m^ and v^ the unbiased means of g and g^2.
+    """Adaptive mean_rstd: `w = w - learning_rate m^/(sqrt(v^) + eps)`, m^ and v^ the unbiased means of g and g^2.
 
     `g = dL/dw + weight_decay w`. Source: Kingma and Ba, ICLR 2015, algorithm 1.
     """
 
     slots = 2
     kept = ("mean", "square", "powers")
-    hyper_parameters = ("learning_rate", "beta1", "beta2", "eps", "weight_decay")
-    learning_rate = HyperParameter()
-    beta1 = HyperParameter(below=1.0)
-    beta2 = HyperParameter(below=1.0)
-    eps = HyperParameter(not_zero=NOT_ZERO)
-    weight_decay = HyperParameter()
+    hyperparameter_names = ("learning_rate", "beta1", "beta2", "eps", "weight_decay")
+    learning_rate = Hyperparameter()
+    beta1 = Hyperparameter(below=1.0)
+    beta2 = Hyperparameter(below=1.0)
+    eps = Hyperparameter(not_zero=NOT_ZERO)
+    weight_decay = Hyperparameter()
     decoupled = False  # whether the decay stands beside the gradient
 
     def __init__(self, learning_rate=0.001, *, beta1=0.9, beta2=0.999, eps=1e-8, weight_decay=0.0, clip_norm=None):
@@ -149,7 +151,7 @@ class Adam(Optimizer):
 
     def _step(self, arena: Arena) -> None:
         slots = self.mean, self.square, self.powers
-        self.backend.adam_step(arena.values, arena.gradients, *slots, self.hyper, decoupled=self.decoupled)
+        self.backend.adam_step(arena.values, arena.gradients, *slots, self.hyperparameters, decoupled=self.decoupled)
 
 
 class AdamW(Adam):
@@ -175,12 +177,12 @@ class RMSprop(Optimizer):
 
     slots = 2
     kept = ("square", "velocity")
-    hyper_parameters = ("learning_rate", "smoothing", "eps", "momentum", "weight_decay")
-    learning_rate = HyperParameter()
-    smoothing = HyperParameter(below=1.0)
-    eps = HyperParameter(not_zero=NOT_ZERO)
-    momentum = HyperParameter(below=1.0)
-    weight_decay = HyperParameter()
+    hyperparameter_names = ("learning_rate", "smoothing", "eps", "momentum", "weight_decay")
+    learning_rate = Hyperparameter()
+    smoothing = Hyperparameter(below=1.0)
+    eps = Hyperparameter(not_zero=NOT_ZERO)
+    momentum = Hyperparameter(below=1.0)
+    weight_decay = Hyperparameter()
 
     def __init__(
         self, learning_rate=0.001, momentum=0.0, *, smoothing=0.99, eps=1e-8, weight_decay=0.0, clip_norm=None
@@ -193,7 +195,7 @@ class RMSprop(Optimizer):
         self.square, self.velocity = arena.slot(), arena.slot()
 
     def _step(self, arena: Arena) -> None:
-        self.backend.rmsprop_step(arena.values, arena.gradients, self.square, self.velocity, self.hyper)
+        self.backend.rmsprop_step(arena.values, arena.gradients, self.square, self.velocity, self.hyperparameters)
 
 
 class Adagrad(Optimizer):
@@ -204,10 +206,10 @@ class Adagrad(Optimizer):
 
     slots = 1
     kept = ("square",)
-    hyper_parameters = ("learning_rate", "eps", "weight_decay")
-    learning_rate = HyperParameter()
-    eps = HyperParameter(not_zero=NOT_ZERO)
-    weight_decay = HyperParameter()
+    hyperparameter_names = ("learning_rate", "eps", "weight_decay")
+    learning_rate = Hyperparameter()
+    eps = Hyperparameter(not_zero=NOT_ZERO)
+    weight_decay = Hyperparameter()
 
     def __init__(self, learning_rate=0.01, *, eps=1e-10, weight_decay=0.0, clip_norm=None):
         self.learning_rate, self.eps = learning_rate, eps
@@ -218,7 +220,7 @@ class Adagrad(Optimizer):
         self.square = arena.slot()
 
     def _step(self, arena: Arena) -> None:
-        self.backend.adagrad_step(arena.values, arena.gradients, self.square, self.hyper)
+        self.backend.adagrad_step(arena.values, arena.gradients, self.square, self.hyperparameters)
 
 
 OPTIMIZERS = {"sgd": SGD, "nesterov": SGD, "adam": Adam, "adamw": AdamW, "rmsprop": RMSprop, "adagrad": Adagrad}
@@ -240,6 +242,6 @@ def get_optimizer(
     settings = {name: value for name, value in settings.items() if value is not None} | {"clip_norm": clip_norm}
     if kind is SGD:
         return SGD(**{"momentum": 0.9} | settings, nesterov=name == "nesterov")
-    if momentum is not None and "momentum" not in kind.hyper_parameters:
+    if momentum is not None and "momentum" not in kind.hyperparameter_names:
         raise InputError(f"{name} takes no momentum: leave it out, or use the optimizer sgd")
     return kind(**settings)

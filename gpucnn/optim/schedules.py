@@ -1,7 +1,7 @@
 """Learning-rate schedules: the share of the learning rate at each point of a run, from 0 (start) towards 1 (end).
 
 A schedule is any function of the progress; those here are values that say what they are when printed. An optimizer
-takes one with `follow(schedule, steps)`.
+takes one with `set_schedule(schedule, steps)`.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ from typing import Any
 from gpucnn.layers.base import Layer
 from gpucnn.model import Sequential
 
-__all__ = ["Guard"]
+__all__ = ["DivergenceTracer"]
 
 Array = Any
 RESULTS = {  # of a layer's methods
@@ -23,7 +23,7 @@ class NotFinite(Exception):
     """An array holds NaN or infinity; the message names it."""
 
 
-class Guard:
+class DivergenceTracer:
     """A copy, on the device, of what a run was at the beginning of an epoch: from there its steps can be made again.
 
     They give the same bits again, so the first array that is not finite is found by looking at all of them.

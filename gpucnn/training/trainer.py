@@ -12,16 +12,16 @@ from typing import Any
 
 import numpy as np
 
-from gpucnn.optim.averaging import WeightAverage
 from gpucnn.checks import integer
-from gpucnn.data.device_dataset import ResidentSplit
+from gpucnn.data.device_dataset import DeviceDataset
 from gpucnn.errors import DeviceError, DivergedError, InputError
-from gpucnn.training.divergence import Guard
+from gpucnn.execution.step_graphs import Replay
 from gpucnn.losses import Loss
 from gpucnn.model import Sequential
+from gpucnn.optim.averaging import WeightAverage
 from gpucnn.optim.optimizers import Optimizer
-from gpucnn.execution.step_graphs import Replay
 from gpucnn.representation import representation
+from gpucnn.training.divergence import DivergenceTracer
 
 __all__ = ["Metrics", "Trainer"]
 
@@ -74,14 +74,14 @@ class Trainer:
         self.model, self.loss, self.optimizer = model, loss, optimizer
         self.average, self.seed, self.graph = average, seed, graph
         self.backend = model.backend
-        model.pin()
+        model.fix_device()
         loss.build(self.backend)
         optimizer.attach(model.arena, self.backend)
         if average:
             average.attach(model.arena, self.backend)
         self._totals = self.backend.zeros((4,), self.backend.xp.float64)
         self.replay = self.test_replay = Replay(self.backend)
-        self._guard = Guard(model)
+        self._tracer = DivergenceTracer(model)
         self._began = 0, 0  # epoch and batches done when `train_epoch` was last called
 
     def __repr__(self) -> str:
@@ -89,7 +89,7 @@ class Trainer:
 
     def step(self, x: Array, y: Array) -> None:
         """Enqueue one update from a batch; nothing is read back."""
-        with self.backend.at_work(), self.model.explained(x.shape[0]):
+        with self.backend.limit_blas_threads(), self.model.explained(x.shape[0]):
             outputs = self.model._forward(x, train=True)
             self.loss.forward(outputs, y, totals=self._totals)
             self.model._backward(self.loss.backward(), need_dx=False)
@@ -97,14 +97,14 @@ class Trainer:
             if self.average:
                 self.average.update()
 
-    def _next_step(self, data: ResidentSplit, N: int) -> None:
+    def _next_step(self, data: DeviceDataset, N: int) -> None:
         self.step(*data.next_batch(N))
 
-    def steps(self, data: ResidentSplit) -> int:
+    def steps(self, data: DeviceDataset) -> int:
         """Return the number of steps in an epoch; the last may have a smaller batch."""
         return math.ceil(data.samples / self.batch_size)
 
-    def state(self, data: ResidentSplit) -> dict[str, Array]:
+    def state(self, data: DeviceDataset) -> dict[str, Array]:
         """Return all arrays that a run carries from step to step, by name: with their values it goes on bit for bit."""
         parts = {"optimizer": self.optimizer, "data": data} | ({"average": self.average} if self.average else {})
         arrays = {f"model.{name}": array for name, array in self.model.arrays().items()}
@@ -112,7 +112,7 @@ class Trainer:
         return arrays | {"totals": self._totals}
 
     @contextmanager
-    def _replayed(self, data: ResidentSplit) -> Iterator[Replay]:
+    def _replayed(self, data: DeviceDataset) -> Iterator[Replay]:
         """Give what runs steps on these data; afterwards its recordings are of no more use."""
         parts = [part for network in (self.model, *self.model.copies()) for part in network.parts()]
         owners = [*parts, self.loss, self.optimizer, data, *filter(None, [self.average])]
@@ -122,14 +122,14 @@ class Trainer:
         finally:
             replay.close()
 
-    def loaded(self) -> None:
+    def on_state_loaded(self) -> None:
         """Take note that `state` has come from elsewhere."""
         for part in (self.optimizer, self.average):
             if part:
-                part.loaded()
+                part.on_state_loaded()
 
     def train_epoch(
-        self, data: ResidentSplit, epoch: int, on_batch: Callable[[int], None] | None = None, *, done: int = 0
+        self, data: DeviceDataset, epoch: int, on_batch: Callable[[int], None] | None = None, *, done: int = 0
     ) -> Metrics:
         """Train on every sample once, in an order drawn from the seed and the number of the epoch (from 0).
 
@@ -147,7 +147,7 @@ class Trainer:
                 self._totals[...] = 0
                 data.shuffle(np.random.default_rng((self.seed, epoch)), epoch)
             self._began = epoch, done
-            self._guard.keep(self.state(data))
+            self._tracer.keep(self.state(data))
             with np.errstate(all="ignore"):  # NaN and infinity are reported below, once
                 for N in islice(self._batches(data), done, None):
                     self.replay.run((N, *self.optimizer.kind), partial(self._next_step, data, N))
@@ -158,45 +158,45 @@ class Trainer:
             raise self.diverged(data, finite, self.steps(data))
         return metrics
 
-    def diverged(self, data: ResidentSplit, finite: int, steps: int) -> DivergedError:
+    def diverged(self, data: DeviceDataset, finite: int, steps: int) -> DivergedError:
         """Return the error of an epoch whose loss stayed finite for so many samples, found after so many steps.
 
         The steps are made again to see in which array it began; what `state` is afterwards serves for nothing.
         """
         epoch, done = self._began
         step = finite // self.batch_size
-        rate = self.optimizer.past_rate(steps - step)
+        rate = self.optimizer.learning_rate_at(steps - step)
         again = (partial(self._next_step, data, N) for N in islice(self._batches(data), done, steps))
         with self.backend.on_device(), np.errstate(all="ignore"):
-            found = self._guard.find(self.state(data), again)
+            found = self._tracer.find(self.state(data), again)
         return DivergedError(
             f"the loss became NaN or infinite in epoch {epoch + 1}, step {step + 1}, at learning rate {rate:g}"
             f"{found and f', which began in {found}'}; try a smaller learning rate"
         )
 
-    def evaluate(self, data: ResidentSplit) -> Metrics:
+    def evaluate(self, data: DeviceDataset) -> Metrics:
         """Return the mean loss (NaN if it is not finite) and the accuracy over all samples, without training."""
         self._check(data)
         applied = self.average.applied() if self.average else nullcontext()
         repeated = self._replayed(data)
-        with applied, self.backend.at_work(), repeated as self.test_replay, np.errstate(all="ignore"):
+        with applied, self.backend.limit_blas_threads(), repeated as self.test_replay, np.errstate(all="ignore"):
             self._totals[...] = 0
             data.rewind()
             for N in self._batches(data):
                 self.test_replay.run(N, partial(self._next_test, data, N))
             return self._read_totals()[0]
 
-    def _next_test(self, data: ResidentSplit, N: int) -> None:
+    def _next_test(self, data: DeviceDataset, N: int) -> None:
         x, y = data.next_batch(N, train=False)
         self.loss.forward(self.model._forward(x, train=False), y, train=False, totals=self._totals)
 
-    def _check(self, data: ResidentSplit) -> None:
+    def _check(self, data: DeviceDataset) -> None:
         """Check that the data suit the model."""
         model = self.model
-        if (data.backend.name, data.backend.products) != (self.backend.name, self.backend.products):
+        if (data.backend.name, data.backend.matmul_precision) != (self.backend.name, self.backend.matmul_precision):
             raise DeviceError(
-                f"Trainer: the model is on {self.backend.name} in {self.backend.products}, the data on "
-                f"{data.backend.name} in {data.backend.products}; give both the same backend"
+                f"Trainer: the model is on {self.backend.name} in {self.backend.matmul_precision}, the data on "
+                f"{data.backend.name} in {data.backend.matmul_precision}; give both the same backend"
             )
         if tuple(data.images.shape[1:]) != model.input_shape:
             raise InputError(f"Trainer: {model.label} takes {model.input_shape}, images are {data.images.shape[1:]}")
@@ -207,7 +207,7 @@ class Trainer:
                 f"Trainer: labels are {labels[0]} to {labels[-1]}, but the model has outputs for 0 to {classes - 1}"
             )
 
-    def _batches(self, data: ResidentSplit) -> Iterator[int]:
+    def _batches(self, data: DeviceDataset) -> Iterator[int]:
         """Sizes of the batches that make up an epoch; the last may be smaller."""
         full, rest = divmod(data.samples, self.batch_size)
         yield from [self.batch_size] * full

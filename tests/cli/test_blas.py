@@ -12,7 +12,7 @@ import pytest
 import gpucnn
 from gpucnn.cli import blas
 
-ROOT = Path(gpucnn.__file__).parents[2]
+ROOT = Path(gpucnn.__file__).parents[1]
 AVX512 = "avx512f avx512dq avx512cd avx512bw avx512vl"
 CPUINFO = """processor\t: 0
 vendor_id\t: AuthenticAMD

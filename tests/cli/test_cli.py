@@ -23,7 +23,7 @@ from gpucnn.cli.main import main
 from gpucnn.data import Split
 from gpucnn.optim.schedules import get_schedule
 
-ROOT = Path(gpucnn.__file__).parents[2]
+ROOT = Path(gpucnn.__file__).parents[1]
 SCRIPT = ROOT / "scripts" / "train.py"
 SHA256 = re.compile("[0-9a-f]{64}")
 LAST_LINE = re.compile(r"test accuracy (\d+\.\d\d)% \(\d+ of \d+\), loss \d+\.\d{4}")
@@ -111,7 +111,7 @@ def test_options_reach_the_training(run, tmp_path: Path, monkeypatch: pytest.Mon
     def spy(self, *arguments, **keywords):
         seen.append((self.optimizer, self.batch_size, self.backend, self.seed))
         metrics = train_epoch(self, *arguments, **keywords)
-        rates.append(self.optimizer.past_rate(1))
+        rates.append(self.optimizer.learning_rate_at(1))
         return metrics
 
     monkeypatch.setattr(Trainer, "train_epoch", spy)
@@ -166,10 +166,10 @@ def test_schedule_clipping_and_average(run, tmp_path: Path, monkeypatch: pytest.
     summary = json.loads(path.read_text())
     recorded = {"schedule": "one-cycle", "warm_up": 0.25, "clip_norm": 0.5, "average": 0.75}
     assert summary.items() >= recorded.items()
-    shares = [get_schedule("one-cycle", 0.25)(t / 4) for t in range(4)]
-    np.testing.assert_allclose(trainer.optimizer.rates, 0.003 * np.array(shares), rtol=1e-6)
+    lr_factors = [get_schedule("one-cycle", 0.25)(t / 4) for t in range(4)]
+    np.testing.assert_allclose(trainer.optimizer.rates, 0.003 * np.array(lr_factors), rtol=1e-6)
     assert np.linalg.norm(trainer.model.arena.gradients) == pytest.approx(0.5, rel=1e-4)
-    assert trainer.average.worth == 1 + 0.75 + 0.75**2 + 0.75**3
+    assert trainer.average.total_weight == 1 + 0.75 + 0.75**2 + 0.75**3
     np.testing.assert_array_equal(trainer.model.arena.values, trainer.average.mean)
     assert summary["weights_sha256"] == trainer.model.weights_sha256()
 
@@ -189,9 +189,9 @@ def test_shift_and_flip_are_for_the_training_images(run, tmp_path: Path, monkeyp
 
     def spy(*arguments):
         splits.append(arguments)
-        return data.ResidentSplit(*arguments)
+        return data.DeviceDataset(*arguments)
 
-    monkeypatch.setattr("gpucnn.cli.train.ResidentSplit", spy)
+    monkeypatch.setattr("gpucnn.cli.train.DeviceDataset", spy)
     for options in ((), ("--shift", "2"), ("--flip",), ("--shift", "2", "--flip"), ("--shift", "2", "--flip")):
         code, _, err = run(*QUICK, *options, "--seed", "4", "--summary", str(path))
         assert (code, err) == (0, [])

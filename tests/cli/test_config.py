@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from gpucnn.cli import main as cli
+from gpucnn.cli.config import MAX_BYTES
 from gpucnn.cli.main import main
-from gpucnn.cli.config import MOST_BYTES
 
 
 @pytest.fixture
@@ -67,7 +67,7 @@ def test_the_command_line_wins_wherever_it_stands(seen: list, tmp_path: Path) ->
         (f"seed = {'9' * 5000}", "expected TOML in UTF-8"),
         ("epochs = ", "expected TOML in UTF-8, such as: epochs = 3 (Invalid value"),
         (f"x = {'[' * 20000}", "expected TOML in UTF-8"),
-        ("#" * (MOST_BYTES + 1), "expected options in at most 65,536 bytes, came more"),
+        ("#" * (MAX_BYTES + 1), "expected options in at most 65,536 bytes, came more"),
     ],
 )
 def test_what_is_wrong_is_said_with_file_and_key(

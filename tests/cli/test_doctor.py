@@ -18,7 +18,7 @@ import gpucnn
 from gpucnn.cli import blas, doctor
 from gpucnn.cli import main as cli
 
-ROOT = Path(gpucnn.__file__).parents[2]
+ROOT = Path(gpucnn.__file__).parents[1]
 HASWELL = {"internal_api": "openblas", "version": "0.3.31", "architecture": "Haswell", "num_threads": 2}
 AVX512 = {"flags": "avx512f avx512bw avx512dq avx512vl", "model name": "AMD EPYC 9999"}
 

@@ -12,7 +12,7 @@ from tolerances import KEEP_RATE_SIGMAS
 
 from gpucnn import SGD, Dense, Flatten, Sequential, SoftmaxCrossEntropy, Trainer
 from gpucnn.backend.reference import Backend
-from gpucnn.data import Augmentation, ResidentSplit, Split
+from gpucnn.data import Augmentation, DeviceDataset, Split
 from gpucnn.errors import InputError
 
 SAMPLES = 23
@@ -25,16 +25,16 @@ def make_split(samples: int = SAMPLES) -> Split:
     return Split(rng.integers(1, 256, (samples, 6, 5, 2), dtype=np.uint8), np.arange(samples, dtype=np.int32) % 4)
 
 
-def make_data(backend: Backend | None = None, augmentation: Augmentation | None = BOTH, seed: int = 3) -> ResidentSplit:
-    return ResidentSplit(make_split(), backend or Backend(), EXACT, augmentation, seed)
+def make_data(backend: Backend | None = None, augmentation: Augmentation | None = BOTH, seed: int = 3) -> DeviceDataset:
+    return DeviceDataset(make_split(), backend or Backend(), EXACT, augmentation, seed)
 
 
-def take(data: ResidentSplit, *sizes: int, train: bool = True) -> np.ndarray:
+def take(data: DeviceDataset, *sizes: int, train: bool = True) -> np.ndarray:
     """Return the next batches of these sizes as one array on the host."""
     return np.concatenate([data.backend.to_host(data.next_batch(N, train=train)[0]) for N in sizes])
 
 
-def epoch_of(data: ResidentSplit, epoch: int, *sizes: int, train: bool = True) -> np.ndarray:
+def epoch_of(data: DeviceDataset, epoch: int, *sizes: int, train: bool = True) -> np.ndarray:
     """Return the images of an epoch, whose order is always the same."""
     data.shuffle(np.random.default_rng(0), epoch)
     return take(data, *sizes, train=train)
@@ -59,7 +59,7 @@ def test_every_shift_occurs_and_half_of_the_images_are_mirrored() -> None:
     image, samples, shift = make_split(1).images[0], 5000, 2
     split = Split(np.broadcast_to(image, (samples, *image.shape)), np.zeros(samples, np.int32))
     plain = SimpleNamespace(scale=np.ones(2), shift=np.zeros(2))
-    data = ResidentSplit(split, Backend(), plain, Augmentation(shift, flip=True))
+    data = DeviceDataset(split, Backend(), plain, Augmentation(shift, flip=True))
     of = {variant.tobytes(): what for what, variant in variants(image, shift).items()}
     counts = dict.fromkeys(of.values(), 0)
     for x in take(data, samples).astype(np.uint8):

@@ -48,7 +48,7 @@ SHAPE = (6, 8, 4)
 class Own(Layer):
     """Says nothing of what it keeps."""
 
-    def infer(self, input_shape):
+    def infer_shape(self, input_shape):
         return input_shape
 
 
@@ -142,7 +142,7 @@ class Shifted(ReLU):
 class Product(layers.join.Join):
     """A join of a user's own, which keeps its inputs and returns dy itself for all but the first."""
 
-    def infer(self, input_shapes):
+    def infer_shape(self, input_shapes):
         return input_shapes[0]
 
     def _forward(self, xs, train):

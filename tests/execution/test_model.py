@@ -33,7 +33,7 @@ from gpucnn import (
     zoo,
 )
 from gpucnn.backend import CpuBackend
-from gpucnn.data import Augmentation, ResidentSplit, Split
+from gpucnn.data import Augmentation, DeviceDataset, Split
 from gpucnn.data.device_dataset import Normalization
 from gpucnn.gradcheck import check_layer
 from gpucnn.losses import Loss, get_loss
@@ -42,8 +42,8 @@ from gpucnn.optim.optimizers import get_optimizer
 # Python's own short-lived objects (tuples, slices, views: one for each of the 49 taps of a global pooling) in one
 # operation; they do not grow with the batch, while the smallest array of a batch, one float32 for each sample, grows by
 # more than this from the small batch to the large.
-MOST_BYTES_OF_OBJECTS = 12000
-MOST_BYTES_OF_GROWTH = 1000
+MAX_BYTES_OF_OBJECTS = 12000
+MAX_BYTES_OF_GROWTH = 1000
 # NumPy converts dtypes through buffers of a fixed number of elements; few, so that they do not hide an array.
 CONVERSION_ELEMENTS = 64
 
@@ -116,7 +116,7 @@ def test_a_model_in_a_model() -> None:
 
 
 def test_summary() -> None:
-    """Of each sample last winners and a mask of a byte each, and two outputs; ReLU is a part of the pooling."""
+    """Of each sample last argmax and a mask of a byte each, and two outputs; ReLU is a part of the pooling."""
     assert small().summary().splitlines() == [
         "layer       kind       output     parameters  kept per sample",
         "-------------------------------------------------------------",
@@ -331,7 +331,7 @@ def small_conversion_buffers():
     np.setbufsize(size)
 
 
-def make_trainer(name: str, batch_size: int, steps: int, threads: int = 1) -> tuple[Trainer, ResidentSplit]:
+def make_trainer(name: str, batch_size: int, steps: int, threads: int = 1) -> tuple[Trainer, DeviceDataset]:
     """Return a trainer of a model by name, with random images for so many steps, all of them augmented."""
     recipe, backend, rng = zoo.get_recipe(name), CpuBackend(threads=threads), np.random.default_rng(0)
     model = recipe.model(10)
@@ -340,7 +340,7 @@ def make_trainer(name: str, batch_size: int, steps: int, threads: int = 1) -> tu
     trainer = Trainer(model, get_loss(recipe.loss), optimizer, batch_size=batch_size)
     images = rng.integers(0, 256, (steps * batch_size, 28, 28, 1), dtype=np.uint8)
     split = Split(images, rng.integers(0, 10, len(images), dtype=np.int32))
-    return trainer, ResidentSplit(split, backend, Normalization(images), Augmentation(2, flip=True))
+    return trainer, DeviceDataset(split, backend, Normalization(images), Augmentation(2, flip=True))
 
 
 def bytes_of_a_step(step: Callable[[], None]) -> tuple[int, int]:
@@ -388,9 +388,9 @@ def make_step(layers: list[Layer], loss: Loss, N: int) -> Callable[[], None]:
 def check_memory(small_step: Callable[[], None], large_step: Callable[[], None], threads: int = 1) -> None:
     """Check that a step keeps no array, needs next to nothing, and with a large batch no more than with a small."""
     (small_peak, small_kept), (large_peak, large_kept) = map(bytes_of_a_step, (small_step, large_step))
-    assert max(small_kept, large_kept) < MOST_BYTES_OF_GROWTH
-    assert max(small_peak, large_peak) < threads * MOST_BYTES_OF_OBJECTS
-    assert large_peak - small_peak < MOST_BYTES_OF_GROWTH
+    assert max(small_kept, large_kept) < MAX_BYTES_OF_GROWTH
+    assert max(small_peak, large_peak) < threads * MAX_BYTES_OF_OBJECTS
+    assert large_peak - small_peak < MAX_BYTES_OF_GROWTH
 
 
 @pytest.mark.usefixtures("small_conversion_buffers")

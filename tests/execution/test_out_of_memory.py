@@ -12,8 +12,8 @@ from device.fake_cupy import make_fake_cupy
 from device.fixtures import installed_cupy, requires_compiler
 
 from gpucnn import SGD, Adam, Conv2D, Dense, Flatten, GpucnnError, ReLU, Residual, Sequential, get_backend
-from gpucnn.backend import host_memory as host
 from gpucnn.backend import Backend, CpuBackend
+from gpucnn.backend import host_memory as host
 from gpucnn.backend.reference import Backend as Reference
 from gpucnn.errors import OutOfMemoryError
 from gpucnn.execution.out_of_memory import SPARE

@@ -136,7 +136,7 @@ def test_layers_that_compute_together_stay_together() -> None:
 
 
 class Custom(Layer):
-    def infer(self, input_shape):
+    def infer_shape(self, input_shape):
         return input_shape
 
     def _forward(self, x, train):

@@ -29,11 +29,11 @@ from gpucnn import (
     Trainer,
     get_backend,
 )
-from gpucnn.data import Normalization, ResidentSplit
-from gpucnn.errors import DeviceError
 from gpucnn.backend.memory import Workspace
-from gpucnn.optim.optimizers import Optimizer
+from gpucnn.data import DeviceDataset, Normalization
+from gpucnn.errors import DeviceError
 from gpucnn.execution.step_graphs import Replay
+from gpucnn.optim.optimizers import Optimizer
 from gpucnn.optim.schedules import Cosine, Linear
 
 pytestmark = requires_compiler
@@ -45,12 +45,12 @@ cupy = fake_cupy  # under the name that the tests speak of
 
 def small_trainer(
     *layers: Layer, optimizer: Optimizer | None = None, graph: bool = True
-) -> tuple[Trainer, ResidentSplit]:
+) -> tuple[Trainer, DeviceDataset]:
     """Return a trainer of a small network on the GPU, and its data: five batches of two, and one of one."""
     model = Sequential([Flatten(), Dense(6), ReLU(), *layers, Dense(10)])
     model.build(SHAPE, "gpu", seed=0)
     split = random_split(11, SHAPE)
-    data = ResidentSplit(split, model.backend, Normalization(split.images))
+    data = DeviceDataset(split, model.backend, Normalization(split.images))
     return Trainer(model, SoftmaxCrossEntropy(), optimizer or SGD(0.1, 0.9), batch_size=2, graph=graph), data
 
 
@@ -59,7 +59,7 @@ def weights(trainer) -> str:
 
 
 def trained_alike(
-    train: Callable[[Trainer, ResidentSplit], object],
+    train: Callable[[Trainer, DeviceDataset], object],
     *layers: Callable[[], Layer],
     optimizer: Callable[[], Optimizer] = lambda: SGD(0.1, 0.9),
 ) -> None:
@@ -138,7 +138,7 @@ def test_trap_changed_shape(cupy: ModuleType) -> None:
 def test_trap_changed_buffer(layer: Callable[[], Layer], cupy: ModuleType) -> None:
     """A larger batch in the middle of an epoch gives the layers other buffers; the graph goes on with those it had."""
 
-    def train(trainer: Trainer, data: ResidentSplit) -> None:
+    def train(trainer: Trainer, data: DeviceDataset) -> None:
         def grow() -> None:
             trainer.model.predict(trainer.backend.zeros((50, *SHAPE)))
             trainer.model.forward(trainer.backend.zeros((50, *SHAPE)))
@@ -174,7 +174,7 @@ def test_trap_buffer_that_grows(of_another: bool, cupy: ModuleType) -> None:
 def test_trap_python_scalar(cupy: ModuleType) -> None:
     """A plain number is recorded as it is; one that is changed between epochs counts from the next epoch on."""
 
-    def train(trainer: Trainer, data: ResidentSplit) -> None:
+    def train(trainer: Trainer, data: DeviceDataset) -> None:
         trainer.train_epoch(data, 0)
         trainer.optimizer.nesterov = True
         trainer.model.layers[3].rate = 0.6
@@ -187,7 +187,7 @@ def test_trap_python_scalar(cupy: ModuleType) -> None:
 def test_hyper_parameters_count_at_once(when: str, cupy: ModuleType) -> None:
     """They lie on the device, where every step finds them."""
 
-    def train(trainer: Trainer, data: ResidentSplit) -> None:
+    def train(trainer: Trainer, data: DeviceDataset) -> None:
         slow_down = at_batch(3, partial(setattr, trainer.optimizer, "learning_rate", 0.01))
         trainer.train_epoch(data, 0, slow_down if when == "within an epoch" else None)
         trainer.optimizer.momentum = 0.5
@@ -203,7 +203,7 @@ class Doing(Layer):
         super().__init__()
         self.what = what
 
-    def infer(self, input_shape):
+    def infer_shape(self, input_shape):
         return input_shape
 
     def _forward(self, x, train):
@@ -306,7 +306,7 @@ def test_trap_state_that_is_replaced(cupy: ModuleType) -> None:
 class OwnSGD(Optimizer):
     """Momentum by a user's own code: in an array that is replaced, or with a number that counts the steps."""
 
-    hyper_parameters = ()
+    hyperparameter_names = ()
 
     def __init__(self, way: str):
         self.way, self.clip_norm, self.learning_rate = way, None, 0.1
@@ -367,7 +367,7 @@ def test_trap_random_numbers_of_python(cupy: ModuleType) -> None:
 
 
 def test_trap_array_in_a_list(cupy: ModuleType) -> None:
-    def train(trainer: Trainer, data: ResidentSplit) -> None:
+    def train(trainer: Trainer, data: DeviceDataset) -> None:
         def exchange() -> None:
             trainer.optimizer.factors[0] = trainer.optimizer.factors[0] + 0
 
@@ -423,15 +423,15 @@ def test_trap_containers_of_a_recording_that_fails(cupy: ModuleType) -> None:
 def test_hyper_parameters_that_change_what_a_step_does(change: str, cupy: ModuleType) -> None:
     """Clipping and schedules that begin within an epoch, where other operations make up a step."""
 
-    def train(trainer: Trainer, data: ResidentSplit) -> None:
+    def train(trainer: Trainer, data: DeviceDataset) -> None:
         def set_it() -> None:
             if change == "clip_norm":
                 trainer.optimizer.clip_norm = 0.01
             else:
-                trainer.optimizer.follow(Cosine(), 3)
+                trainer.optimizer.set_schedule(Cosine(), 3)
 
         if change == "another schedule":
-            trainer.optimizer.follow(Linear(), 20)
+            trainer.optimizer.set_schedule(Linear(), 20)
         trainer.train_epoch(data, 0, at_batch(3, set_it))
 
     trained_alike(train)
@@ -450,7 +450,7 @@ def test_data_go_when_they_are_no_longer_needed(cupy: ModuleType) -> None:
 def test_trap_exchanged_array(cupy: ModuleType) -> None:
     """What a layer has as an attribute lives as long as a graph, even if no operation of the backend ever sees it."""
 
-    def train(trainer: Trainer, data: ResidentSplit) -> None:
+    def train(trainer: Trainer, data: DeviceDataset) -> None:
         own = trainer.model.layers[3]
 
         def exchange() -> None:

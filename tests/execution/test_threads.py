@@ -14,7 +14,7 @@ from threadpoolctl import threadpool_info, threadpool_limits
 
 from gpucnn import SGD, InputError, SoftmaxCrossEntropy, Trainer, get_backend, zoo
 from gpucnn.backend import CpuBackend
-from gpucnn.backend.cpu.threads import Crew, Task, wait_for_all
+from gpucnn.backend.cpu.threads import Task, ThreadPool, wait_for_all
 
 
 def blas_threads() -> set[int]:
@@ -23,12 +23,12 @@ def blas_threads() -> set[int]:
 
 def test_a_crew_works_side_by_side() -> None:
     meeting = threading.Barrier(3, timeout=10)  # nobody passes before all three are there
-    Crew(3).run([meeting.wait] * 3)
+    ThreadPool(3).run([meeting.wait] * 3)
 
 
 def test_fewer_jobs_than_threads() -> None:
     done = []
-    Crew(3).run([lambda: done.append(1)])
+    ThreadPool(3).run([lambda: done.append(1)])
     assert done == [1]
 
 
@@ -43,14 +43,14 @@ def test_an_error_of_any_thread_is_raised_after_all_have_stopped(place: int) -> 
         stopped.append(number)
 
     with pytest.raises(ValueError, match=f"job {place}"):
-        Crew(3).run([lambda number=number: job(number) for number in range(3)])
+        ThreadPool(3).run([lambda number=number: job(number) for number in range(3)])
     assert sorted(stopped) == [number for number in range(3) if number != place]
 
 
 def test_blas_is_held_to_one_thread_and_let_go() -> None:
-    crew, seen = Crew(2), []
+    crew, seen = ThreadPool(2), []
     with threadpool_limits(2, user_api="blas"):
-        with crew.at_work():
+        with crew.limit_blas_threads():
             seen.append(blas_threads())
             crew.run([lambda: seen.append(blas_threads())])
             seen.append(blas_threads())
@@ -64,14 +64,14 @@ def test_blas_is_held_to_one_thread_and_let_go() -> None:
 def test_every_thread_has_the_callers_error_state() -> None:
     seen = []
     with np.errstate(over="ignore"):
-        Crew(3).run([lambda: seen.append(np.geterr()["over"])] * 3)
+        ThreadPool(3).run([lambda: seen.append(np.geterr()["over"])] * 3)
     assert seen == ["ignore"] * 3
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
 @pytest.mark.filterwarnings("ignore:.*use of fork.*:DeprecationWarning")
 def test_a_forked_process_has_threads_too() -> None:
-    crew = Crew(2)
+    crew = ThreadPool(2)
     crew.run([lambda: None] * 2)  # now there are threads, which a fork does not copy
     child = os.fork()
     if child == 0:
@@ -152,7 +152,7 @@ def test_an_interrupted_run_is_over_when_it_returns_and_the_next_is_whole() -> N
     def interrupt(*_: object) -> None:
         raise TimeoutError
 
-    crew, done = Crew(3), []
+    crew, done = ThreadPool(3), []
 
     def job() -> None:
         time.sleep(0.1)
@@ -174,7 +174,7 @@ def test_an_interrupted_run_is_over_when_it_returns_and_the_next_is_whole() -> N
 
 
 def test_the_threads_of_a_crew_end_with_it() -> None:
-    crew, before = Crew(3), set(threading.enumerate())
+    crew, before = ThreadPool(3), set(threading.enumerate())
     crew.run([lambda: None] * 3)
     hired = set(threading.enumerate()) - before
     assert len(hired) == 2

@@ -14,7 +14,10 @@ from gpu_job import Clock, Job, Row
 ROOT = Path(__file__).resolve().parents[2]
 TINY = Job(
     precisions=("float32",),
-    tests=("tests/gpu/test_gpu_step.py::test_gpu_numbers", "tests/gpu/test_gpu_step.py::test_real_gpu_trains_as_the_cpu"),
+    tests=(
+        "tests/gpu/test_gpu_step.py::test_gpu_numbers",
+        "tests/gpu/test_gpu_step.py::test_real_gpu_trains_as_the_cpu",
+    ),
     test_workers=2,
     networks=("lenet5",),
     batch_size=4,

@@ -16,7 +16,7 @@ from trainers import kitchen_sink, random_split
 
 from gpucnn import SGD, Conv2D, Dense, Dropout, Flatten, Sequential, SoftmaxCrossEntropy, WeightAverage, get_backend
 from gpucnn.backend import Backend
-from gpucnn.data import Normalization, ResidentSplit
+from gpucnn.data import DeviceDataset, Normalization
 from gpucnn.errors import DeviceError
 from gpucnn.losses import Huber
 
@@ -88,7 +88,7 @@ def train(backend: Backend) -> None:
 
 def read_data(backend: Backend) -> None:
     split = random_split(5, (4, 4, 1))
-    data = ResidentSplit(split, backend, Normalization(split.images))
+    data = DeviceDataset(split, backend, Normalization(split.images))
     data.shuffle(np.random.default_rng(0), 0)
     data.next_batch(3)
 

@@ -28,13 +28,13 @@ pytestmark = pytest.mark.skipif(missing_gpu_arithmetic() is not None, reason=str
 
 TINY = np.float32(1e-45)  # the smallest denormal number
 LEAST = np.finfo("float32").tiny  # the smallest that is none
-OPERATIONS = {"clip_norm", "take_rate", "average_step", "label_targets", *ELEMENT_LOSSES}
+OPERATIONS = {"clip_norm", "apply_scheduled_rate", "average_step", "label_targets", *ELEMENT_LOSSES}
 OPERATIONS |= {f"{name}_step" for name in ("sgd", "adam", "rmsprop", "adagrad")}
 OPERATIONS |= {f"{name}_cross_entropy" for name in ("softmax", "sigmoid", "soft")}
 OPERATIONS |= {f"{name}{dx}" for name in ("relu", "sigmoid", "tanh", "gelu", "softmax") for dx in ("", "_dx")}
 OPERATIONS |= {f"{name}_pool2d{dx}" for name in ("max", "average", "lp") for dx in ("", "_dx")}
 SELECTED = [c for c in CASES if c.operation in OPERATIONS and c.dtype == "float32" and not c.large]
-RECTIFIED = [case for case in CASES if case.arguments.get("rectify") and case.dtype == "float32" and not case.large]
+RECTIFIED = [case for case in CASES if case.arguments.get("relu") and case.dtype == "float32" and not case.large]
 
 
 @functools.cache
@@ -90,7 +90,7 @@ def test_what_is_rectified_with_the_bias_is_relu_of_it_to_the_bit(name: str, bia
     x, w = EDGES.reshape(-1, *shape[1:]), np.ones(shape, np.float32)
     b = None if bias is None else backend.from_host(np.float32([bias]))
     further = {"window": Window((1, 1))} if operation == "conv2d" else {}
-    y, rectified = (on_device(backend, operation, x, w, b=b, rectify=rectify, **further) for rectify in (False, True))
+    y, rectified = (on_device(backend, operation, x, w, b=b, relu=relu, **further) for relu in (False, True))
     assert rectified.tobytes() == on_device(backend, "relu", y).tobytes()
     assert not np.any(np.signbit(rectified) & ~np.isnan(rectified))
 
@@ -106,10 +106,10 @@ def test_rectified_operations_agree_with_loops(case: Case) -> None:
 def test_max_pooling_and_relu_in_one_is_one_after_the_other() -> None:
     backend, window = as_gpu(), Window((1, 2), stride=(1, 2))
     x = np.concatenate([EDGES[0], EDGES[0][::-1], EDGES[0], np.roll(EDGES[0], 3)]).reshape(1, 2, -1, 1)
-    y, winners = (backend.to_host(a) for a in backend.max_pool2d(backend.from_host(x), window, rectify=True))
+    y, argmax = (backend.to_host(a) for a in backend.max_pool2d(backend.from_host(x), window, relu=True))
     separate = on_device(backend, "max_pool2d", on_device(backend, "relu", x), window=window)
     np.testing.assert_array_equal(y, separate)
-    np.testing.assert_array_equal(winners == 2, ~(y > 0))  # nobody wins where the output is not positive
+    np.testing.assert_array_equal(argmax == 2, ~(y > 0))  # nobody wins where the output is not positive
 
 
 # ---- the arithmetic itself ----------------------------------------------------------------------------------------

@@ -14,12 +14,12 @@ from device.fixtures import installed_cupy, requires_compiler
 from tolerances import assert_close
 
 from gpucnn import InputError, Window, get_backend
-from gpucnn.data.augmentation import Augmentation
 from gpucnn.backend import Backend
 from gpucnn.backend.gpu import arrays
 from gpucnn.backend.kernels import Elementwise, all_records
 from gpucnn.backend.kernels.losses import REPORT
-from gpucnn.backend.kernels.reductions import MOST_PARTIALS
+from gpucnn.backend.kernels.reductions import MAX_PARTIALS
+from gpucnn.data.augmentation import Augmentation
 
 LOSSES = ("softmax_cross_entropy", "soft_cross_entropy", "sigmoid_cross_entropy", "mean_squared_error", "label_targets")
 ORDERS = ("forward", "reverse", 5)
@@ -57,7 +57,7 @@ def test_sums_do_not_depend_on_the_order_of_the_threads(case: Case) -> None:
 def test_few_blocks_share_all_rows(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
     """As with arrays that are too large to be emulated: each block takes more rows, each warp one after another."""
     for module in ("arrays", "losses"):
-        monkeypatch.setattr(f"gpucnn.backend.gpu.{module}.MOST_PARTIALS", 3)
+        monkeypatch.setattr(f"gpucnn.backend.gpu.{module}.MAX_PARTIALS", 3)
     results, backend = run(Backend("float32"), case), gpu()
     for name, result in run(backend, case).items():
         assert_close(result, results[name], case.dtype, case.terms, case.scale, name)
@@ -76,7 +76,7 @@ def test_a_block_adds_up_more_results_than_it_has_threads(case: Case, monkeypatc
 
 @requires_compiler
 def test_the_losses_of_many_blocks_are_added_up() -> None:
-    partials = np.random.default_rng(0).integers(0, 99, (MOST_PARTIALS - 1, 3)).astype("float64")
+    partials = np.random.default_rng(0).integers(0, 99, (MAX_PARTIALS - 1, 3)).astype("float64")
     loss, totals = np.zeros((), "float32"), np.array([0.0, 1, 2, 3])
     arguments = partials, None, loss, totals, np.int32(5), np.int32(len(partials))
     BlockProgram(REPORT).run(1, REPORT.threads, arguments)
@@ -99,7 +99,7 @@ def test_sums_of_rows_keep_a_gpu_busy(shape: tuple[int, int], monkeypatch: pytes
     backend.sum_rows(rows, out=np.zeros(shape[1:], "float32"))
     (columns, blocks), second = grids
     assert second == (shape[1],)
-    assert blocks <= MOST_PARTIALS
+    assert blocks <= MAX_PARTIALS
     elements = shape[0] * shape[1]
     assert columns * blocks >= min(132, elements // (2 * arrays.ELEMENTS))
     assert columns <= -(-shape[1] // arrays.CHANNELS)
@@ -183,12 +183,12 @@ def test_the_mean_loss_of_no_samples_is_not_a_number(loss: str) -> None:
 def test_no_samples_have_no_moments() -> None:
     backend = gpu()
     for shape in ((0, 3), (2, 0, 5, 3)):
-        scale, moments, dgamma, dbeta = (backend.zeros(each) + 7 for each in ((3,), (2, 3), (3,), (3,)))
+        scale, mean_rstd, dgamma, dbeta = (backend.zeros(each) + 7 for each in ((3,), (2, 3), (3,), (3,)))
         x = backend.zeros(shape)
         with pytest.raises(InputError, match=r"batch_norm: no samples have no mean, received \(.*0, .*3\); leave out"):
-            backend.batch_norm(x, scale, scale, moments, 0.1, 1e-3)
-        np.testing.assert_array_equal(moments.get(), 7)
-        assert backend.batch_norm_dx(x, x, scale, moments, dgamma=dgamma, dbeta=dbeta).shape == shape
+            backend.batch_norm(x, scale, scale, mean_rstd, 0.1, 1e-3)
+        np.testing.assert_array_equal(mean_rstd.get(), 7)
+        assert backend.batch_norm_dx(x, x, scale, mean_rstd, dgamma=dgamma, dbeta=dbeta).shape == shape
         assert not dgamma.get().any()
         assert not dbeta.get().any()
 

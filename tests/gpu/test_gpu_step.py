@@ -15,8 +15,8 @@ from trainers import TRAINERS, zoo_trainer
 from gpucnn import Conv2D, available_devices, get_backend
 from gpucnn.backend import backend_of, gpu
 from gpucnn.errors import DeviceError, InputError
-from gpucnn.layers import Dense
 from gpucnn.execution.step_graphs import Replay
+from gpucnn.layers import Dense
 from gpucnn.zoo import MODELS
 
 # What a step may launch: measured, and bounded so that it does not grow unseen. Taking the batch is a part of it.
@@ -153,7 +153,7 @@ def test_ways_to_convolve() -> None:
             DeviceError, match=r"capability 7\.5: implicit convolution in bf16 needs 8\.0; use convolution"
         ):
             get_backend("gpu", "bf16", convolution="implicit")
-        assert get_backend("gpu", convolution="implicit").products == "float32"
+        assert get_backend("gpu", convolution="implicit").matmul_precision == "float32"
         assert get_backend("gpu", "bf16").convolution == "columns"
     with pytest.raises(InputError, match="only a GPU has several ways, received the device cpu"):
         get_backend("cpu", convolution="implicit")

@@ -13,7 +13,7 @@ from device.fixtures import fake_cupy, requires_compiler
 from trainers import random_split
 
 from gpucnn import get_backend, layers, losses
-from gpucnn.data import ResidentSplit, Split
+from gpucnn.data import DeviceDataset, Split
 from gpucnn.data.device_dataset import Normalization
 from gpucnn.layers import BatchNorm2D, Conv2D, Dense, Flatten, GroupNorm, Layer
 from gpucnn.losses import Loss
@@ -145,7 +145,7 @@ def exchange_weights(network: Sequential) -> None:
 
 def train(network: Sequential) -> None:
     split = Split(random_split(8, SHAPE).images, np.arange(8, dtype=np.int32) % 3)
-    data = ResidentSplit(split, network.backend, Normalization(split.images))
+    data = DeviceDataset(split, network.backend, Normalization(split.images))
     Trainer(network, losses.MeanSquaredError(), SGD(0.01), batch_size=4).train_epoch(data, 0)
 
 
@@ -160,7 +160,7 @@ def build_again(network: Sequential) -> None:
 class Scaled(Layer):
     """`y = f(scale x)`, with all that a user may exchange."""
 
-    def infer(self, input_shape):
+    def infer_shape(self, input_shape):
         return input_shape
 
     def bind(self, context):

@@ -11,7 +11,7 @@ from device.fixtures import requires_compiler
 
 import gpucnn
 
-ROOT = Path(gpucnn.__file__).parents[2]
+ROOT = Path(gpucnn.__file__).parents[1]
 
 # A module that imports like an installed CuPy with one GPU. Like CUDA it looks at the environment once, when it begins.
 CUPY = """

@@ -7,8 +7,8 @@ from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
-import oracles
 import numpy as np
+import oracles
 import pytest
 from cases import CASES, Case, run
 from device.fake_cupy import make_fake_cupy
@@ -47,7 +47,7 @@ def make_backend(device: str, products: str, order: str | int = "forward") -> Gp
     """Return a backend without columns; `order` is that of the threads that the fake device emulates."""
     with installed_cupy(make_fake_cupy(order=order)) if device == "fake-gpu" else nullcontext():
         backend = GpuBackend("float32" if products in SIGNIFICANT_BITS else products, convolution="implicit")
-    backend.products = products
+    backend.matmul_precision = products
     return backend
 
 
@@ -72,7 +72,7 @@ def expected(case: Case, products: str) -> dict[str, np.ndarray]:
 
 
 def compare(backend: GpuBackend, case: Case) -> None:
-    oracle = expected(case, backend.products)
+    oracle = expected(case, backend.matmul_precision)
     for name, result in run(backend, case).items():
         assert_close(result, oracle[name], case.dtype, case.terms, name=name)
 
@@ -102,7 +102,7 @@ def test_what_is_negative_becomes_zero(products: str, device: str) -> None:
     oracle = expected(replace(case, arguments={"x": x, "w": w, "b": b, "window": window}), products)["out"]
     out = backend.from_host(np.full(oracle.shape, -1, x.dtype))
     sizes = backend._sizes(x.shape, w.shape[-1], window)
-    backend._implicit_conv2d(*map(backend.from_host, (x, w, b)), sizes, out, rectify=True)
+    backend._implicit_conv2d(*map(backend.from_host, (x, w, b)), sizes, out, relu=True)
     assert_close(backend.to_host(out), np.maximum(oracle, 0), x.dtype, case.terms)
 
 

@@ -408,7 +408,7 @@ def test_mixing_devices(device: str) -> None:
 
 def test_the_base_class_computes_nothing() -> None:
     with pytest.raises(NotImplementedError):
-        Layer().infer((3,))
+        Layer().infer_shape((3,))
 
 
 def test_nothing_to_reset_or_list_before_build() -> None:

@@ -26,7 +26,7 @@ from gpucnn import (
     get_backend,
     zoo,
 )
-from gpucnn.data import Normalization, ResidentSplit
+from gpucnn.data import DeviceDataset, Normalization
 
 CALLS = [
     "Conv2D(8, 3)",
@@ -50,7 +50,9 @@ CALLS = [
     "WeightAverage(decay=0.9)",
     "Cosine(end=0.1)",
 ]
-SCOPE = {name: vars(module)[name] for module in (gpucnn.optim.schedules, gpucnn.losses, gpucnn) for name in module.__all__}
+SCOPE = {
+    name: vars(module)[name] for module in (gpucnn.optim.schedules, gpucnn.losses, gpucnn) for name in module.__all__
+}
 
 
 @pytest.mark.parametrize("call", CALLS)
@@ -124,8 +126,8 @@ def test_data_and_devices() -> None:
     digits, backend = data.load("digits"), get_backend("cpu", threads=1)
     assert repr(digits.train) == "<Split: 1,438 images of 8 x 8 x 1>"
     assert repr(digits).startswith("<Dataset digits: 10 classes, <Split: 1,438 images")
-    split = ResidentSplit(digits.test, backend, Normalization(digits.train.images))
-    assert repr(split) == "<ResidentSplit: 359 images of 8 x 8 x 1 on cpu>"
+    split = DeviceDataset(digits.test, backend, Normalization(digits.train.images))
+    assert repr(split) == "<DeviceDataset: 359 images of 8 x 8 x 1 on cpu>"
     assert repr(backend) == f"<CpuBackend cpu (numpy {np.__version__}, 1 thread)>"
     assert (len(digits.train), len(digits.test), len(split)) == (1438, 359, 359)
 

@@ -14,7 +14,7 @@ from tolerances import assert_close
 from gpucnn.backend.reference import Backend
 
 SMALL = [case for case in CASES if not case.large]
-RECTIFIED = [case for case in CASES if case.operation in ("conv2d", "dense") and "rectify" in case.arguments]
+RECTIFIED = [case for case in CASES if case.operation in ("conv2d", "dense") and "relu" in case.arguments]
 
 
 def compare(backend: Backend, reference: Backend, case: Case) -> None:
@@ -38,7 +38,7 @@ def test_agrees_with_the_reference(case: Case, backend_name: str, make_backend: 
 @pytest.mark.parametrize("case", RECTIFIED, ids=str)
 def test_rectified_it_is_relu_of_it_to_the_bit(case: Case, name: str, make_backend: Callable) -> None:
     backend = make_backend(name, case.dtype)
-    plain = replace(case, arguments={**case.arguments, "rectify": False})
+    plain = replace(case, arguments={**case.arguments, "relu": False})
     with np.errstate(invalid="ignore"):
         y, rectified = (run(backend, each)["out"] for each in (plain, case))
     assert np.any(y < 0)

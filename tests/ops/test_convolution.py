@@ -9,7 +9,7 @@ import pytest
 from device.fixtures import requires_compiler
 
 from gpucnn import Conv2D, Conv2DTranspose, InputError, Layer, get_backend
-from gpucnn.backend.cpu.windows import copy_runs, runs
+from gpucnn.backend.cpu.windows import contiguous_runs, copy_contiguous_runs
 from gpucnn.backend.cpu.winograd import TAPS, filtering
 
 KINDS = {"convolution": Conv2D, "transpose": Conv2DTranspose}
@@ -104,17 +104,17 @@ def test_runs_copy_what_the_arrays_hold(channels: int, order: tuple[int, ...]) -
     """Whole rows as one item, single channels, and what has no run in common, which stays as it is."""
     x = np.arange(4 * 5 * 6 * channels, dtype=np.float32).reshape(4, 5, 6, channels)[:, 1:, ::2].transpose(order)
     out = np.full(x.shape, np.nan, np.float32)
-    copy_runs(out, x)
+    copy_contiguous_runs(out, x)
     np.testing.assert_array_equal(out, x)
 
 
 def test_a_run_is_as_long_as_both_arrays_have_it() -> None:
     """Rows of two pixels of three channels lie in one run; pixels of a wider image only by themselves."""
     out, wide = np.empty((4, 2, 3), np.float32), np.empty((4, 5, 3), np.float32)
-    assert [view.shape for view in runs(out, np.empty_like(out))] == [(1,), (1,)]
-    assert [view.shape for view in runs(out, wide[:, :2])] == [(4, 1), (4, 1)]
-    assert [view.shape for view in runs(out, wide[:, ::3])] == [(4, 2, 1), (4, 2, 1)]
-    assert runs(out, wide[:, :2, ::-1])[0] is out
+    assert [view.shape for view in contiguous_runs(out, np.empty_like(out))] == [(1,), (1,)]
+    assert [view.shape for view in contiguous_runs(out, wide[:, :2])] == [(4, 1), (4, 1)]
+    assert [view.shape for view in contiguous_runs(out, wide[:, ::3])] == [(4, 2, 1), (4, 2, 1)]
+    assert contiguous_runs(out, wide[:, :2, ::-1])[0] is out
 
 
 @pytest.mark.parametrize(("channels", "filters", "reach"), [(10, 10, 8), (2, 3, 4)])

@@ -7,8 +7,8 @@ import re
 from itertools import product
 from typing import Any
 
-import oracles
 import numpy as np
+import oracles
 import pytest
 from cases import WINDOWS, Draw, border
 from tolerances import tolerance

@@ -23,11 +23,11 @@ from device.fixtures import installed_cupy, requires_compiler
 from tolerances import assert_close
 
 from gpucnn import InputError, get_backend
-from gpucnn.data.augmentation import Augmentation
 from gpucnn.backend import philox
 from gpucnn.backend.gpu.arrays import INDEX_LIMIT
 from gpucnn.backend.kernels import Block, Elementwise
 from gpucnn.backend.reference import Backend
+from gpucnn.data.augmentation import Augmentation
 from gpucnn.geometry import Window
 
 pytestmark = [
@@ -129,7 +129,7 @@ def col2im(chosen: Chosen, N: int) -> tuple:
 def pool(operation: str, *settings: Any) -> Callable:
     def run(chosen: Chosen, N: int) -> tuple:
         x, y = filled(N, H, W, C), sparse(N, H // 2, W // 2, C)
-        further = {"winners": sparse(*y.shape, dtype="uint8")} if operation == "max_pool2d" else {}
+        further = {"argmax": sparse(*y.shape, dtype="uint8")} if operation == "max_pool2d" else {}
         chosen.run(N, operation, x, *settings, HALVES, out=y, **further)
         wanted = getattr(reference, operation)(ends(x), *settings, HALVES)
         return y, wanted[0] if operation == "max_pool2d" else wanted
@@ -138,10 +138,10 @@ def pool(operation: str, *settings: Any) -> Callable:
 
 
 def max_pool_dx(chosen: Chosen, N: int) -> tuple:
-    dy, winners, dx = filled(N, H // 2, W // 2, C), sparse(N, H // 2, W // 2, C, dtype="uint8"), sparse(N, H, W, C)
-    winners[[0, -1]] = np.random.default_rng(1).integers(0, 4, (2, *winners.shape[1:]))
-    chosen.run(N, "max_pool2d_dx", dy, winners, dx.shape, HALVES, out=dx)
-    return dx, reference.max_pool2d_dx(ends(dy), ends(winners), (2, H, W, C), HALVES)
+    dy, argmax, dx = filled(N, H // 2, W // 2, C), sparse(N, H // 2, W // 2, C, dtype="uint8"), sparse(N, H, W, C)
+    argmax[[0, -1]] = np.random.default_rng(1).integers(0, 4, (2, *argmax.shape[1:]))
+    chosen.run(N, "max_pool2d_dx", dy, argmax, dx.shape, HALVES, out=dx)
+    return dx, reference.max_pool2d_dx(ends(dy), ends(argmax), (2, H, W, C), HALVES)
 
 
 def average_pool_dx(chosen: Chosen, N: int) -> tuple:

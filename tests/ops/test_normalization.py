@@ -11,7 +11,7 @@ from device.fixtures import installed_cupy, requires_compiler
 from tolerances import assert_close
 
 from gpucnn import BatchNorm2D, Conv2D, GroupNorm, ReLU, Residual, Sequential, get_backend
-from gpucnn.backend.kernels.reductions import MOST_PARTIALS
+from gpucnn.backend.kernels.reductions import MAX_PARTIALS
 from gpucnn.backend.reference import Backend
 
 N, IMAGE, FILTERS = 8, (6, 5, 4), 6
@@ -148,10 +148,10 @@ def test_the_variance_of_numbers_far_from_zero(name: str, make_backend: Callable
     x = 1000 + batch(0, (30000, 3))
     running = backend.from_host(np.zeros((2, 3), "float32"))
     arrays = map(backend.from_host, (x, ones, 0 * ones))
-    y, moments = backend.batch_norm(*arrays, running, 1.0, 0.0)
+    y, mean_rstd = backend.batch_norm(*arrays, running, 1.0, 0.0)
     x = x.astype("float64")
-    np.testing.assert_allclose(backend.to_host(moments)[0], x.mean(axis=0), rtol=5e-6)
-    np.testing.assert_allclose(backend.to_host(moments)[1], x.std(axis=0) ** -1, rtol=1e-5)
+    np.testing.assert_allclose(backend.to_host(mean_rstd)[0], x.mean(axis=0), rtol=5e-6)
+    np.testing.assert_allclose(backend.to_host(mean_rstd)[1], x.std(axis=0) ** -1, rtol=1e-5)
     np.testing.assert_allclose(backend.to_host(running)[1], x.var(axis=0, ddof=1), rtol=1e-5)
     np.testing.assert_allclose(backend.to_host(y), (x - x.mean(axis=0)) / x.std(axis=0), atol=6e-3)
 
@@ -170,18 +170,18 @@ HARD = {
 
 
 @requires_compiler
-@pytest.mark.parametrize("most", [MOST_PARTIALS, 3])  # as of much larger arrays, each block takes more rows
+@pytest.mark.parametrize("most", [MAX_PARTIALS, 3])  # as of much larger arrays, each block takes more rows
 @pytest.mark.parametrize("name", HARD)
 def test_one_pass_over_memory_is_as_good_as_two(
     name: str, most: int, make_backend: Callable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Which depends on the number from which the squares of distances are summed up."""
-    monkeypatch.setattr("gpucnn.backend.gpu.arrays.MOST_PARTIALS", most)
+    monkeypatch.setattr("gpucnn.backend.gpu.arrays.MAX_PARTIALS", most)
     make, error = HARD[name]
     backend, x = make_backend("fake-gpu", "float32"), make(batch(0, (30000, 3)), most)
     ones = backend.from_host(np.ones(3, "float32"))
-    _, moments = backend.batch_norm(backend.from_host(x), ones, ones, backend.zeros((2, 3)), 1.0, 0.0)
-    mean, inverse = backend.to_host(moments)
+    _, mean_rstd = backend.batch_norm(backend.from_host(x), ones, ones, backend.zeros((2, 3)), 1.0, 0.0)
+    mean, inverse = backend.to_host(mean_rstd)
     x = x.astype("float64")
     np.testing.assert_allclose(mean, x.mean(axis=0), rtol=5e-7, atol=5e-7 * x.std())
     np.testing.assert_allclose(inverse * x.std(axis=0), 1, rtol=error)
@@ -210,9 +210,9 @@ def test_sums_on_the_gpu_do_not_depend_on_the_order_of_the_threads(shape: tuple[
             backend, C = get_backend("gpu"), shape[-1:]
             x, dy, gamma, beta = (backend.from_host(batch(k, s)) for k, s in enumerate((shape, shape, C, C)))
             running, dgamma, dbeta = backend.zeros((2, *C)), backend.zeros(C), backend.zeros(C)
-            y, moments = backend.batch_norm(x, gamma, beta, running, 0.1, 1e-5)
-            dx = backend.batch_norm_dx(dy, x, gamma, moments, dgamma=dgamma, dbeta=dbeta)
-            bits.append([backend.to_host(array).tobytes() for array in (y, moments, running, dx, dgamma, dbeta)])
+            y, mean_rstd = backend.batch_norm(x, gamma, beta, running, 0.1, 1e-5)
+            dx = backend.batch_norm_dx(dy, x, gamma, mean_rstd, dgamma=dgamma, dbeta=dbeta)
+            bits.append([backend.to_host(array).tobytes() for array in (y, mean_rstd, running, dx, dgamma, dbeta)])
     assert bits[0] == bits[1] == bits[2]
 
 

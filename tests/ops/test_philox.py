@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import oracles
 import numpy as np
+import oracles
 import pytest
 from tolerances import KEEP_RATE_SIGMAS
 

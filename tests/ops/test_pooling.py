@@ -91,5 +91,5 @@ def test_unequal_bins_by_hand() -> None:
     np.testing.assert_allclose(AdaptiveAveragePool2D((1, 2))(x).ravel(), [2, 4])
     layer = AdaptiveMaxPool2D((2, 7))
     np.testing.assert_array_equal(layer(x)[0, :, :, 0], [[1, 2, 3, 3, 4, 5, 5]] * 2)
-    np.testing.assert_array_equal(layer.winners[0, :, :, 0], [[0, 1, 2, 2, 3, 4, 4]] * 2)
-    assert layer.winners.dtype == np.int32  # float32 would not hold the number of every pixel
+    np.testing.assert_array_equal(layer.argmax[0, :, :, 0], [[0, 1, 2, 2, 3, 4, 4]] * 2)
+    assert layer.argmax.dtype == np.int32  # float32 would not hold the number of every pixel

@@ -30,7 +30,7 @@ from gpucnn import (
 )
 from gpucnn.backend.cpu import CpuBackend
 from gpucnn.backend.reference import Backend
-from gpucnn.data import Normalization, ResidentSplit, Split
+from gpucnn.data import DeviceDataset, Normalization, Split
 from gpucnn.errors import DeviceError, InputError
 
 MANTISSA_BITS = {"tf32": 10, "bf16": 7}
@@ -174,12 +174,12 @@ def test_what_a_backend_says_of_itself(precision: str) -> None:
     with installed_cupy(make_fake_cupy()):
         for device in ("reference", "gpu", "auto"):
             backend = get_backend(device, precision)
-            assert (backend.precision, backend.products) == ("float32", precision)
+            assert (backend.precision, backend.matmul_precision) == ("float32", precision)
             assert backend.zeros((2,)).dtype == "float32"
     for exact in ("float32", "float64"):
         for device in ("reference", "cpu"):
             backend = get_backend(device, np.dtype(exact))
-            assert (backend.precision, backend.products) == (exact, exact)
+            assert (backend.precision, backend.matmul_precision) == (exact, exact)
 
 
 def test_a_cpu_refuses_and_says_where_they_are(precision: str) -> None:
@@ -208,7 +208,7 @@ def test_a_trainer_wants_model_and_data_in_one_precision(precision: str) -> None
     model = Sequential([Dense(2)])
     model.build((3,), get_backend("reference", precision), max_batch=2)
     split = Split(np.zeros((2, 1, 1, 3), np.uint8), np.zeros(2, np.int32))
-    data = ResidentSplit(split, get_backend("reference"), Normalization(split.images))
+    data = DeviceDataset(split, get_backend("reference"), Normalization(split.images))
     with pytest.raises(DeviceError, match=rf"on reference in {precision}, the data on reference in float32; give both"):
         Trainer(model, SoftmaxCrossEntropy(), SGD()).evaluate(data)
 
@@ -219,4 +219,4 @@ def test_a_layer_built_for_a_precision_keeps_it() -> None:
     layer.build((1,), get_backend("reference", "bf16"))
     layer.w.value[...] = 1
     assert layer.forward(x)[0, 0] == 1
-    assert layer.backend.products == "bf16"
+    assert layer.backend.matmul_precision == "bf16"

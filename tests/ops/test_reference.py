@@ -7,8 +7,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-import oracles
 import numpy as np
+import oracles
 import pytest
 from cases import CASES, ELEMENT_LOSSES, OPERATIONS, RESULTS, Case, Draw, Output, border, run
 from tolerances import DIFFERENCE_STEP, GRADIENT, assert_close
@@ -23,12 +23,12 @@ SMOOTH = [case for case in SMALL if case.smooth and case.dtype == "float64"]
 # Public methods that are no operations: memory, transfers, words for people, and parts of operations.
 NO_OPERATIONS = {"empty", "zeros", "from_host", "to_host", "cast", "owns", "on_device", "describe", "versions"}
 NO_OPERATIONS |= {
-    "at_work",
+    "limit_blas_threads",
     "scratch",
     "pad",
     "taps",
     "sum_taps",
-    "winner_dtype",
+    "argmax_dtype",
     "conv2d_workspace",
     "together",
     "record",
@@ -111,8 +111,8 @@ def gradients(backend: Backend, case: Case, dy: np.ndarray) -> dict[str, np.ndar
         dx = getattr(backend, f"{operation}_dx")(dy, given["w"], **shape, **how)
         return {"x": dx, "w": dw, "b": db}
     y = getattr(backend, operation)(**given)
-    y, winners = y if isinstance(y, tuple) else (y, None)
-    known = {**given, "dy": dy, "y": y, "winners": winners, "x_shape": x.shape}
+    y, argmax = y if isinstance(y, tuple) else (y, None)
+    known = {**given, "dy": dy, "y": y, "argmax": argmax, "x_shape": x.shape}
     names = inspect.signature(getattr(Backend, f"{operation}_dx")).parameters.keys() & known.keys()
     return {"x": getattr(backend, f"{operation}_dx")(**{name: known[name] for name in names})}
 
@@ -151,15 +151,15 @@ def test_gradient_agrees_with_finite_differences(case: Case, make_backend: Calla
 # ---- several steps, and parts ------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("hyper", [(0.01, 0.9, 0.999, 1e-8, 0.0), (0.1, 0.5, 0.7, 1e-2, 0.1)])
-def test_adam_over_several_steps(hyper: tuple[float, ...]) -> None:
+@pytest.mark.parametrize("hyperparameters", [(0.01, 0.9, 0.999, 1e-8, 0.0), (0.1, 0.5, 0.7, 1e-2, 0.1)])
+def test_adam_over_several_steps(hyperparameters: tuple[float, ...]) -> None:
     draw, backend = Draw("adam", "float64"), Backend("float64")
     start, steps = draw.normal(11), draw.normal(6, 11)
     w, m, v, powers = start.copy(), np.zeros(11), np.zeros(11), np.ones(2)
     for g in steps:
-        backend.adam_step(w, g, m, v, powers, np.array(hyper))
-    assert_close(w, oracles.adam_run(start, steps, np.array(hyper)), "float64", terms=len(steps))
-    np.testing.assert_allclose(powers, [hyper[1] ** 6, hyper[2] ** 6])
+        backend.adam_step(w, g, m, v, powers, np.array(hyperparameters))
+    assert_close(w, oracles.adam_run(start, steps, np.array(hyperparameters)), "float64", terms=len(steps))
+    np.testing.assert_allclose(powers, [hyperparameters[1] ** 6, hyperparameters[2] ** 6])
 
 
 def test_dropout_draws_anew_in_each_call() -> None:
@@ -201,7 +201,7 @@ def test_pad(fill: float) -> None:
 
 @pytest.mark.parametrize(("kernel", "dtype"), [((1, 1), "uint8"), ((15, 17), "uint8"), ((16, 16), "int32")])
 def test_winner_dtype_holds_every_tap_and_none(kernel: tuple[int, int], dtype: str) -> None:
-    assert np.dtype(Backend().winner_dtype(Window(kernel))).name == dtype
+    assert np.dtype(Backend().argmax_dtype(Window(kernel))).name == dtype
     assert np.iinfo(dtype).max >= kernel[0] * kernel[1]
 
 

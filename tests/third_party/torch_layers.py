@@ -90,13 +90,13 @@ def pad(x: Tensor, padding: tuple[int, ...], mode: str = "constant", value: floa
 def max_pool2d(
     x: Tensor, kernel_size, stride=None, padding=0, dilation=1, ceil_mode=False, return_indices=False
 ) -> LayerCall:
-    """`MaxPool2D`; PyTorch's indices are pixel numbers h*W + w, the layer's winners are tap numbers."""
+    """`MaxPool2D`; PyTorch's indices are pixel numbers h*W + w, the layer's argmax are tap numbers."""
     layout = images(x)
 
     def indices(pool: gpucnn.MaxPool2D) -> list[np.ndarray]:
         (_, KW), (SH, SW), (DH, DW) = pool.window.kernel, pool.window.stride, pool.window.dilation
         (top, _), (left, _) = pool.window.padding
-        u, v = np.divmod(pool.winners.astype(np.int64), KW)  # (N, OH, OW, C)
+        u, v = np.divmod(pool.argmax.astype(np.int64), KW)  # (N, OH, OW, C)
         OH, OW, _ = pool.output_shape
         h = np.arange(OH)[:, None, None] * SH + u * DH - top
         w = np.arange(OW)[:, None] * SW + v * DW - left
@@ -127,11 +127,11 @@ def adaptive_avg_pool2d(x: Tensor, output_size) -> LayerCall:
 
 
 def adaptive_max_pool2d(x: Tensor, output_size, return_indices: bool = False) -> LayerCall:
-    """`AdaptiveMaxPool2D`, whose winners are PyTorch's indices."""
+    """`AdaptiveMaxPool2D`, whose argmax are PyTorch's indices."""
     layout = images(x)
 
     def indices(pool: gpucnn.AdaptiveMaxPool2D) -> list[np.ndarray]:
-        return [layout.back(pool.winners)]
+        return [layout.back(pool.argmax)]
 
     make = partial(gpucnn.AdaptiveMaxPool2D, kept_sizes(x, output_size))
     return LayerCall(make, x, layout, also=indices if return_indices else nothing)

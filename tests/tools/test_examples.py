@@ -13,7 +13,7 @@ from safetensors.numpy import load_file
 
 FOLDER = Path(__file__).resolve().parents[2] / "docs" / "examples"
 EXAMPLES = {path.stem: path for path in sorted(FOLDER.glob("*.py"))}
-MOST_LINES = 50
+MAX_LINES = 50
 
 
 def output_of(name: str, folder: Path) -> str:
@@ -45,5 +45,5 @@ def test_own_loop(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_examples_are_short_and_tested(name: str) -> None:
-    assert len(EXAMPLES[name].read_text().splitlines()) <= MOST_LINES
+    assert len(EXAMPLES[name].read_text().splitlines()) <= MAX_LINES
     assert f"test_{name}" in globals()

@@ -79,9 +79,9 @@ from gpucnn.training.checkpoints import file as checkpoint_file, folder
 folder.write = write
 """
 NO_CURSOR = """
-from gpucnn.data import ResidentSplit
-state = ResidentSplit.state
-ResidentSplit.state = lambda self: {name: a for name, a in state(self).items() if name != "cursor"}
+from gpucnn.data import DeviceDataset
+state = DeviceDataset.state
+DeviceDataset.state = lambda self: {name: a for name, a in state(self).items() if name != "cursor"}
 """
 OLD_ONE = """
 from gpucnn.training.checkpoints import Checkpoint, Checkpoints, read
@@ -120,10 +120,10 @@ def test_a_broken_promise_is_found(change: str, kind: object, step: int, promise
     assert any(re.search(promise, broken) for broken in hurt.broken), hurt.broken
 
 
-def exactly(do: str, moments: tuple[str, ...], skip: int) -> faults_kinds.Kind:
+def exactly(do: str, mean_rstd: tuple[str, ...], skip: int) -> faults_kinds.Kind:
     """Return a fault at a chosen moment."""
     return faults_kinds.Kind(
-        "chosen", lambda hurt, step: hurt.start({"step": step, "moments": moments, "skip": skip, "do": do})
+        "chosen", lambda hurt, step: hurt.start({"step": step, "mean_rstd": mean_rstd, "skip": skip, "do": do})
     )
 
 
@@ -138,10 +138,10 @@ def test_a_broken_promise_is_reported(monkeypatch: pytest.MonkeyPatch, capsys: p
 
 def test_the_cost_is_measured(capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
     arguments = ["--cost", "--runs", "1", "--model", "paper", "--epochs", "2"]
-    monkeypatch.setattr(faults, "MOST_COST", 1.0)
+    monkeypatch.setattr(faults, "MAX_COST", 1.0)
     assert faults.main(arguments) == 0
     assert "of the time spent in writing" in capsys.readouterr().out
-    monkeypatch.setattr(faults, "MOST_COST", 0.0)
+    monkeypatch.setattr(faults, "MAX_COST", 0.0)
     assert faults.main(arguments) == 1
 
 

@@ -18,10 +18,10 @@ from fuzz_readers import READERS, Reader, _checkpoint_run
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from gpucnn.training.checkpoints import Checkpoint, read, write
 from gpucnn.cli.main import main
 from gpucnn.data import load
 from gpucnn.errors import InputError
+from gpucnn.training.checkpoints import Checkpoint, read, write
 
 derandomized = partial(
     settings, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]

@@ -16,7 +16,7 @@ from gpu_model import Card, Step
 from trainers import random_split
 
 from gpucnn import SGD, Conv2D, MaxPool2D, ReLU, Sequential, SoftmaxCrossEntropy, Trainer, get_backend, zoo
-from gpucnn.data import Normalization, ResidentSplit
+from gpucnn.data import DeviceDataset, Normalization
 
 # A slow card: 1e6 bytes and 4e3 instructions of warps a second.
 SLOW = Card("slow", bandwidth=1e6, multiprocessors=1, clock=1e3)
@@ -33,7 +33,7 @@ def layer() -> Conv2D:
 
 def step_of(layer: Conv2D, way: str, card: Card = SLOW, *, need_dx: bool = True) -> Step:
     step = Step(card, "tf32", way)
-    step.layer(layer, N, rectify=False, need_dx=need_dx)
+    step.layer(layer, N, relu=False, need_dx=need_dx)
     return step
 
 
@@ -109,7 +109,7 @@ def test_nodes_are_about_the_launches_of_a_step(name: str, way: str) -> None:
         model, backend, shape = zoo.get_recipe(name).model(), get_backend("gpu", convolution=way), image_shape(name)
         model.build(shape, backend, max_batch=64)
         trainer, split = Trainer(model, SoftmaxCrossEntropy(), SGD(0.1, 0.9)), random_split(64, shape)
-        data = ResidentSplit(split, backend, Normalization(split.images))
+        data = DeviceDataset(split, backend, Normalization(split.images))
         step = partial(trainer._next_step, data, 64)
         step()
         with cupy.stats.step() as counts:

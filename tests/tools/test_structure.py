@@ -16,8 +16,8 @@ import pytest
 import gpucnn
 
 PACKAGE = Path(gpucnn.__file__).parent
-MOST_LINES = 600
-MOST_LINES_OF_A_PATH = 350
+MAX_LINES = 600
+MAX_LINES_OF_A_PATH = 350
 
 # From the ground up. A module may import from the rows before its own, and from modules of its own name; within a row
 # only where `ALSO` says so. A package stands for all its modules.
@@ -91,7 +91,9 @@ def test_imports_run_one_way(file: str) -> None:
     assert mentioned_parts(file) <= allowed
 
 
-@pytest.mark.parametrize("file", [file for file in SOURCES if file not in ("__init__.py", "cli/main.py", "cli/train.py")])
+@pytest.mark.parametrize(
+    "file", [file for file in SOURCES if file not in ("__init__.py", "cli/main.py", "cli/train.py")]
+)
 def test_only_the_command_line_imports_the_whole_package(file: str) -> None:
     assert "gpucnn" not in {name for name, node in imports(SOURCES[file], package_of(file))}
 
@@ -216,9 +218,9 @@ def test_public_names_exist_and_are_sorted(name: str) -> None:
 def test_the_path_of_a_convolution_is_short() -> None:
     """From the layer to its equations: what a reader is asked to follow."""
     path = "layers/convolution.py", "backend/reference/convolution.py", "geometry.py"
-    assert sum(len((PACKAGE / file).read_text().splitlines()) for file in path) <= MOST_LINES_OF_A_PATH
+    assert sum(len((PACKAGE / file).read_text().splitlines()) for file in path) <= MAX_LINES_OF_A_PATH
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.relative_to(PACKAGE).as_posix())
 def test_no_file_is_long(path: Path) -> None:
-    assert len(path.read_text().splitlines()) <= MOST_LINES
+    assert len(path.read_text().splitlines()) <= MAX_LINES

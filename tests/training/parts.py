@@ -9,11 +9,11 @@ from bench_engine import image_shape
 from trainers import make_trainer
 
 from gpucnn import Sequential, WeightAverage, layers, losses
-from gpucnn.optim import optimizers
 from gpucnn.backend.reference import Backend
-from gpucnn.data import Augmentation, ResidentSplit
+from gpucnn.data import Augmentation, DeviceDataset
 from gpucnn.layers import Layer
 from gpucnn.losses import Loss
+from gpucnn.optim import optimizers
 from gpucnn.optim.optimizers import Optimizer
 from gpucnn.optim.schedules import Cosine
 from gpucnn.training.trainer import Trainer
@@ -38,7 +38,7 @@ def _branches() -> list[Layer]:
 
 def _scheduled() -> Optimizer:
     optimizer = optimizers.SGD()
-    optimizer.follow(Cosine(), 9)
+    optimizer.set_schedule(Cosine(), 9)
     return optimizer
 
 
@@ -99,7 +99,7 @@ OPTIONS: dict[str, Callable[[], dict[str, Any]]] = {
 }
 
 
-def zoo_trainer(name: str, backend: Backend, batch: int) -> tuple[Trainer, ResidentSplit]:
+def zoo_trainer(name: str, backend: Backend, batch: int) -> tuple[Trainer, DeviceDataset]:
     """Return what trains a network of the zoo at the size that it is made for, and data of one batch."""
     recipe = MODELS[name]
     made = losses.get_loss(recipe.loss), optimizers.get_optimizer(recipe.optimizer, recipe.learning_rate), backend
@@ -124,7 +124,7 @@ def trainer_of(
     augmentation: Augmentation | None = None,
     samples: int | None = None,
     **options: Any,
-) -> tuple[Trainer, ResidentSplit]:
+) -> tuple[Trainer, DeviceDataset]:
     """Return what trains that network, and data of one batch or of so many samples."""
     samples = samples or batch
     return make_trainer(
@@ -132,7 +132,7 @@ def trainer_of(
     )
 
 
-def trainers(backend: Backend) -> Iterator[tuple[str, Trainer, ResidentSplit]]:
+def trainers(backend: Backend) -> Iterator[tuple[str, Trainer, DeviceDataset]]:
     """Yield a trainer for each part by its name: where nothing else is asked for, a plain one of ReLU and SGD."""
     plain = losses.SoftmaxCrossEntropy, optimizers.SGD
     for name, layer in LAYERS.items():

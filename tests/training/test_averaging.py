@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import oracles
 import numpy as np
+import oracles
 import pytest
 from tolerances import assert_close
 
@@ -34,7 +34,7 @@ def test_is_the_mean_of_adam(device: str, precision: str, decay: float) -> None:
     for step, values in enumerate(weights, start=1):
         backend.from_host(values, out=model.arena.values)
         average.update()
-        expected = oracles.average_run(weights[:step, watched], float(backend.to_host(average.hyper)[0]))
+        expected = oracles.average_run(weights[:step, watched], float(backend.to_host(average.hyperparameters)[0]))
         with average.applied():
             assert_close(backend.to_host(model.arena.values)[watched], expected, precision, terms=4 * step)
         np.testing.assert_array_equal(backend.to_host(model.arena.values), values)
@@ -92,9 +92,9 @@ def test_statistics_of_batch_normalization_are_not_averaged() -> None:
 
 def test_a_new_decay_reaches_the_device() -> None:
     model, average = attached(decay=0.5)
-    held = average.hyper
+    held = average.hyperparameters
     average.decay = 0.25
-    assert average.hyper is held
+    assert average.hyperparameters is held
     assert (average.decay, held[0]) == (0.25, 0.25)
     with pytest.raises(InputError, match="WeightAverage: decay 0.999999999[0-9]* becomes 1 in float32"):
         attached(precision="float32", decay=1 - 1e-12)
@@ -108,7 +108,7 @@ def test_attaching_again_starts_anew() -> None:
     average.apply()
     assert (model.arena.values == 3.0).all(), "the mean of the first time was applied"
     average.update()
-    assert average.worth == 1.0
+    assert average.total_weight == 1.0
     np.testing.assert_array_equal(average.mean, model.arena.values)
 
 

@@ -30,13 +30,13 @@ from gpucnn import (
     WeightAverage,
     get_backend,
 )
-from gpucnn.training.checkpoints import Checkpoint, Checkpoints, DamagedError, Run, read, write
-from gpucnn.training.checkpoints import file as checkpoint_file
-from gpucnn.training.checkpoints.describe import describe_layer, differences, settings_of
-from gpucnn.data import ResidentSplit, Split
+from gpucnn.data import DeviceDataset, Split
 from gpucnn.data.device_dataset import Normalization
 from gpucnn.optim.optimizers import get_optimizer
 from gpucnn.optim.schedules import Cosine
+from gpucnn.training.checkpoints import Checkpoint, Checkpoints, DamagedError, Run, read, write
+from gpucnn.training.checkpoints import file as checkpoint_file
+from gpucnn.training.checkpoints.describe import describe_layer, differences, settings_of
 
 ARRAYS = {
     "model.w": np.arange(6, dtype=np.float32).reshape(2, 3),
@@ -342,10 +342,10 @@ def make_run(device: str = "cpu", optimizer: str = "sgd", *, seed: int = 0, sett
     model = network()
     model.build((8, 8, 1), get_backend(device), max_batch=4, seed=seed)
     updates = get_optimizer(optimizer, 0.01, momentum=0.9 if optimizer in ("sgd", "rmsprop") else None)
-    updates.follow(Cosine(), 10)
+    updates.set_schedule(Cosine(), 10)
     average = WeightAverage(0.9)
     trainer = Trainer(model, SoftmaxCrossEntropy(), updates, average=average, batch_size=4, seed=seed)
-    data = ResidentSplit(split, model.backend, Normalization(split.images))
+    data = DeviceDataset(split, model.backend, Normalization(split.images))
     return Run(trainer, data, settings or {"seed": seed}, {"device": device})
 
 

@@ -26,7 +26,7 @@ from gpucnn import (
     get_backend,
 )
 from gpucnn.backend import CpuBackend
-from gpucnn.data import ResidentSplit, Split
+from gpucnn.data import DeviceDataset, Split
 from gpucnn.data.device_dataset import Normalization
 
 SHAPE = (8, 8, 1)
@@ -50,7 +50,7 @@ class Spoiled(Layer):
         super().__init__()
         self.forward_pass, self.backward_pass = forward, backward
 
-    def infer(self, input_shape):
+    def infer_shape(self, input_shape):
         return input_shape
 
     def bind(self, context):
@@ -68,16 +68,16 @@ class Spoiled(Layer):
         return dy / self.backend.cast(self.passes != self.backward_pass, dy.dtype)
 
 
-def make_trainer(backend, layers: list[Layer], rate: float = 0.01) -> tuple[Trainer, ResidentSplit]:
+def make_trainer(backend, layers: list[Layer], rate: float = 0.01) -> tuple[Trainer, DeviceDataset]:
     rng = np.random.default_rng(0)
     split = Split(rng.integers(0, 255, (20, *SHAPE), dtype=np.uint8), rng.integers(0, 3, 20, dtype=np.int32))
     model = Sequential(layers)
     model.build(SHAPE, backend, seed=0)
     trainer = Trainer(model, SoftmaxCrossEntropy(), SGD(rate), batch_size=4)
-    return trainer, ResidentSplit(split, backend, Normalization(split.images))
+    return trainer, DeviceDataset(split, backend, Normalization(split.images))
 
 
-def train(trainer: Trainer, data: ResidentSplit, epochs: int) -> None:
+def train(trainer: Trainer, data: DeviceDataset, epochs: int) -> None:
     for epoch in range(epochs):
         trainer.train_epoch(data, epoch)
 

@@ -18,11 +18,11 @@ import pytest
 
 import gpucnn
 from gpucnn import Trainer, data, zoo
+from gpucnn.cli.main import main
 from gpucnn.training.checkpoints import Checkpoints, read
 from gpucnn.training.checkpoints import folder as checkpoint_folder
-from gpucnn.cli.main import main
 
-SCRIPT = Path(gpucnn.__file__).parents[2] / "scripts" / "train.py"
+SCRIPT = Path(gpucnn.__file__).parents[1] / "scripts" / "train.py"
 RUN = ("--dataset", "digits", "--model", "paper", "--device", "cpu", "--threads", "1", "--epochs", "3")
 RUN += ("--batch-size", "100", "--average", "0.9", "--shift", "1", "--optimizer", "sgd", "--learning-rate", "0.05")
 STEPS = 15  # of an epoch

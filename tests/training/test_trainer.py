@@ -29,7 +29,7 @@ from gpucnn import (
     get_backend,
 )
 from gpucnn.backend import Backend
-from gpucnn.data import ResidentSplit, Split
+from gpucnn.data import DeviceDataset, Split
 from gpucnn.data.device_dataset import Normalization
 from gpucnn.optim.schedules import Linear
 
@@ -60,13 +60,13 @@ def make_trainer(
     split: Split | None = None,
     optimizer=None,
     average: WeightAverage | None = None,
-) -> tuple[Trainer, ResidentSplit]:
+) -> tuple[Trainer, DeviceDataset]:
     backend, split = get_backend(device, precision), split or make_images()
     model = small_model()
     model.build((8, 8, 1), backend, max_batch=16, seed=seed)
     optimizer = optimizer or SGD(0.1, 0.9)
     trainer = Trainer(model, SoftmaxCrossEntropy(), optimizer, average=average, batch_size=16, seed=seed)
-    return trainer, ResidentSplit(split, backend, Normalization(split.images))
+    return trainer, DeviceDataset(split, backend, Normalization(split.images))
 
 
 # ---- one step -----------------------------------------------------------------------------------------------------
@@ -338,7 +338,7 @@ def test_evaluate_reports_nan_as_it_is() -> None:
 # ---- ignored labels -----------------------------------------------------------------------------------------------
 
 
-def make_trainer_that_ignores(kept: slice, optimizer=None) -> tuple[Trainer, ResidentSplit, Split]:
+def make_trainer_that_ignores(kept: slice, optimizer=None) -> tuple[Trainer, DeviceDataset, Split]:
     """Return a trainer, its data whose labels outside `kept` are -1, and the data as they were."""
     split = make_images()
     labels = np.full_like(split.labels, -1)
@@ -394,14 +394,14 @@ def test_evaluates_with_the_averaged_weights(device: str) -> None:
 def test_the_average_has_every_step() -> None:
     trainer, data = make_trainer(average=WeightAverage(0.5))
     trainer.train_epoch(data, 0)
-    assert trainer.average.worth == 1 + 0.5 + 0.25 + 0.125
+    assert trainer.average.total_weight == 1 + 0.5 + 0.25 + 0.125
     assert trainer.steps(data) == 4
 
 
 def test_divergence_names_the_rate_of_its_step() -> None:
     """Step 3 of the second epoch, of four steps each, is step 6 from 0 of the schedule's eight."""
     optimizer = PoisonedSGD(6)
-    optimizer.follow(Linear(), 8)
+    optimizer.set_schedule(Linear(), 8)
     trainer, data = make_trainer(optimizer=optimizer)
     trainer.train_epoch(data, 0)
     with np.errstate(all="ignore"), pytest.raises(DivergedError, match=r"epoch 2, step 3, at learning rate 0.0025;"):
@@ -410,7 +410,7 @@ def test_divergence_names_the_rate_of_its_step() -> None:
 
 def test_one_read_in_an_epoch_with_everything_on() -> None:
     optimizer = Adam(0.01, clip_norm=1.0)
-    optimizer.follow(Linear(), 8)
+    optimizer.set_schedule(Linear(), 8)
     trainer, data = make_trainer(optimizer=optimizer, average=WeightAverage(0.9))
     for run in (lambda: trainer.train_epoch(data, 0), lambda: trainer.evaluate(data)):
         reads = trainer.backend.host_reads
@@ -453,8 +453,8 @@ def test_data_that_do_not_suit_the_model() -> None:
     images = np.random.default_rng(0).integers(0, 256, (20, 8, 8, 1), dtype=np.uint8)
     labels = np.arange(20, dtype=np.int32) % 2
 
-    def resident(images, labels, device: str = "cpu", precision: str = "float32") -> ResidentSplit:
-        return ResidentSplit(Split(images, labels), get_backend(device, precision), Normalization(images))
+    def resident(images, labels, device: str = "cpu", precision: str = "float32") -> DeviceDataset:
+        return DeviceDataset(Split(images, labels), get_backend(device, precision), Normalization(images))
 
     for data, message in (
         (resident(images, labels + 100), r"Trainer: labels are 100 to 101, but the model has outputs for 0 to \d"),
@@ -489,7 +489,7 @@ def test_totals_begin_anew_after_a_step_by_hand() -> None:
 def test_data_that_are_not_images_and_labels(images, labels, message: str) -> None:
     normalization = Normalization(np.zeros((1, 4, 4, 1), np.uint8))
     with pytest.raises(InputError, match=message):
-        ResidentSplit(Split(images, labels), get_backend("cpu"), normalization)
+        DeviceDataset(Split(images, labels), get_backend("cpu"), normalization)
 
 
 # ---- data ---------------------------------------------------------------------------------------------------------
@@ -513,7 +513,7 @@ def test_normalization_gives_mean_0_and_variance_1_per_channel() -> None:
 def test_batches_follow_the_permutation(device: str, precision: str) -> None:
     backend, split = get_backend(device, precision), make_images(11)
     normalization = Normalization(split.images)
-    data = ResidentSplit(split, backend, normalization)
+    data = DeviceDataset(split, backend, normalization)
     expected = split.images * normalization.scale + normalization.shift
     orders = [np.arange(11)] + [np.random.default_rng(seed).permutation(11) for seed in (5, 6)]
     for epoch, order in enumerate(orders):

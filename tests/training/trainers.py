@@ -7,7 +7,7 @@ from functools import partial
 import numpy as np
 
 from gpucnn import Conv2D, Dropout, Sequential, Sigmoid, Softmax, Tanh, WeightAverage, get_backend
-from gpucnn.data import Augmentation, ResidentSplit, Split
+from gpucnn.data import Augmentation, DeviceDataset, Split
 from gpucnn.data.device_dataset import Normalization
 from gpucnn.layers import (
     AveragePool2D,
@@ -50,7 +50,7 @@ def make_trainer(
     model.build(shape, get_backend(device) if isinstance(device, str) else device, max_batch=batch, seed=0)
     trainer = Trainer(model, loss, optimizer, batch_size=batch, **options)
     split = random_split(samples or 5 * batch // 2, shape)
-    return trainer, ResidentSplit(split, model.backend, Normalization(split.images), augmentation)
+    return trainer, DeviceDataset(split, model.backend, Normalization(split.images), augmentation)
 
 
 def zoo_trainer(name: str, device: str):
@@ -65,7 +65,7 @@ def kitchen_sink(device: str):
     layers += [AveragePool2D(3, 2, 1, ceil_mode=True), LpPool2D(2, 1)]
     layers += [Flatten(), Dense(12), Sigmoid(), Dropout(0.3), Dense(10), Softmax()]
     optimizer = AdamW(0.01, clip_norm=0.5)
-    optimizer.follow(Cosine(), 6)
+    optimizer.set_schedule(Cosine(), 6)
     options = {"augmentation": Augmentation(2, flip=True), "average": WeightAverage(0.8)}
     return make_trainer(Sequential(layers), MeanSquaredError(), optimizer, device, (9, 9, 2), **options)
 

@@ -24,10 +24,10 @@ class CpuArrays(Backend):
 
     def __init__(self, float_dtype: Any = "float32"):
         super().__init__(float_dtype)
-        if self.products != self.precision:
+        if self.matmul_precision != self.precision:
             raise InputError(
-                f"products in {self.products} are for a GPU, and for the device reference, which shows what they do to "
-                "a training; use float32 or float64 on a CPU"
+                f"products in {self.matmul_precision} are for a GPU, and for the device reference, which shows what "
+                "they do to a training; use float32 or float64 on a CPU"
             )
         self._ones: dict[np.dtype, Array] = {}
         self._zeros: dict[np.dtype, Array] = {}
@@ -56,14 +56,14 @@ class CpuArrays(Backend):
             ones = self._ones[rows.dtype] = np.ones(len(rows), rows.dtype)
         return np.matmul(ones[: len(rows)], rows, out=out)
 
-    def _finish(self, y: Array, b: Array | None, rectify: bool) -> Array:
+    def _finish(self, y: Array, b: Array | None, relu: bool) -> Array:
         """As the reference, in place: the bias on whole samples, as NumPy is slow on rows of a few channels."""
         if b is not None:
             sample = self.scratch("bias", y.shape[1:], y.dtype)
             np.copyto(sample, b)
             samples = y.reshape(len(y), -1)
             np.add(samples, sample.reshape(-1), out=samples)
-        return self._clip(y, y) if rectify else y
+        return self._clip(y, y) if relu else y
 
     def _clip(self, x: Array, out: Array) -> Array:
         """Write max(x, 0), beside an array of zeros: with a number NumPy uses no vector instructions here."""

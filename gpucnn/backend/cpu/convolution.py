@@ -10,14 +10,14 @@ import numpy as np
 
 from gpucnn.backend.cpu.arrays import Array
 from gpucnn.backend.cpu.lowering import Bands, Columns, Planes, by_group
-from gpucnn.backend.cpu.phases import phases
-from gpucnn.backend.cpu.windows import SMALL_PRODUCT, chunks, copy_runs, images_at_a_time
+from gpucnn.backend.cpu.polyphase import polyphase
+from gpucnn.backend.cpu.windows import SMALL_PRODUCT, chunks, copy_contiguous_runs, images_at_a_time
 from gpucnn.backend.cpu.winograd import CpuWinograd
 from gpucnn.geometry import Window
 
 __all__ = ["CpuConvolution"]
 
-LEAST_ROW = 10  # pixels of an output row from which on a matrix product for each row is faster than columns
+MIN_ROW = 10  # pixels of an output row from which on a matrix product for each row is faster than columns
 FEW_MAPS = 8  # half of what the longest vectors of a processor hold
 
 
@@ -25,7 +25,7 @@ class CpuConvolution(CpuWinograd):
     """Part of `CpuBackend`."""
 
     def conv2d(
-        self, x: Array, w: Array, b: Array | None, window: Window, *, rectify: bool = False, out: Array = None
+        self, x: Array, w: Array, b: Array | None, window: Window, *, relu: bool = False, out: Array = None
     ) -> Array:
         """As the reference, by the cheapest of five ways.
 
@@ -37,17 +37,17 @@ class CpuConvolution(CpuWinograd):
         OC, groups = w.shape[-1], x.shape[-1] // w.shape[2]
         out = self._result(out, (len(x), *window.output_size(*x.shape[1:3]), OC), x.dtype)
         if 1 < groups == OC == x.shape[-1]:
-            return self._depthwise(x, w, b, window, rectify, out)
+            return self._depthwise(x, w, b, window, relu, out)
         if groups == 1 and self._is_filtered(x, out, window):
-            return self._filter(x, w, b, window, rectify, out)
+            return self._filter(x, w, b, window, relu, out)
         OW = out.shape[2]
-        if groups == 1 and window.dilation == (1, 1) and OC <= FEW_MAPS and OW % 2 == 0 and OW >= 2 * LEAST_ROW:
-            return self._convolve_pairs(x, w, b, window, rectify, out)
+        if groups == 1 and window.dilation == (1, 1) and OC <= FEW_MAPS and OW % 2 == 0 and OW >= 2 * MIN_ROW:
+            return self._convolve_pairs(x, w, b, window, relu, out)
         for y in self._multiply(x, w.reshape(-1, OC), window, groups, out):
-            self._finish(y, b, rectify)
+            self._finish(y, b, relu)
         return out
 
-    def _convolve_pairs(self, x: Array, w: Array, b: Array | None, window: Window, rectify: bool, out: Array) -> Array:
+    def _convolve_pairs(self, x: Array, w: Array, b: Array | None, window: Window, relu: bool, out: Array) -> Array:
         """Take two pixels of a row as one with twice the maps: BLAS computes them in the time of one.
 
         Its vectors are longer than a few maps. The second pixel has the kernels of the first, a stride further, beside
@@ -60,12 +60,12 @@ class CpuConvolution(CpuWinograd):
         kernels[:, :KW, :, 0] = kernels[:, SW:, :, 1] = w
         window = replace(window, kernel=(KH, KW + SW), stride=(SH, 2 * SW))
         for y in self._multiply(x, kernels.reshape(-1, 2 * OC), window, 1, out.reshape(*out.shape[:2], -1, 2 * OC)):
-            self._finish(y.reshape(*y.shape[:2], -1, OC), b, rectify)
+            self._finish(y.reshape(*y.shape[:2], -1, OC), b, relu)
         return out
 
     def _multiply(self, x: Array, kernels: Array, window: Window, groups: int, out: Array) -> Iterator[Array]:
         """Multiply a few images at a time; yield the part of `out` that they fill while it is in the cache."""
-        if groups == 1 and window.dilation[0] == 1 and out.shape[2] >= LEAST_ROW:
+        if groups == 1 and window.dilation[0] == 1 and out.shape[2] >= MIN_ROW:
             bands = self._lowering(Bands, x, window)
             for images in chunks(len(x), bands.images):
                 yield np.matmul(bands.lower(x[images]), kernels, out=out[images])
@@ -97,7 +97,7 @@ class CpuConvolution(CpuWinograd):
 
     def _conv2d_dx_by_phase(self, dy: Array, w: Array, groups: int, window: Window, out: Array) -> Array:
         """At stride 1 this is one convolution; else those pixels are one that meet the same taps (see `phases`)."""
-        across, down = (list(phases(window, axis, out.shape[1 + axis], dy.shape[1 + axis])) for axis in (1, 0))
+        across, down = (list(polyphase(window, axis, out.shape[1 + axis], dy.shape[1 + axis])) for axis in (1, 0))
         if len(down) * len(across) < window.stride[0] * window.stride[1]:
             out.fill(0)  # there are pixels that no window meets
         for rows, columns in product(down, across):
@@ -112,7 +112,9 @@ class CpuConvolution(CpuWinograd):
                 return CpuConvolution.conv2d(self, seen, rotated, None, narrow, out=out)
             for images in chunks(len(dy), images_at_a_time(out[0].nbytes)):
                 phase = self.scratch("phase", pixels[images].shape, out.dtype)
-                copy_runs(pixels[images], CpuConvolution.conv2d(self, seen[images], rotated, None, narrow, out=phase))
+                copy_contiguous_runs(
+                    pixels[images], CpuConvolution.conv2d(self, seen[images], rotated, None, narrow, out=phase)
+                )
         return out
 
     def conv2d_dw_db(self, x: Array, dy: Array, window: Window, *, dw: Array, db: Array | None) -> None:

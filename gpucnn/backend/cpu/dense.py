@@ -12,9 +12,9 @@ __all__ = ["CpuDense"]
 class CpuDense(CpuArrays):
     """Part of `CpuBackend`."""
 
-    def dense(self, x: Array, w: Array, b: Array | None, *, rectify: bool = False, out: Array = None) -> Array:
+    def dense(self, x: Array, w: Array, b: Array | None, *, relu: bool = False, out: Array = None) -> Array:
         """As the reference, in place."""
-        return self._finish(self._product(x, w, out), b, rectify)
+        return self._finish(self._product(x, w, out), b, relu)
 
     def dense_dx(self, dy: Array, w: Array, *, out: Array = None) -> Array:
         """As the reference, in place."""

@@ -17,7 +17,7 @@ class CpuDepthwise(CpuWindows):
     Three to four times as fast as by columns, which would make a matrix of a single column of each group of w.
     """
 
-    def _depthwise(self, x: Array, w: Array, b: Array | None, window: Window, rectify: bool, out: Array) -> Array:
+    def _depthwise(self, x: Array, w: Array, b: Array | None, window: Window, relu: bool, out: Array) -> Array:
         kernels = w.reshape(window.taps, -1)
         for images in chunks(len(x), images_at_a_time(out[0].nbytes)):
             y = out[images]
@@ -26,7 +26,7 @@ class CpuDepthwise(CpuWindows):
                 np.multiply(pixels, kernel, out=product if number else y)
                 if number:
                     np.add(y, product, out=y)
-            self._finish(y, b, rectify)
+            self._finish(y, b, relu)
         return out
 
     def _depthwise_dx(self, dy: Array, w: Array, window: Window, out: Array) -> Array:

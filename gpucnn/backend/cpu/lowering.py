@@ -8,12 +8,12 @@ from collections.abc import Callable
 import numpy as np
 
 from gpucnn.backend.cpu.arrays import Array
-from gpucnn.backend.cpu.windows import CACHE_BYTES, copy_runs, strided, windows_of
+from gpucnn.backend.cpu.windows import CACHE_BYTES, copy_contiguous_runs, strided, windows_of
 from gpucnn.geometry import Window
 
 __all__ = ["Bands", "Columns", "Planes", "by_group"]
 
-LEAST_PIXELS = 256  # of outputs at a time: matrix products of fewer rows are slow
+MIN_PIXELS = 256  # of outputs at a time: matrix products of fewer rows are slow
 
 
 class Lowering:
@@ -30,7 +30,7 @@ class Lowering:
         self.OH, self.OW = window.output_size(H, W)
         padded = *window.padded_size(H, W), C
         image_bytes = max(image_elements, math.prod(padded)) * dtype.itemsize
-        self.images = max(CACHE_BYTES // image_bytes, -(-LEAST_PIXELS // (self.OH * self.OW)))
+        self.images = max(CACHE_BYTES // image_bytes, -(-MIN_PIXELS // (self.OH * self.OW)))
         self.padded = np.zeros((self.images, *padded), dtype)
         rows, columns = window.interior(H, W)
         self.interior = self.padded[:, rows, columns]
@@ -38,7 +38,7 @@ class Lowering:
 
     def pad(self, x: Array) -> int:
         """Copy at most `images` images into the padded copy; return how many."""
-        copy_runs(self.interior[: len(x)], x)
+        copy_contiguous_runs(self.interior[: len(x)], x)
         return len(x)
 
     def lowered(self, shape: tuple[int, ...]) -> Array:
@@ -64,7 +64,7 @@ class Columns(Lowering):
     def lower(self, x: Array) -> Array:
         """Return the columns of at most `images` images."""
         n = self.pad(x)
-        copy_runs(self.lowered((n, *self.taps.shape[1:])), self.taps[:n])
+        copy_contiguous_runs(self.lowered((n, *self.taps.shape[1:])), self.taps[:n])
         return by_group(self.rows(n), self.groups)
 
     def transposed(self, x: Array) -> Array:
@@ -92,7 +92,7 @@ class Bands(Lowering):
         """Return the windows of at most `images` images."""
         n = self.pad(x)
         bands = self.lowered((n, *self.taps.shape[1:]))
-        copy_runs(bands, self.taps[:n])
+        copy_contiguous_runs(bands, self.taps[:n])
         image, column, row, _, size = bands.strides
         shape = n, self.OH, self.OW, self.window.taps * bands.shape[-1]
         return strided(bands, shape, (image, self.window.stride[0] * row, column, size))
@@ -111,7 +111,7 @@ class Planes(Lowering):
         n = self.pad(x)
         taps = self.taps[:, :, :n]
         planes = self.lowered(taps.shape)
-        copy_runs(planes, taps)
+        copy_contiguous_runs(planes, taps)
         return planes.reshape(1, self.window.taps, -1)
 
 

@@ -26,11 +26,11 @@ class CpuNormalization(CpuArrays):
         eps: float,
         *,
         out: Array = None,
-        moments: Array = None,
+        mean_rstd: Array = None,
     ) -> tuple[Array, Array]:
         """As the reference, in three passes: for the mean, for the variance, and for the result."""
         out = self._result(out, x.shape, x.dtype)
-        mean, inverse = moments = self._result(moments, running.shape, x.dtype)
+        mean, inverse = mean_rstd = self._result(mean_rstd, running.shape, x.dtype)
         M = x.size // len(mean)
         np.divide(self._sum(_blocks(x), mean), M, out=mean)
         variance, scale, share = self.scratch("channels", (3, len(mean)), x.dtype)
@@ -41,7 +41,7 @@ class CpuNormalization(CpuArrays):
             np.multiply(average, 1 - momentum, out=average)
             np.add(average, np.multiply(moment, momentum, out=share), out=average)
         self._scale_and_shift(_blocks(out), np.multiply(gamma, inverse, out=scale), beta, out)
-        return out, moments
+        return out, mean_rstd
 
     def batch_norm_inference(
         self, x: Array, gamma: Array, beta: Array, running: Array, eps: float, *, out: Array = None
@@ -53,11 +53,11 @@ class CpuNormalization(CpuArrays):
         return out
 
     def batch_norm_dx(
-        self, dy: Array, x: Array, gamma: Array, moments: Array, *, dgamma: Array, dbeta: Array, out: Array = None
+        self, dy: Array, x: Array, gamma: Array, mean_rstd: Array, *, dgamma: Array, dbeta: Array, out: Array = None
     ) -> Array:
         """As the reference: first the sums, then `dx = scale (dy - ((x - mean) slope + shift))`."""
         out = self._result(out, x.shape, x.dtype)
-        mean, inverse = moments
+        mean, inverse = mean_rstd
         M = x.size // len(mean)
         self._sum(_blocks(dy), dbeta)
         np.multiply(self._sum(self._products(self._centred(x, mean, out), dy), dgamma), inverse, out=dgamma)

@@ -12,7 +12,7 @@ import numpy as np
 
 from gpucnn.backend.cpu.arrays import Array
 from gpucnn.backend.cpu.serial import SerialCpuBackend
-from gpucnn.backend.cpu.threads import Crew, core_count
+from gpucnn.backend.cpu.threads import ThreadPool, core_count
 from gpucnn.checks import integer
 from gpucnn.geometry import Window
 
@@ -23,7 +23,7 @@ __all__ = ["CpuBackend"]
 # single pass meanwhile.
 CONVOLUTION, POOLING, PASS = 1 << 18, 1 << 20, 1 << 22
 
-MOST_THREADS = 1024
+MAX_THREADS = 1024
 KEYWORD = inspect.Parameter.KEYWORD_ONLY
 
 
@@ -67,18 +67,18 @@ class CpuBackend(SerialCpuBackend):
 
     def __init__(self, float_dtype: Any = "float32", *, threads: int | None = None):
         super().__init__(float_dtype)
-        self.threads = core_count() if threads is None else integer(threads, "threads", least=1, most=MOST_THREADS)
+        self.threads = core_count() if threads is None else integer(threads, "threads", least=1, most=MAX_THREADS)
         self.shares_everything = False  # for tests: small arrays too
-        self._crew = Crew(self.threads)
+        self._pool = ThreadPool(self.threads)
         self.workers = [SerialCpuBackend(float_dtype) for _ in range(self.threads)]
 
     def describe(self) -> str:
         threads = "1 thread" if self.threads == 1 else f"{self.threads} threads"
         return f"{super().describe().removesuffix(')')}, {threads})"
 
-    def at_work(self) -> AbstractContextManager[Any]:
+    def limit_blas_threads(self) -> AbstractContextManager[Any]:
         """Hold BLAS to one thread: here several share the work."""
-        return self._crew.at_work()
+        return self._pool.limit_blas_threads()
 
     def _is_worth_sharing(self, array: Array, least: int) -> bool:
         return self.threads > 1 and len(array) > 0 and (array.nbytes >= least or self.shares_everything)
@@ -90,12 +90,12 @@ class CpuBackend(SerialCpuBackend):
 
     def run(self, jobs: Sequence[Callable[[], object]]) -> None:
         """Do at most one job for each thread side by side; who computes with a backend takes one of `workers`."""
-        self._crew.run(jobs)
+        self._pool.run(jobs)
 
     conv2d = shared("conv2d", "x", "out", least=CONVOLUTION)
     conv2d_dx = shared("conv2d_dx", "dy", "out", least=CONVOLUTION)
-    max_pool2d = shared("max_pool2d", "x", "out", "winners", least=POOLING)
-    max_pool2d_dx = shared("max_pool2d_dx", "dy", "winners", "out", least=POOLING)
+    max_pool2d = shared("max_pool2d", "x", "out", "argmax", least=POOLING)
+    max_pool2d_dx = shared("max_pool2d_dx", "dy", "argmax", "out", least=POOLING)
     average_pool2d = shared("average_pool2d", "x", "out", least=POOLING)
     average_pool2d_dx = shared("average_pool2d_dx", "dy", "out", least=POOLING)
     lp_pool2d = shared("lp_pool2d", "x", "out", least=POOLING)

@@ -30,47 +30,47 @@ class CpuPooling(CpuConvolution):
         self._counts: dict[tuple, Array] = {}
 
     def max_pool2d(
-        self, x: Array, window: Window, *, rectify: bool = False, out: Array = None, winners: Array = None
+        self, x: Array, window: Window, *, relu: bool = False, out: Array = None, argmax: Array = None
     ) -> tuple[Array, Array]:
         """As the reference, a few images at a time, from a copy in which each tap is one run."""
         shape = (len(x), *window.output_size(*x.shape[1:3]), x.shape[-1])
         out = self._result(out, shape, x.dtype)
-        winners = self._result(winners, shape, self.winner_dtype(window))
+        argmax = self._result(argmax, shape, self.argmax_dtype(window))
         for images in chunks(len(x), images_at_a_time(window.taps * out[0].nbytes)):
-            self._max_pool(x[images], window, rectify, out[images], winners[images])
-        return out, winners
+            self._max_pool(x[images], window, relu, out[images], argmax[images])
+        return out, argmax
 
-    def _max_pool(self, x: Array, window: Window, rectify: bool, out: Array, winners: Array) -> None:
+    def _max_pool(self, x: Array, window: Window, relu: bool, out: Array, argmax: Array) -> None:
         """Of the taps that equal the maximum the first has the highest rank. NaN is left to the reference."""
         taps = self._gather(x, window, -np.inf)
         np.maximum.reduce(taps, axis=0, out=out)
         if np.isnan(np.maximum.reduce(out, axis=None)):
-            super().max_pool2d(x, window, rectify=rectify, out=out, winners=winners)
+            super().max_pool2d(x, window, relu=relu, out=out, argmax=argmax)
             return
         largest = out
-        if rectify:
+        if relu:
             least = np.finfo(x.dtype).smallest_subnormal  # so that a pixel equals `largest` only if it is above 0
             largest = np.maximum(out, least, out=self.scratch("largest", out.shape, x.dtype))
             self._clip(out, out)
         wins = np.equal(taps, largest, out=self.scratch("mask", taps.shape, np.bool_))
-        ranks = self.scratch("ranks", taps.shape, winners.dtype)
-        np.multiply(wins, _numbers(window.taps, winners.dtype)[::-1] + 1, out=ranks)
-        np.maximum.reduce(ranks, axis=0, out=winners)
-        np.subtract(window.taps, winners, out=winners)
+        ranks = self.scratch("ranks", taps.shape, argmax.dtype)
+        np.multiply(wins, _numbers(window.taps, argmax.dtype)[::-1] + 1, out=ranks)
+        np.maximum.reduce(ranks, axis=0, out=argmax)
+        np.subtract(window.taps, argmax, out=argmax)
 
     def max_pool2d_dx(
-        self, dy: Array, winners: Array, x_shape: tuple[int, ...], window: Window, *, out: Array = None
+        self, dy: Array, argmax: Array, x_shape: tuple[int, ...], window: Window, *, out: Array = None
     ) -> Array:
         """As the reference, a few images and all taps at a time; windows that do not overlap add nothing up."""
         out = self._result(out, x_shape, dy.dtype)
         for images in chunks(len(dy), images_at_a_time(window.taps * dy[0].nbytes)):
-            self._scatter(self._won(dy[images], winners[images], window.taps), window, out[images])
+            self._scatter(self._won(dy[images], argmax[images], window.taps), window, out[images])
         return out
 
-    def _won(self, dy: Array, winners: Array, taps: int) -> Array:
+    def _won(self, dy: Array, argmax: Array, taps: int) -> Array:
         """Return the share of each tap, (taps, N, OH, OW, C): dy where it won, else 0."""
         mask = self.scratch("mask", (taps, *dy.shape), np.bool_)
-        np.equal(winners, _numbers(taps, winners.dtype), out=mask)
+        np.equal(argmax, _numbers(taps, argmax.dtype), out=mask)
         return self._keep(dy, mask, self.scratch("won", mask.shape, dy.dtype))
 
     def _pool_counts(self, x_shape: tuple[int, ...], window: Window, count_include_pad: bool, dtype: Any) -> Array:

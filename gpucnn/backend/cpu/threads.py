@@ -12,7 +12,7 @@ from functools import partial
 
 from threadpoolctl import ThreadpoolController
 
-__all__ = ["Crew", "core_count"]
+__all__ = ["ThreadPool", "core_count"]
 
 Job = Callable[[], object]
 
@@ -51,7 +51,7 @@ class Task:
             self._done.acquire()
 
 
-class Mate:
+class Worker:
     """A thread that does one task at a time.
 
     A lock that the thread waits for passes on the work in half of the time of a queue, as `concurrent.futures` has it:
@@ -79,11 +79,11 @@ class Mate:
         self._begin.release()
 
 
-def dismiss(mates: Sequence[Mate]) -> None:
+def shutdown(workers: Sequence[Worker]) -> None:
     """End the threads."""
-    for mate in mates:
+    for worker in workers:
         with contextlib.suppress(RuntimeError):  # one that was interrupted has yet to take what it was given last
-            mate.start(None)
+            worker.start(None)
 
 
 def wait_for_all(tasks: Sequence[Task]) -> BaseException | None:
@@ -98,7 +98,7 @@ def wait_for_all(tasks: Sequence[Task]) -> BaseException | None:
             interruption = error
 
 
-class Crew:
+class ThreadPool:
     """A fixed number of threads, the caller's own among them.
 
     BLAS libraries have threads of their own, and the two kinds together are slower than either alone. So BLAS is held
@@ -112,11 +112,11 @@ class Crew:
         self._process: int | None = None  # in which the others were hired
         self._free = threading.Lock()
 
-    def _hire(self) -> None:
+    def _start(self) -> None:
         """Get the other threads; a process that was forked has to do so again."""
         self._process = os.getpid()
-        self._others = [Mate() for _ in range(self._threads - 1)]
-        self._dismiss = weakref.finalize(self, dismiss, self._others)
+        self._others = [Worker() for _ in range(self._threads - 1)]
+        self._shutdown = weakref.finalize(self, shutdown, self._others)
 
     def run(self, jobs: Sequence[Job]) -> None:
         """Do all jobs, at most one for each thread, and return when they are done; their errors are raised here."""
@@ -125,20 +125,20 @@ class Crew:
                 job()
             return
         try:
-            with self.at_work():
+            with self.limit_blas_threads():
                 self._share(jobs)
         finally:
             self._free.release()
 
     def _share(self, jobs: Sequence[Job]) -> None:
         if self._process != os.getpid():
-            self._hire()
+            self._start()
         first, *others = jobs
         tasks = [Task(partial(copy_context().run, job)) for job in others]  # with the caller's np.errstate
         started: list[Task] = []
         try:
-            for mate, task in zip(self._others, tasks, strict=False):
-                mate.start(task)
+            for worker, task in zip(self._others, tasks, strict=False):
+                worker.start(task)
                 started.append(task)
             first()
         except BaseException:
@@ -152,10 +152,10 @@ class Crew:
     def _leave(self) -> None:
         """Hire anew next time: an interruption may have come anywhere."""
         self._process = None
-        self._dismiss()
+        self._shutdown()
 
     @contextlib.contextmanager
-    def at_work(self) -> Iterator[None]:
+    def limit_blas_threads(self) -> Iterator[None]:
         """Hold BLAS to one thread for a while; within that, again at no cost."""
         if self._holds_blas:
             yield

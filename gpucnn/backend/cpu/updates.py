@@ -14,9 +14,9 @@ __all__ = ["CpuUpdates"]
 class CpuUpdates(CpuArrays):
     """Part of `CpuBackend`."""
 
-    def sgd_step(self, w: Array, g: Array, v: Array, hyper: Array, *, nesterov: bool = False) -> None:
+    def sgd_step(self, w: Array, g: Array, v: Array, hyperparameters: Array, *, nesterov: bool = False) -> None:
         """As the reference, one block after another, each while it is in the cache."""
-        rate, momentum, decay = hyper
+        rate, momentum, decay = hyperparameters
         for block in blocks(w.size):
             wb, gb, vb = w[block], g[block], v[block]
             step = self.scratch("step", wb.shape, w.dtype)
@@ -25,30 +25,30 @@ class CpuUpdates(CpuArrays):
             if decay:
                 np.add(vb, np.multiply(wb, decay, out=step), out=vb)
             if nesterov:
-                self._nesterov_step(wb, gb, vb, hyper, step)
+                self._nesterov_step(wb, gb, vb, hyperparameters, step)
             else:
                 np.multiply(vb, rate, out=step)
             np.subtract(wb, step, out=wb)
 
-    def _nesterov_step(self, w: Array, g: Array, v: Array, hyper: Array, step: Array) -> None:
+    def _nesterov_step(self, w: Array, g: Array, v: Array, hyperparameters: Array, step: Array) -> None:
         """Write `rate (g + decay w + momentum v)` into `step`."""
-        rate, momentum, decay = hyper
+        rate, momentum, decay = hyperparameters
         lookahead = self.scratch("lookahead", w.shape, w.dtype)
         np.add(g, np.multiply(w, decay, out=step), out=step)
         np.add(step, np.multiply(v, momentum, out=lookahead), out=step)
         np.multiply(step, rate, out=step)
 
     def adam_step(
-        self, w: Array, g: Array, m: Array, v: Array, powers: Array, hyper: Array, *, decoupled: bool = False
+        self, w: Array, g: Array, m: Array, v: Array, powers: Array, hyperparameters: Array, *, decoupled: bool = False
     ) -> None:
         """As the reference, one block after another, each while it is in the cache."""
-        powers *= hyper[1:3]
-        self._adam_update(w, g, m, v, powers, hyper, decoupled)
+        powers *= hyperparameters[1:3]
+        self._adam_update(w, g, m, v, powers, hyperparameters, decoupled)
 
     def _adam_update(
-        self, w: Array, g: Array, m: Array, v: Array, powers: Array, hyper: Array, decoupled: bool
+        self, w: Array, g: Array, m: Array, v: Array, powers: Array, hyperparameters: Array, decoupled: bool
     ) -> None:
-        rate, beta1, beta2, eps, decay = hyper
+        rate, beta1, beta2, eps, decay = hyperparameters
         for block in blocks(w.size):
             wb, mb, vb = w[block], m[block], v[block]
             gradient = g[block] if decoupled else self._decayed(g[block], wb, decay)
@@ -62,9 +62,9 @@ class CpuUpdates(CpuArrays):
             np.divide(mb, np.add(step, eps, out=step), out=step)
             np.subtract(wb, np.multiply(step, rate / (1 - powers[0]), out=step), out=wb)
 
-    def rmsprop_step(self, w: Array, g: Array, v: Array, b: Array, hyper: Array) -> None:
+    def rmsprop_step(self, w: Array, g: Array, v: Array, b: Array, hyperparameters: Array) -> None:
         """As the reference, one block after another, each while it is in the cache."""
-        rate, smoothing, eps, momentum, decay = hyper
+        rate, smoothing, eps, momentum, decay = hyperparameters
         for block in blocks(w.size):
             wb, vb, bb = w[block], v[block], b[block]
             gradient = self._decayed(g[block], wb, decay)
@@ -75,9 +75,9 @@ class CpuUpdates(CpuArrays):
             np.add(np.multiply(bb, momentum, out=bb), step, out=bb)
             np.subtract(wb, np.multiply(bb, rate, out=step), out=wb)
 
-    def adagrad_step(self, w: Array, g: Array, v: Array, hyper: Array) -> None:
+    def adagrad_step(self, w: Array, g: Array, v: Array, hyperparameters: Array) -> None:
         """As the reference, one block after another, each while it is in the cache."""
-        rate, eps, decay = hyper
+        rate, eps, decay = hyperparameters
         for block in blocks(w.size):
             wb, vb = w[block], v[block]
             gradient = self._decayed(g[block], wb, decay)
@@ -104,16 +104,16 @@ class CpuUpdates(CpuArrays):
         elif share < 1:
             np.multiply(g, share, out=g)
 
-    def take_rate(self, rates: Array, clock: Array, hyper: Array) -> None:
+    def apply_scheduled_rate(self, rates: Array, clock: Array, hyperparameters: Array) -> None:
         """As the reference; the clock is read directly, which costs nothing on the host."""
-        hyper[0] = rates[min(int(clock[0]), len(rates) - 1)]
+        hyperparameters[0] = rates[min(int(clock[0]), len(rates) - 1)]
         clock += 1
 
-    def average_step(self, w: Array, mean: Array, worth: Array, hyper: Array) -> None:
+    def average_step(self, w: Array, mean: Array, total_weight: Array, hyperparameters: Array) -> None:
         """As the reference, one block after another, each while it is in the cache."""
-        worth *= hyper
-        worth += 1
+        total_weight *= hyperparameters
+        total_weight += 1
         for block in blocks(w.size):
             step = self.scratch("step", w[block].shape, w.dtype)
-            np.divide(np.subtract(w[block], mean[block], out=step), worth, out=step)
+            np.divide(np.subtract(w[block], mean[block], out=step), total_weight, out=step)
             np.add(mean[block], step, out=mean[block])

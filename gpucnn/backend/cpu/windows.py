@@ -13,7 +13,7 @@ from gpucnn.geometry import Window
 
 __all__ = [
     *("CACHE_BYTES", "SMALL_PRODUCT", "CpuWindows"),
-    *("chunks", "copy_runs", "images_at_a_time", "runs", "strided", "windows_of"),
+    *("chunks", "copy_contiguous_runs", "images_at_a_time", "runs", "strided", "windows_of"),
 ]
 
 CACHE_BYTES = 1 << 21  # of images at a time, or lowered ones: small beside a third-level cache, and few calls for all
@@ -35,7 +35,7 @@ def strided(array: Array, shape: tuple[int, ...], strides: tuple[int, ...]) -> A
     return np.ndarray(shape, array.dtype, array, 0, strides)
 
 
-def runs(out: Array, x: Array) -> tuple[Array, Array]:
+def contiguous_runs(out: Array, x: Array) -> tuple[Array, Array]:
     """Return views of two arrays of one shape, in which each run that both have in memory is one item.
 
     To copy them is to copy the arrays: NumPy copies items of any size, and takes twice as long for as many short rows.
@@ -50,9 +50,9 @@ def runs(out: Array, x: Array) -> tuple[Array, Array]:
     return out.reshape(shape).view(_item(size)), x.reshape(shape).view(_item(size))
 
 
-def copy_runs(out: Array, x: Array) -> None:
+def copy_contiguous_runs(out: Array, x: Array) -> None:
     """Copy x to out, run by run (see `runs`)."""
-    np.copyto(*runs(out, x))
+    np.copyto(*contiguous_runs(out, x))
 
 
 @functools.cache
@@ -93,7 +93,7 @@ class CpuWindows(CpuArrays):
         if padded is None or len(padded) < N:
             padded = self._padded[key] = np.full((N, *window.padded_size(H, W), C), value, x.dtype)
         rows, columns = window.interior(H, W)
-        copy_runs(padded[:N, rows, columns], x)
+        copy_contiguous_runs(padded[:N, rows, columns], x)
         return padded[:N]
 
     def _windows(self, x: Array, window: Window, value: float) -> Array:
@@ -108,7 +108,7 @@ class CpuWindows(CpuArrays):
         """Return the taps, one behind another in memory: (KH*KW, N, OH, OW, C)."""
         pixels = self._windows(x, window, value)
         gathered = self.scratch("gathered", pixels.shape, x.dtype)
-        copy_runs(gathered, pixels)
+        copy_contiguous_runs(gathered, pixels)
         return gathered.reshape(-1, *pixels.shape[2:])
 
     def _scatter(self, taps: Array, window: Window, out: Array) -> Array:
@@ -122,7 +122,7 @@ class CpuWindows(CpuArrays):
             out.fill(0)  # there are pixels in no window
         pixels = windows_of(out, window, OH, OW)
         whole = window.kernel if len(taps) > 1 else (1, 1)
-        copy_runs(pixels, np.broadcast_to(taps.reshape(*whole, N, OH, OW, C), pixels.shape))
+        copy_contiguous_runs(pixels, np.broadcast_to(taps.reshape(*whole, N, OH, OW, C), pixels.shape))
         return out
 
     def _sum_taps(self, taps: Iterable[Array], window: Window, out: Array) -> Array:

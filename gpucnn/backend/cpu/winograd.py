@@ -9,7 +9,7 @@ import numpy as np
 
 from gpucnn.backend.cpu.arrays import Array
 from gpucnn.backend.cpu.depthwise import CpuDepthwise
-from gpucnn.backend.cpu.windows import SMALL_PRODUCT, chunks, copy_runs, strided
+from gpucnn.backend.cpu.windows import SMALL_PRODUCT, chunks, copy_contiguous_runs, strided
 from gpucnn.geometry import Window
 
 __all__ = ["CpuWinograd", "filtering"]
@@ -18,8 +18,8 @@ OUTPUTS = 4  # pixels of a row computed together
 POINTS = (0.0, 1.0, -1.0, 0.5, -2.0, -0.5, 2.0)  # and infinity; in this order the rounding errors are small
 TAPS = range(3, len(POINTS) - OUTPUTS + 3)  # kernel widths that the points suffice for
 PRODUCT_BYTES = 3 << 18  # of products at a time: what a common second-level cache holds beside their factors
-LEAST_WORK = 28  # kernel width times channels, of x or y, from which on the transforms cost less than they save
-LEAST_ROWS, GOOD_ROWS = 16, 64  # of a matrix product: with fewer, reading the kernels takes longer than multiplying
+MIN_WORK = 28  # kernel width times channels, of x or y, from which on the transforms cost less than they save
+MIN_ROWS, GOOD_ROWS = 16, 64  # of a matrix product: with fewer, reading the kernels takes longer than multiplying
 
 
 @functools.cache
@@ -84,7 +84,7 @@ class TilesByColumn(Tiles):
 
     def transformed(self, x: Array, B: Array) -> Array:
         """Return the transformed tiles under the rows of the kernels, (P, OH, T*n, KH*C)."""
-        copy_runs(self.interior[: len(x)], x)
+        copy_contiguous_runs(self.interior[: len(x)], x)
         n, size, width = len(x), x.itemsize, self.H * self.C
         column = self.padded.strides[0]
         pixels = strided(self.padded, (self.T, self.P, n * width), (OUTPUTS * column, column, size))
@@ -98,7 +98,7 @@ class TilesByColumn(Tiles):
         four = self._scratch("four", (OUTPUTS, self.OH, self.T, len(y), y.shape[-1]), y.dtype)
         np.matmul(A, products.reshape(self.P, -1), out=four.reshape(OUTPUTS, -1))
         for pixels, tile in self.by_tile(y):
-            copy_runs(pixels, four[: pixels.shape[3], :, tile].transpose(3, 1, 2, 0, 4))
+            copy_contiguous_runs(pixels, four[: pixels.shape[3], :, tile].transpose(3, 1, 2, 0, 4))
 
 
 class TilesByRow(Tiles):
@@ -111,7 +111,7 @@ class TilesByRow(Tiles):
 
     def transformed(self, x: Array, B: Array) -> Array:
         """Return the transformed tiles for each row of the kernels, (P, KH, C, OH*T*n)."""
-        copy_runs(self.interior[: len(x)], x)
+        copy_contiguous_runs(self.interior[: len(x)], x)
         n, count = len(x), len(x) * self.C
         column, row, _, size = self.padded.strides
         pixels = strided(self.padded, (self.T, self.H, self.P, count), (OUTPUTS * column, row, column, size))
@@ -126,7 +126,7 @@ class TilesByRow(Tiles):
         four = self._scratch("four", (OUTPUTS, self.OH, self.T, n, OC), dy.dtype)
         four[self.OW - OUTPUTS * (self.T - 1) :, :, -1] = 0  # there are no such pixels in the last tile
         for pixels, tile in self.by_tile(dy):
-            copy_runs(four[: pixels.shape[3], :, tile], pixels.transpose(3, 1, 2, 0, 4))
+            copy_contiguous_runs(four[: pixels.shape[3], :, tile], pixels.transpose(3, 1, 2, 0, 4))
         products = self._scratch("products", (self.P, 1, self.OH * self.T * n, OC), dy.dtype)
         np.matmul(A.T, four.reshape(OUTPUTS, -1), out=products.reshape(self.P, -1))
         return products
@@ -145,11 +145,11 @@ class CpuWinograd(CpuDepthwise):
         return (
             window.stride == window.dilation == (1, 1)
             and window.kernel[1] in TAPS
-            and window.kernel[1] * min(x.shape[-1], y.shape[-1]) >= LEAST_WORK
+            and window.kernel[1] * min(x.shape[-1], y.shape[-1]) >= MIN_WORK
             and y.shape[2] >= OUTPUTS
         )
 
-    def _filter(self, x: Array, w: Array, b: Array | None, window: Window, rectify: bool, out: Array) -> Array:
+    def _filter(self, x: Array, w: Array, b: Array | None, window: Window, relu: bool, out: Array) -> Array:
         """As `conv2d`."""
         KH, KW, C, OC = w.shape
         A, G, B = filtering(KW, x.dtype)
@@ -165,7 +165,7 @@ class CpuWinograd(CpuDepthwise):
             if b is not None:
                 np.add(products[1], b, out=products[1])  # the values at 1 count once in each of the four pixels
             tiles.restore(products, A, y)
-            self._finish(y, None, rectify)
+            self._finish(y, None, relu)
         return out
 
     def _filter_dw(self, x: Array, dy: Array, window: Window, dw: Array) -> None:
@@ -193,4 +193,4 @@ def images_at_once(image_bytes: int, rows: int, multiplications: int) -> int:
     """
     small = SMALL_PRODUCT // (rows * multiplications)
     fitting = max(1, PRODUCT_BYTES // image_bytes)
-    return min(small, fitting) if small * rows >= LEAST_ROWS else max(fitting, -(-GOOD_ROWS // rows))
+    return min(small, fitting) if small * rows >= MIN_ROWS else max(fitting, -(-GOOD_ROWS // rows))

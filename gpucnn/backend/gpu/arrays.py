@@ -15,7 +15,7 @@ from gpucnn.backend.gpu.device import INSTALL, after_fork, device_count, first_l
 from gpucnn.backend.gpu.gemm import Gemm, is_readable, multiplies
 from gpucnn.backend.gpu.graph import Recording, record_graph
 from gpucnn.backend.kernels import Block, Elementwise, sums
-from gpucnn.backend.kernels.reductions import MOST_PARTIALS
+from gpucnn.backend.kernels.reductions import MAX_PARTIALS
 from gpucnn.backend.reference import Backend
 from gpucnn.errors import DeviceError, InputError
 
@@ -93,7 +93,7 @@ class GpuArrays(Backend):
     def describe(self) -> str:
         name = self.xp.cuda.runtime.getDeviceProperties(self.device)["name"]
         name = name.decode() if isinstance(name, bytes) else name
-        rounded = "" if self.products == self.precision else f"{self.products} factors, "
+        rounded = "" if self.matmul_precision == self.precision else f"{self.matmul_precision} factors, "
         return f"{self.name} ({name}, CuPy {self.xp.__version__}; {rounded}{self.precision} arrays)"
 
     def free_bytes(self) -> int | None:
@@ -217,18 +217,18 @@ class GpuArrays(Backend):
         a, b = (x if is_readable(x) else self.xp.ascontiguousarray(x) for x in (a, b))
         out = self._result(out, (len(a), b.shape[1]), a.dtype)
         self.keep(a, b, out, self._gemm.workspace)
-        self._gemm.multiply(a, b, out, self.products)
+        self._gemm.multiply(a, b, out, self.matmul_precision)
         return out
 
     def add(self, a: Array, b: Array, *, out: Array = None) -> Array:
         """As the reference, in one kernel."""
         return self._map(sums.ADD, a, b, out=out)
 
-    def _finish(self, y: Array, b: Array | None, rectify: bool) -> Array:
+    def _finish(self, y: Array, b: Array | None, relu: bool) -> Array:
         """As the reference, in place and in one kernel."""
         if b is None:
-            return self.relu(y, out=y) if rectify else y
-        self._run(sums.ADD_BIAS, self._contiguous(b), len(b), rectify, y)
+            return self.relu(y, out=y) if relu else y
+        self._run(sums.ADD_BIAS, self._contiguous(b), len(b), relu, y)
         return y
 
     def sum_rows(self, rows: Array, *, out: Array = None) -> Array:
@@ -252,7 +252,7 @@ class GpuArrays(Backend):
         columns = max(1, min(C, CHANNELS))
         M = first.size // max(1, C)
         check_indices(M, f"an array of {first.shape}", "use a smaller batch")
-        rows = max(1, ELEMENTS // columns, -(-M // MOST_PARTIALS))
+        rows = max(1, ELEMENTS // columns, -(-M // MAX_PARTIALS))
         grid = -(-C // columns), -(-M // rows)
         partials = self.scratch("partials", (count, C, grid[1]), first.dtype)
         M, C, rows, columns = map(np.int32, (M, C, rows, columns))

@@ -34,12 +34,12 @@ class GpuConvolution(GpuImplicit):
             raise unknown_name("convolution", convolution, WAYS)
         super().__init__(float_dtype, **options)
         capability, least = int(self.xp.cuda.Device(self.device).compute_capability), self._least_capability()
-        is_faster = self.products != self.precision and capability >= least
+        is_faster = self.matmul_precision != self.precision and capability >= least
         self.convolution = convolution or ("implicit" if is_faster else "columns")
         if self.convolution == "implicit" and capability < least:
             raise DeviceError(
-                f"{self.name} has compute capability {capability / 10}: implicit convolution in {self.products} needs "
-                f"{least / 10}; use convolution columns, or float32"
+                f"{self.name} has compute capability {capability / 10}: implicit convolution in "
+                f"{self.matmul_precision} needs {least / 10}; use convolution columns, or float32"
             )
 
     def describe(self) -> str:
@@ -104,21 +104,21 @@ class GpuConvolution(GpuImplicit):
         return images * image + (math.prod(w_shape) * itemsize if train and images < N else 0)
 
     def conv2d(
-        self, x: Array, w: Array, b: Array | None, window: Window, *, rectify: bool = False, out: Array = None
+        self, x: Array, w: Array, b: Array | None, window: Window, *, relu: bool = False, out: Array = None
     ) -> Array:
         """As the reference, with the columns in one buffer, and bias and ReLU in place."""
         N, H, W, C = x.shape
         OC = w.shape[-1]
         out = self._result(out, (N, *window.output_size(H, W), OC), x.dtype)
         if w.shape[2] < C:
-            return self._grouped_conv2d(x, w, b, window, rectify, out)
+            return self._grouped_conv2d(x, w, b, window, relu, out)
         if self.convolution == "implicit":
-            return self._implicit_conv2d(x, w, b, self._sizes(x.shape, OC, window), out, rectify=rectify)
+            return self._implicit_conv2d(x, w, b, self._sizes(x.shape, OC, window), out, relu=relu)
         for images, columns in self._chunks(x.shape, window, x.dtype):
             y = out[images].reshape(-1, OC)
             self.im2col(x[images], window, out=columns)
             self.matmul(columns, self._contiguous(w).reshape(-1, OC), out=y)
-            self._finish(y, b, rectify)
+            self._finish(y, b, relu)
         return out
 
     def conv2d_dx(self, dy: Array, w: Array, x_shape: tuple[int, ...], window: Window, *, out: Array = None) -> Array:
@@ -173,10 +173,10 @@ class GpuConvolution(GpuImplicit):
         check_indices(math.prod(w_shape), f"a kernel of {w_shape}", "use fewer channels")
         return *self._window_arguments(x_shape, window, OC), OC, CG, OC * CG // x_shape[3]
 
-    def _grouped_conv2d(self, x: Array, w: Array, b: Array | None, window: Window, rectify: bool, out: Array) -> Array:
+    def _grouped_conv2d(self, x: Array, w: Array, b: Array | None, window: Window, relu: bool, out: Array) -> Array:
         scalars = self._group_arguments(x.shape, w.shape, window)
         self._run(kernels.GROUPED_CONV2D, self._contiguous(x), self._contiguous(w), *scalars, out)
-        return self._finish(out, b, rectify)
+        return self._finish(out, b, relu)
 
     def _grouped_conv2d_dx(self, dy: Array, w: Array, window: Window, out: Array) -> Array:
         scalars = self._group_arguments(out.shape, w.shape, window)

@@ -10,11 +10,11 @@ __all__ = ["GpuDense"]
 class GpuDense(GpuArrays):
     """Part of `GpuBackend`."""
 
-    def dense(self, x: Array, w: Array, b: Array | None, *, rectify: bool = False, out: Array = None) -> Array:
+    def dense(self, x: Array, w: Array, b: Array | None, *, relu: bool = False, out: Array = None) -> Array:
         """As the reference, with bias and ReLU in place."""
         out = self._result(out, (len(x), w.shape[1]), x.dtype)
         self.matmul(x, w, out=out)
-        return self._finish(out, b, rectify)
+        return self._finish(out, b, relu)
 
     def dense_dx(self, dy: Array, w: Array, *, out: Array = None) -> Array:
         """As the reference, in place."""

@@ -22,14 +22,14 @@ class GpuImplicit(GpuArrays):
 
     def _least_capability(self) -> int:
         """Return the compute capability, times ten, that the kernels need; 0 for those in the arrays' own dtype."""
-        return 0 if self.products == self.precision else kernels.CONV2D[self.products].architecture
+        return 0 if self.matmul_precision == self.precision else kernels.CONV2D[self.matmul_precision].architecture
 
     def _implicit_conv2d(
-        self, x: Array, w: Array, b: Array | None, sizes: tuple[int, ...], out: Array, *, rectify: bool = False
+        self, x: Array, w: Array, b: Array | None, sizes: tuple[int, ...], out: Array, *, relu: bool = False
     ) -> Array:
-        """Convolve and add the bias; with `rectify`, make what is negative zero."""
+        """Convolve and add the bias; with `relu`, make what is negative zero."""
         arrays = self._contiguous(x), self._contiguous(w), None if b is None else self._contiguous(b), out
-        self._tiles(kernels.CONV2D, out.shape, *arrays, *sizes, rectify)
+        self._tiles(kernels.CONV2D, out.shape, *arrays, *sizes, relu)
         return out
 
     def _implicit_conv2d_dx(self, dy: Array, w: Array, sizes: tuple[int, ...], out: Array) -> Array:
@@ -48,7 +48,7 @@ class GpuImplicit(GpuArrays):
     def _tiles(self, records: dict[str, Block], shape: tuple[int, ...], *arguments: Any, parts: int = 1) -> None:
         """Launch a block for each tile of a result (..., columns), and for each part of its sums."""
         scalars = (np.int32(value) if isinstance(value, int) else value for value in arguments)
-        self._launch(records[self.products], (*_tile_counts(shape), parts), *scalars)
+        self._launch(records[self.matmul_precision], (*_tile_counts(shape), parts), *scalars)
 
     @staticmethod
     def _dw_parts(w_shape: tuple[int, ...], windows: int) -> tuple[int, int]:

@@ -9,7 +9,7 @@ import numpy as np
 from gpucnn.backend.gpu.arrays import Array, GpuArrays, check_indices
 from gpucnn.backend.kernels import Block
 from gpucnn.backend.kernels import losses as kernels
-from gpucnn.backend.kernels.reductions import MOST_PARTIALS
+from gpucnn.backend.kernels.reductions import MAX_PARTIALS
 from gpucnn.errors import InputError
 
 __all__ = ["GpuLosses"]
@@ -86,4 +86,4 @@ class GpuLosses(GpuArrays):
     def _sums_of_blocks(self, N: int) -> Array:
         """Return where the blocks that share N rows leave their sums; by N alone, so that every device adds alike."""
         check_indices(N, f"a batch of {N}", "use a smaller one")
-        return self.scratch("losses", (min(-(-N // kernels.WARPS), MOST_PARTIALS), 3), np.float64)
+        return self.scratch("losses", (min(-(-N // kernels.WARPS), MAX_PARTIALS), 3), np.float64)

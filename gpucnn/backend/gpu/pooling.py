@@ -20,21 +20,21 @@ class GpuPooling(GpuConvolution):
         self._counts: dict[tuple, Array] = {}
 
     def max_pool2d(
-        self, x: Array, window: Window, *, rectify: bool = False, out: Array = None, winners: Array = None
+        self, x: Array, window: Window, *, relu: bool = False, out: Array = None, argmax: Array = None
     ) -> tuple[Array, Array]:
         """As the reference, in one kernel."""
         out = self._pooled(out, x, window)
-        winners = self._result(winners, out.shape, self.winner_dtype(window))
-        arguments = *self._window_arguments(x.shape, window), rectify
-        self._run(kernels.MAX_POOL2D, self._contiguous(x), *arguments, out, winners)
-        return out, winners
+        argmax = self._result(argmax, out.shape, self.argmax_dtype(window))
+        arguments = *self._window_arguments(x.shape, window), relu
+        self._run(kernels.MAX_POOL2D, self._contiguous(x), *arguments, out, argmax)
+        return out, argmax
 
     def max_pool2d_dx(
-        self, dy: Array, winners: Array, x_shape: tuple[int, ...], window: Window, *, out: Array = None
+        self, dy: Array, argmax: Array, x_shape: tuple[int, ...], window: Window, *, out: Array = None
     ) -> Array:
         """As the reference, in gather form: each pixel finds the windows it won."""
         out = self._result(out, x_shape, dy.dtype)
-        arrays = self._contiguous(dy), self._contiguous(winners)
+        arrays = self._contiguous(dy), self._contiguous(argmax)
         self._run(kernels.MAX_POOL2D_DX, *arrays, *self._window_arguments(x_shape, window), out)
         return out
 

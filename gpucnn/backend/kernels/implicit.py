@@ -185,23 +185,23 @@ __device__ Sums product(Left left, int rows, Right right, int columns, int first
     return sums;
 }
 
-__device__ void write(const Sums& sums, T* out, int rows, int columns, const T* b, bool rectify) {
+__device__ void write(const Sums& sums, T* out, int rows, int columns, const T* b, bool relu) {
     #pragma unroll
     for (int n = 0; n < Sums::COUNT; ++n) {
         const int m = TILE * blockIdx.x + sums.row(n), o = TILE * blockIdx.y + sums.column(n);
         if (m >= rows || o >= columns) continue;
         const T value = sums.values[n] + (b == 0 ? T(0) : b[o]);
-        out[(long long)m * columns + o] = rectify && value <= T(0) ? T(0) : value;
+        out[(long long)m * columns + o] = relu && value <= T(0) ? T(0) : value;
     }
 }
 """
 FORWARD = f"""{FACTORS}{COLUMNS}{PRODUCT}
 extern "C" __global__ void __launch_bounds__(THREADS) NAME(
         const T* __restrict__ x, const T* __restrict__ w, const T* __restrict__ b, T* __restrict__ y, {SIZES},
-        int rectify) {{
+        int relu) {{
     const Sizes s = {{N, OC, H, W, C, OH, OW, KH, KW, SH, SW, top, left, DH, DW}};
     const int M = N * OH * OW;
-    write(product(Columns{{x, s}}, M, Matrix{{w, OC}}, OC, 0, KH * KW * C), y, M, OC, b, rectify);
+    write(product(Columns{{x, s}}, M, Matrix{{w, OC}}, OC, 0, KH * KW * C), y, M, OC, b, relu);
 }}
 """
 INPUT_GRADIENT = f"""{FACTORS}{ERRORS}{PRODUCT}

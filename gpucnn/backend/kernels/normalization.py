@@ -66,7 +66,7 @@ BATCH_NORM_MOMENTS = Block(
     PARTIALS
     + """
 extern "C" __global__ void batch_norm_moments(
-        const T* partials, T* moments, T* running, T momentum, T eps, int M, int rows, int blocks) {
+        const T* partials, T* mean_rstd, T* running, T momentum, T eps, int M, int rows, int blocks) {
     // Squares of distances from the mean of all: those from the blocks' own, and of these from the mean of all.
     __shared__ T shared[256];
     const int C = gridDim.x, c = blockIdx.x;
@@ -86,8 +86,8 @@ extern "C" __global__ void batch_norm_moments(
     for (int n = 0; n < EACH; ++n) squares += parts[n] + (means[n] - mean) * (means[n] - mean) * counts[n];
     squares = block_sum(squares, shared);
     if (threadIdx.x != 0) return;
-    moments[c] = mean;
-    moments[C + c] = T(1) / sqrt(squares / M + eps);
+    mean_rstd[c] = mean;
+    mean_rstd[C + c] = T(1) / sqrt(squares / M + eps);
     running[c] = (T(1) - momentum) * running[c] + momentum * mean;
     running[C + c] = (T(1) - momentum) * running[C + c] + momentum * (squares / max(M - 1, 1));
 }
@@ -98,11 +98,11 @@ PARTIAL_GRADIENTS = Block(
     COLUMNS
     + """
 extern "C" __global__ void partial_gradients(
-        const T* __restrict__ dy, const T* __restrict__ x, const T* __restrict__ moments, T* __restrict__ partials,
+        const T* __restrict__ dy, const T* __restrict__ x, const T* __restrict__ mean_rstd, T* __restrict__ partials,
         int M, int C, int rows, int columns) {
     __shared__ T shared[256];
     const Place at = place(M, C, rows, columns);
-    const T mean = moments[at.c];
+    const T mean = mean_rstd[at.c];
     T products = 0, sum = 0;
     #pragma unroll 4
     for (int m = at.first; m < at.last; m += at.height) {
@@ -113,7 +113,7 @@ extern "C" __global__ void partial_gradients(
     products = column_sum(products, shared, at);
     sum = column_sum(sum, shared, at);
     if (at.row != 0) return;
-    partials[(long long)at.c * gridDim.y + blockIdx.y] = products * moments[C + at.c];
+    partials[(long long)at.c * gridDim.y + blockIdx.y] = products * mean_rstd[C + at.c];
     partials[(long long)(C + at.c) * gridDim.y + blockIdx.y] = sum;
 }
 """,

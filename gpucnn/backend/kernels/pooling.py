@@ -24,7 +24,7 @@ __all__ = [
 
 MAX_POOL2D = Elementwise(
     "max_pool2d",
-    f"raw T x, {WINDOW}, bool rectify",
+    f"raw T x, {WINDOW}, bool relu",
     "T y, U winner",
     f"""{OUTPUT_PIXEL}
     T best = 0;
@@ -36,20 +36,20 @@ MAX_POOL2D = Elementwise(
                 which = u * KW + v;
             }}
         }}
-    const bool wins = !rectify || best > 0;
+    const bool wins = !relu || best > 0;
     y = wins || best != best ? best : T(0);
     winner = wins ? which : KH * KW;
     """,
 )
 MAX_POOL2D_DX = Elementwise(
     "max_pool2d_dx",
-    f"raw T dy, raw U winners, {WINDOW}",
+    f"raw T dy, raw U argmax, {WINDOW}",
     "T dx",
     f"""{INPUT_PIXEL}
     T sum = 0;
     {EACH_WINDOW}
             const int window = {OUTPUT_INDEX};
-            if (winners[window] == u * KW + v) sum += dy[window];
+            if (argmax[window] == u * KW + v) sum += dy[window];
         }}
     }}
     dx = sum;

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-__all__ = ["BLOCK_MAX", "BLOCK_SUM", "COLUMNS", "MOST_PARTIALS", "PARTIALS"]
+__all__ = ["BLOCK_MAX", "BLOCK_SUM", "COLUMNS", "MAX_PARTIALS", "PARTIALS"]
 
-MOST_PARTIALS = 1 << 10  # results of as many blocks that one block of 256 threads makes one result of
+MAX_PARTIALS = 1 << 10  # results of as many blocks that one block of 256 threads makes one result of
 
 BLOCK_SUM = """
 template <typename S> __device__ S block_sum(S value, S* shared) {
@@ -34,7 +34,7 @@ __device__ T block_max(T value, T* shared) {
 }
 """
 PARTIALS = f"""{BLOCK_SUM}
-enum {{ EACH = {MOST_PARTIALS // 256} }};  // partial results that a thread takes at most, one of each 256 of them
+enum {{ EACH = {MAX_PARTIALS // 256} }};  // partial results that a thread takes at most, one of each 256 of them
 """
 COLUMNS = """
 struct Place { int width, height, row, c, first, last; };

@@ -15,9 +15,9 @@ __all__ = ["ADD", "ADD_BIAS", "ADD_PARTIALS", "INCREMENT", "PARTIAL_SUMS"]
 ADD = Elementwise("add", "T a, T b", "T y", "y = a + b")
 ADD_BIAS = Elementwise(
     "add_bias",
-    "raw T b, int32 OC, bool rectify",
+    "raw T b, int32 OC, bool relu",
     "T y",
-    "const int e = i; const T sum = y + b[e % OC]; y = rectify && sum <= T(0) ? T(0) : sum",
+    "const int e = i; const T sum = y + b[e % OC]; y = relu && sum <= T(0) ? T(0) : sum",
 )
 INCREMENT = Elementwise("increment", "int64 by", "int64 counter", "counter += by")
 PARTIAL_SUMS = Block(

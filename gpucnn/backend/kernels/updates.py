@@ -9,17 +9,17 @@ __all__ = [
     "ADAGRAD_STEP",
     "ADAM_POWERS",
     "ADAM_STEP",
+    "APPLY_SCHEDULED_RATE",
     "AVERAGE_STEP",
     "AVERAGE_WORTH",
     "CLIP_NORM",
-    "MOST_SUMS",
+    "MAX_SUMS",
     "RMSPROP_STEP",
     "SGD_STEP",
     "SQUARE_SUMS",
-    "TAKE_RATE",
 ]
 
-MOST_SUMS = 1024  # blocks that sum squares: enough to keep a large GPU busy, few enough for every block to add up
+MAX_SUMS = 1024  # blocks that sum squares: enough to keep a large GPU busy, few enough for every block to add up
 
 SGD_STEP = Elementwise(
     "sgd_step",
@@ -95,11 +95,11 @@ extern "C" __global__ void clip_norm(const double* sums, const T* limit, T* g, l
 }
 """,
 )
-TAKE_RATE = Elementwise(
-    "take_rate",
+APPLY_SCHEDULED_RATE = Elementwise(
+    "apply_scheduled_rate",
     "raw T rates, int64 last",
     "T rate, int64 clock",
     "rate = rates[clock < last ? clock : last]; clock += 1",
 )
-AVERAGE_WORTH = Elementwise("average_worth", "T decay", "T worth", "worth = decay * worth + T(1)")
-AVERAGE_STEP = Elementwise("average_step", "T w, raw T worth", "T mean", "mean += (w - mean) / worth[0]")
+AVERAGE_WORTH = Elementwise("average_worth", "T decay", "T total_weight", "total_weight = decay * total_weight + T(1)")
+AVERAGE_STEP = Elementwise("average_step", "T w, raw T total_weight", "T mean", "mean += (w - mean) / total_weight[0]")

@@ -35,12 +35,12 @@ class AdaptivePooling(Arrays):
         return self._store(dx, out)
 
     def adaptive_max_pool2d(
-        self, x: Array, size: Pair, *, out: Array = None, winners: Array = None
+        self, x: Array, size: Pair, *, out: Array = None, argmax: Array = None
     ) -> tuple[Array, Array]:
         """Largest pixel in each of OH x OW bins, and which it was: the first on a tie, pixel h*W + w.
 
         NaN wins over numbers, the last one if there are several.
-        x (N, H, W, C), size (OH, OW) -> out (N, OH, OW, C), winners (N, OH, OW, C) of dtype int32.
+        x (N, H, W, C), size (OH, OW) -> out (N, OH, OW, C), argmax (N, OH, OW, C) of dtype int32.
         """
         xp, (N, H, W, C) = self.xp, x.shape
         y, winner = xp.empty((N, *size, C), dtype=x.dtype), xp.empty((N, *size, C), dtype=xp.int32)
@@ -52,16 +52,14 @@ class AdaptivePooling(Arrays):
             first = xp.min(xp.where(values == best, number, behind), axis=(1, 2), keepdims=True)
             last_nan = xp.max(xp.where(values != values, number, zero), axis=(1, 2), keepdims=True)
             y[output], winner[output] = best, xp.where(best == best, first, last_nan)
-        return self._store(y, out), self._store(winner, winners)
+        return self._store(y, out), self._store(winner, argmax)
 
-    def adaptive_max_pool2d_dx(
-        self, dy: Array, winners: Array, x_shape: tuple[int, ...], *, out: Array = None
-    ) -> Array:
+    def adaptive_max_pool2d_dx(self, dy: Array, argmax: Array, x_shape: tuple[int, ...], *, out: Array = None) -> Array:
         """Gradient of `adaptive_max_pool2d`: the whole error goes to the winning pixel."""
         dx, zero = self.xp.zeros(x_shape, dtype=dy.dtype), self.xp.zeros((), dtype=dy.dtype)
         numbers = self._pixel_numbers(*x_shape[1:3])
         for pixels, output in self._bins(x_shape[1:3], dy.shape[1:3]):
-            won = winners[output] == numbers[pixels]
+            won = argmax[output] == numbers[pixels]
             dx[pixels] += self.xp.where(won, dy[output], zero)
         return self._store(dx, out)
 

@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from gpucnn.geometry import Window
 from gpucnn.backend.host_memory import available_memory
 from gpucnn.backend.memory import Workspace
+from gpucnn.geometry import Window
 
 __all__ = ["Array", "Arrays"]
 
@@ -29,8 +29,8 @@ class Arrays:
 
     def __init__(self, float_dtype: Any = "float32", *, xp: Any = np):
         self.xp = xp
-        self.products = float_dtype if float_dtype in SIGNIFICANT_BITS else np.dtype(float_dtype).name
-        self.precision = "float32" if self.products in SIGNIFICANT_BITS else self.products
+        self.matmul_precision = float_dtype if float_dtype in SIGNIFICANT_BITS else np.dtype(float_dtype).name
+        self.precision = "float32" if self.matmul_precision in SIGNIFICANT_BITS else self.matmul_precision
         self.float_dtype = getattr(xp, self.precision)
         self.host_reads = 0
         self.workspace = Workspace(weakref.proxy(self))  # no cycle: its memory goes back when the backend does
@@ -45,7 +45,7 @@ class Arrays:
         """
         return nullcontext()
 
-    def at_work(self) -> AbstractContextManager[Any]:
+    def limit_blas_threads(self) -> AbstractContextManager[Any]:
         """Return a context for many operations in a row, which spares each of them what can be done once.
 
         This device is the current one in it.
@@ -156,20 +156,20 @@ class Arrays:
         Beside 2^(53-p) |x| a sum in float64 has room for no more than p bits of |x|, and is rounded as every sum is.
         Below 2^-126, the smallest normal number of float32, the spacing stays; the upper limit spares infinity.
         """
-        if self.products not in SIGNIFICANT_BITS or x.dtype != self.xp.float32:
+        if self.matmul_precision not in SIGNIFICANT_BITS or x.dtype != self.xp.float32:
             return x
         size = self.xp.abs(self.cast(x, self.xp.float64))
-        large = 2.0 ** (53 - SIGNIFICANT_BITS[self.products]) * self.xp.clip(size, 2.0**-126, 2.0**128)
+        large = 2.0 ** (53 - SIGNIFICANT_BITS[self.matmul_precision]) * self.xp.clip(size, 2.0**-126, 2.0**128)
         return self.cast(self.xp.copysign((size + large) - large, x), self.xp.float32)
 
     def add(self, a: Array, b: Array, *, out: Array = None) -> Array:
         """`a + b`, of one shape; `out` may be either."""
         return self._store(a + b, out)
 
-    def _finish(self, y: Array, b: Array | None, rectify: bool) -> Array:
+    def _finish(self, y: Array, b: Array | None, relu: bool) -> Array:
         """Return what a sum of products becomes by a bias (OC,), if there is one, and by a ReLU, if it is asked for."""
         y = y if b is None else y + b
-        return self.relu(y) if rectify else y
+        return self.relu(y) if relu else y
 
     def sum_rows(self, rows: Array, *, out: Array = None) -> Array:
         """Sum over the first axis: the gradient of a bias. (M, C) -> (C,)."""

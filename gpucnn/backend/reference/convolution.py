@@ -56,7 +56,7 @@ class Convolution(Windows):
         return self._store(self.sum_taps(taps, x_shape, window), out)
 
     def conv2d(
-        self, x: Array, w: Array, b: Array | None, window: Window, *, rectify: bool = False, out: Array = None
+        self, x: Array, w: Array, b: Array | None, window: Window, *, relu: bool = False, out: Array = None
     ) -> Array:
         """Convolve: `y[m,n,o] = sum_u sum_v sum_c w[u,v,c,o] x[m*SH + u*DH, n*SW + v*DW, c] + b[o]`.
 
@@ -67,14 +67,14 @@ class Convolution(Windows):
         Differs: the paper also writes the kernel flipped; like every library this computes the cross-correlation.
         x (N, H, W, C), w (KH, KW, C/groups, OC), b (OC,) or None -> (N, OH, OW, OC).
 
-        With `rectify` of `max(y, 0)`: the ReLU behind it, too.
+        With `relu` of `max(y, 0)`: the ReLU behind it, too.
         """
         N, H, W, C = x.shape
         OC, groups = w.shape[-1], C // w.shape[2]
         columns = self._split(self.im2col(x, window), groups, window.taps)  # (groups, N*OH*OW, KH*KW*C/groups)
         kernels = self._split(self.xp.reshape(w, (-1, OC)), groups)  # (groups, KH*KW*C/groups, OC/groups)
         y = self._join(self.matmul(columns, kernels))  # (N*OH*OW, OC)
-        y = self._finish(y, b, rectify)
+        y = self._finish(y, b, relu)
         return self._store(self.xp.reshape(y, (N, *window.output_size(H, W), OC)), out)
 
     def conv2d_dx(self, dy: Array, w: Array, x_shape: tuple[int, ...], window: Window, *, out: Array = None) -> Array:

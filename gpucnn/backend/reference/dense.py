@@ -10,14 +10,14 @@ __all__ = ["Dense"]
 class Dense(Arrays):
     """Part of `Backend`."""
 
-    def dense(self, x: Array, w: Array, b: Array | None, *, rectify: bool = False, out: Array = None) -> Array:
+    def dense(self, x: Array, w: Array, b: Array | None, *, relu: bool = False, out: Array = None) -> Array:
         """Weighted sums and bias: `z[j] = sum_i w[i,j] a[i] + b[j]`.
 
         Paper: section 3.1, fully connected. x (N, I), w (I, O), b (O,) or None -> (N, O).
 
-        With `rectify` of `max(z, 0)`: the ReLU behind it, too.
+        With `relu` of `max(z, 0)`: the ReLU behind it, too.
         """
-        return self._store(self._finish(self.matmul(x, w), b, rectify), out)
+        return self._store(self._finish(self.matmul(x, w), b, relu), out)
 
     def dense_dx(self, dy: Array, w: Array, *, out: Array = None) -> Array:
         """Gradient of `dense` in its input: `W^T delta`. Paper: section 3, backward, fully connected, delta."""

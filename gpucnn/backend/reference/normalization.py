@@ -20,11 +20,11 @@ class Normalization(Arrays):
         eps: float,
         *,
         out: Array = None,
-        moments: Array = None,
+        mean_rstd: Array = None,
     ) -> tuple[Array, Array]:
         """Normalize each channel by the batch: `y = gamma (x - mean)/sqrt(variance + eps) + beta`.
 
-        x (..., C), gamma and beta (C,) -> out like x, and moments (2, C): mean and `1/sqrt(variance + eps)`.
+        x (..., C), gamma and beta (C,) -> out like x, and mean_rstd (2, C): mean and `1/sqrt(variance + eps)`.
         running (2, C) becomes `(1 - momentum) running + momentum (mean, unbiased variance)`.
         Source: Ioffe and Szegedy, ICML 2015.
         """
@@ -36,7 +36,7 @@ class Normalization(Arrays):
         running[...] = (1.0 - momentum) * running + momentum * xp.stack([mean, variance * (M / max(M - 1, 1))])
         inverse = 1.0 / xp.sqrt(variance + eps)
         y = self._store((x - mean) * (gamma * inverse) + beta, out)
-        return y, self._store(xp.stack([mean, inverse]), moments)
+        return y, self._store(xp.stack([mean, inverse]), mean_rstd)
 
     def batch_norm_inference(
         self, x: Array, gamma: Array, beta: Array, running: Array, eps: float, *, out: Array = None
@@ -46,7 +46,7 @@ class Normalization(Arrays):
         return self._store((x - running[0, :]) * scale + beta, out)
 
     def batch_norm_dx(
-        self, dy: Array, x: Array, gamma: Array, moments: Array, *, dgamma: Array, dbeta: Array, out: Array = None
+        self, dy: Array, x: Array, gamma: Array, mean_rstd: Array, *, dgamma: Array, dbeta: Array, out: Array = None
     ) -> Array:
         """Gradients of `batch_norm`, with `z = (x - mean)/sqrt(variance + eps)` and sums over all but the channels.
 
@@ -54,11 +54,11 @@ class Normalization(Arrays):
         """
         xp = self.xp
         C = x.shape[-1]
-        z = (x - moments[0, :]) * moments[1, :]
+        z = (x - mean_rstd[0, :]) * mean_rstd[1, :]
         dgamma[...] = xp.sum(xp.reshape(dy * z, (-1, C)), axis=0)
         dbeta[...] = xp.sum(xp.reshape(dy, (-1, C)), axis=0)
         M = x.size // C
-        return self._store(gamma * moments[1, :] * (dy - (dbeta + z * dgamma) / M), out)
+        return self._store(gamma * mean_rstd[1, :] * (dy - (dbeta + z * dgamma) / M), out)
 
     def fold_batch_norm(
         self,
@@ -83,12 +83,20 @@ class Normalization(Arrays):
         folded_b[...] = (-mean if b is None else b - mean) * scale + beta
 
     def group_norm(
-        self, x: Array, gamma: Array, beta: Array, groups: int, eps: float, *, out: Array = None, moments: Array = None
+        self,
+        x: Array,
+        gamma: Array,
+        beta: Array,
+        groups: int,
+        eps: float,
+        *,
+        out: Array = None,
+        mean_rstd: Array = None,
     ) -> tuple[Array, Array]:
         """Normalize each sample and group of channels by itself: `y = gamma (x - mean)/sqrt(variance + eps) + beta`.
 
-        x (N, ..., C), gamma and beta (C,) -> out like x, and moments (2, N, groups): mean and `1/sqrt(variance + eps)`,
-        over all pixels and the C/groups channels of a group. Source: Wu and He, ECCV 2018.
+        x (N, ..., C), gamma and beta (C,) -> out like x, and mean_rstd (2, N, groups): mean and
+        `1/sqrt(variance + eps)`, over all pixels and the C/groups channels of a group. Source: Wu and He, ECCV 2018.
         """
         xp = self.xp
         grouped = self._grouped(x, groups)
@@ -97,10 +105,10 @@ class Normalization(Arrays):
         inverse = 1.0 / xp.sqrt(xp.mean(centred * centred, axis=(1, 3), keepdims=True) + eps)
         y = self._store(xp.reshape(centred * inverse, x.shape) * gamma + beta, out)
         both = xp.reshape(xp.stack([mean, inverse]), (2, x.shape[0], groups))
-        return y, self._store(both, moments)
+        return y, self._store(both, mean_rstd)
 
     def group_norm_dx(
-        self, dy: Array, x: Array, gamma: Array, moments: Array, *, dgamma: Array, dbeta: Array, out: Array = None
+        self, dy: Array, x: Array, gamma: Array, mean_rstd: Array, *, dgamma: Array, dbeta: Array, out: Array = None
     ) -> Array:
         """Gradients of `group_norm`, with `z = (x - mean)/sqrt(variance + eps)` and sums over all but the channels.
 
@@ -108,8 +116,8 @@ class Normalization(Arrays):
         and the means are over a group.
         """
         xp = self.xp
-        N, C, groups = x.shape[0], x.shape[-1], moments.shape[2]
-        mean, inverse = (xp.reshape(moments[k, :, :], (N, 1, groups, 1)) for k in (0, 1))
+        N, C, groups = x.shape[0], x.shape[-1], mean_rstd.shape[2]
+        mean, inverse = (xp.reshape(mean_rstd[k, :, :], (N, 1, groups, 1)) for k in (0, 1))
         z = (self._grouped(x, groups) - mean) * inverse
         dgamma[...] = xp.sum(xp.reshape(dy, (-1, C)) * xp.reshape(z, (-1, C)), axis=0)
         dbeta[...] = xp.sum(xp.reshape(dy, (-1, C)), axis=0)

@@ -16,39 +16,39 @@ class Pooling(Windows):
     """Part of `Backend`."""
 
     def max_pool2d(
-        self, x: Array, window: Window, *, rectify: bool = False, out: Array = None, winners: Array = None
+        self, x: Array, window: Window, *, relu: bool = False, out: Array = None, argmax: Array = None
     ) -> tuple[Array, Array]:
         """Largest pixel under each window, `P = max`, and which tap it was: the winning unit, the first on a tie.
 
         Paper: section 3.1, pooling. Padding is -inf; NaN wins over numbers, the last one if there are several.
-        x (N, H, W, C) -> out (N, OH, OW, C), winners (N, OH, OW, C) of dtype `winner_dtype(window)`.
+        x (N, H, W, C) -> out (N, OH, OW, C), argmax (N, OH, OW, C) of dtype `argmax_dtype(window)`.
 
-        With `rectify` of `max(P, 0)`: ReLU and pooling in either order. Where P is not above 0 no unit wins, which the
+        With `relu` of `max(P, 0)`: ReLU and pooling in either order. Where P is not above 0 no unit wins, which the
         number KH*KW says.
         """
         first, *others = self.taps(x, window, -float("inf"))
-        best, winner = first, self.xp.zeros(first.shape, dtype=self.winner_dtype(window))
+        best, winner = first, self.xp.zeros(first.shape, dtype=self.argmax_dtype(window))
         for number, tap in enumerate(others, start=1):
             better = (tap > best) | (tap != tap)
             best = self.xp.where(better, tap, best)
             winner = self.xp.where(better, self.xp.full((), number, dtype=winner.dtype), winner)
-        if rectify:
+        if relu:
             winner = self.xp.where(best > 0, winner, self.xp.full((), window.taps, dtype=winner.dtype))
             best = self.relu(best)
-        return self._store(best, out), self._store(winner, winners)
+        return self._store(best, out), self._store(winner, argmax)
 
     def max_pool2d_dx(
-        self, dy: Array, winners: Array, x_shape: tuple[int, ...], window: Window, *, out: Array = None
+        self, dy: Array, argmax: Array, x_shape: tuple[int, ...], window: Window, *, out: Array = None
     ) -> Array:
         """Gradient of `max_pool2d`: the whole error goes to the winning unit.
 
         Paper: section 3, backward, pooling, max.
         """
         zero = self.xp.zeros((), dtype=dy.dtype)
-        taps = [self.xp.where(winners == tap, dy, zero) for tap in range(window.taps)]
+        taps = [self.xp.where(argmax == tap, dy, zero) for tap in range(window.taps)]
         return self._store(self.sum_taps(taps, x_shape, window), out)
 
-    def winner_dtype(self, window: Window) -> Any:
+    def argmax_dtype(self, window: Window) -> Any:
         """Smallest dtype that holds a tap number of the window, and the number of taps."""
         return self.xp.uint8 if window.taps < 256 else self.xp.int32
 

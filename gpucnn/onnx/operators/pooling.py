@@ -18,21 +18,21 @@ def max_pool(node: Node, x: Value) -> tuple[Value, ...]:
     """Largest pixel under each window, and where it lies among the elements of x."""
     pixels = images(node, x)
     geometry = _window(node, pixels)
-    y, winners = node.backend.max_pool2d(pixels, geometry)
+    y, argmax = node.backend.max_pool2d(pixels, geometry)
     if len(node.outputs) == 1:
         return (from_images(node, y, x.rank),)
-    return from_images(node, y, x.rank), from_images(node, _positions(node, winners, pixels.shape, geometry), x.rank)
+    return from_images(node, y, x.rank), from_images(node, _positions(node, argmax, pixels.shape, geometry), x.rank)
 
 
-def _positions(node: Node, winners: Array, shape: tuple[int, ...], geometry: Window) -> Array:
+def _positions(node: Node, argmax: Array, shape: tuple[int, ...], geometry: Window) -> Array:
     """Return where in a tensor (N, C, H, W) the winning taps lie; columns first with `storage_order` 1."""
-    xp, (N, H, W, C), (_, OH, OW, _) = node.xp, shape, winners.shape
+    xp, (N, H, W, C), (_, OH, OW, _) = node.xp, shape, argmax.shape
     (SH, SW), (DH, DW), ((top, _), (left, _)) = geometry.stride, geometry.dilation, geometry.padding
 
     def count(size: int, axis: int) -> Array:
         return xp.reshape(xp.arange(size, dtype=xp.int64), (1,) * axis + (size,) + (1,) * (3 - axis))
 
-    taps = node.backend.cast(winners, xp.int64)
+    taps = node.backend.cast(argmax, xp.int64)
     u, v = taps // geometry.kernel[1], taps % geometry.kernel[1]
     h, w = count(OH, 1) * SH + u * DH - top, count(OW, 2) * SW + v * DW - left
     pixel = h + w * H if node["storage_order"] else h * W + w

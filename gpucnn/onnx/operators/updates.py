@@ -53,10 +53,10 @@ def adam(node: Node, rate: Value, steps: Value, *tensors: Value) -> tuple[Value,
     alpha, beta, t = node["alpha"], node["beta"], steps.number
     powers = [alpha ** (t - 1), beta ** (t - 1)] if t > 0 else [0.0, 0.0]  # adam_step advances them by one
     eps = node["epsilon"] / (1.0 - beta * powers[1]) ** 0.5
-    hyper = _hyper(node, rate.number, alpha, beta, eps, node["norm_coefficient"])
+    hyperparameters = _hyper(node, rate.number, alpha, beta, eps, node["norm_coefficient"])
 
     def step(w: Array, g: Array, m: Array, v: Array) -> None:
-        node.backend.adam_step(w, g, m, v, _hyper(node, *powers), hyper)
+        node.backend.adam_step(w, g, m, v, _hyper(node, *powers), hyperparameters)
         w *= 1.0 - node["norm_coefficient_post"]
 
     return _update(node, step, tensors, 2)

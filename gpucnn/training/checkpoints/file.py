@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 import safetensors
 
-from gpucnn.training.checkpoints.describe import is_plain
 from gpucnn.errors import InputError
+from gpucnn.training.checkpoints.describe import is_plain
 
 __all__ = ["SUFFIX", "TEMPORARY", "DamagedError", "read", "write"]
 

@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from gpucnn.training.checkpoints.file import SUFFIX, TEMPORARY, DamagedError, read, write
 from gpucnn.checks import integer
 from gpucnn.errors import InputError
+from gpucnn.training.checkpoints.file import SUFFIX, TEMPORARY, DamagedError, read, write
 
 __all__ = ["Checkpoint", "Checkpoints"]
 

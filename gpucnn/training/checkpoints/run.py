@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 
+from gpucnn.data import DeviceDataset
+from gpucnn.errors import InputError
 from gpucnn.training.checkpoints.describe import differences, is_plain
 from gpucnn.training.checkpoints.file import DamagedError
 from gpucnn.training.checkpoints.folder import Checkpoint
-from gpucnn.data import ResidentSplit
-from gpucnn.errors import InputError
 from gpucnn.training.trainer import Trainer
 
 __all__ = ["FORMAT", "Held", "Run"]
@@ -38,7 +38,7 @@ class Run:
     results : what is known so far, in plain JSON; it goes with the checkpoint
     """
 
-    def __init__(self, trainer: Trainer, data: ResidentSplit, settings: dict[str, Any], place: dict[str, Any]):
+    def __init__(self, trainer: Trainer, data: DeviceDataset, settings: dict[str, Any], place: dict[str, Any]):
         self.trainer, self.data = trainer, data
         self.settings, self.place = (json.loads(json.dumps(part)) for part in (settings, place))
         self.epoch = self.batch = self.step = 0
@@ -101,7 +101,7 @@ class Run:
         self._check_position(checkpoint)
         for name, array in state.items():
             self.trainer.backend.from_host(checkpoint.arrays[name], out=array)
-        self.trainer.loaded()
+        self.trainer.on_state_loaded()
         self.epoch, self.batch, self.step = (about[name] for name in PROGRESS)
         self.results = about["results"]
         self._seconds = self.results["seconds"]

@@ -9,9 +9,9 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any, NoReturn
 
+from gpucnn.errors import InputError
 from gpucnn.training.checkpoints.folder import Checkpoints
 from gpucnn.training.checkpoints.run import Held, Run
-from gpucnn.errors import InputError
 
 __all__ = ["Saver", "Stopped"]
 

@@ -326,8 +326,8 @@ def parse_signature(code: str, name: str) -> list[Argument]:
     return arguments
 
 
-MOST_BLOCKS = (2**31 - 1, 65535, 65535)  # along each axis of a grid
-MOST_THREADS = (1024, 1024, 64)  # along each axis of a block
+MAX_BLOCKS = (2**31 - 1, 65535, 65535)  # along each axis of a grid
+MAX_THREADS = (1024, 1024, 64)  # along each axis of a block
 THREADS, SHARED_BYTES, ARGUMENT_BYTES = 1024, 48 << 10, 4 << 10  # of a block, and of a launch
 
 
@@ -338,8 +338,8 @@ def check_launch(name: str, grid: Any, block: Any, args: Sequence[Any]) -> None:
         size = value.itemsize if isinstance(value, np.generic) else 8  # of a pointer
         offset = -(-offset // size) * size + size
     limits = {
-        f"grids of at most {MOST_BLOCKS} blocks": _lie_within(grid, MOST_BLOCKS),
-        f"blocks of at most {MOST_THREADS} threads": _lie_within(block, MOST_THREADS),
+        f"grids of at most {MAX_BLOCKS} blocks": _lie_within(grid, MAX_BLOCKS),
+        f"blocks of at most {MAX_THREADS} threads": _lie_within(block, MAX_THREADS),
         f"blocks of at most {THREADS} threads in all": math.prod(_sizes(block)) <= THREADS,
         f"kernels with at most {ARGUMENT_BYTES} bytes of arguments": offset <= ARGUMENT_BYTES,
     }

@@ -26,7 +26,7 @@ __all__ = ["Launch", "Launches", "faults"]
 FEW_BLOCKS = 132 - 132 // 8  # of an H100, which has 132 multiprocessors
 BYTES_OF_A_BLOCK = 64 << 10
 LONG_SUM = 8192
-MOST_ELEMENTWISE_BLOCKS = 0x7FFFFFFF
+MAX_ELEMENTWISE_BLOCKS = 0x7FFFFFFF
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ class Launches:
         if not self._lists:
             return
         total = int(np.prod(program.loop_shape(values, size), dtype=np.int64))
-        blocks = min(MOST_ELEMENTWISE_BLOCKS, -(-total // block_size))
+        blocks = min(MAX_ELEMENTWISE_BLOCKS, -(-total // block_size))
         variant = variant_of(program, values, size)
         self._note(Launch(program.record.name, blocks, min(block_size, total), bytes_of(values), variant=variant))
 

@@ -14,7 +14,7 @@ import numpy as np
 
 __all__ = ["Argument", "Variant", "variant_of"]
 
-MOST_BYTES_OF_32_BITS = 1 << 31  # that CuPy addresses by 32-bit indices
+MAX_BYTES_OF_32_BITS = 1 << 31  # that CuPy addresses by 32-bit indices
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ def variant_of(program: Any, values: Sequence[Any], size: int | None) -> Variant
         for k, (value, dtype) in enumerate(zip([looped.get(k, v) for k, v in enumerate(values)], types, strict=True))
     ]
     record = program.record
-    fits = int(np.prod(shape, dtype=np.int64)) <= MOST_BYTES_OF_32_BITS
+    fits = int(np.prod(shape, dtype=np.int64)) <= MAX_BYTES_OF_32_BITS
     return Variant(
         record.name, record.inputs, record.outputs, record.body, record.preamble, tuple(arguments), ndim, fits
     )
@@ -67,7 +67,7 @@ def _argument(value: Any, dtype: np.dtype, axes: int | None) -> Argument:
     if not isinstance(value, np.ndarray):
         return Argument(dtype.name, False)
     contiguous = value.flags.c_contiguous
-    fits = value.size * value.itemsize <= MOST_BYTES_OF_32_BITS
+    fits = value.size * value.itemsize <= MAX_BYTES_OF_32_BITS
     return Argument(dtype.name, True, value.ndim if axes is None else axes, contiguous, fits)
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-import oracles
 import numpy as np
+import oracles
 from case import LAYOUTS, Case, Draw, Output, cases_of, fields
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-import oracles
 import numpy as np
+import oracles
 from case import LAYOUTS, Case, Draw, Output, cases_of, fields
 
 from cases.pooling import special_pixels
@@ -42,12 +42,12 @@ def adaptive_average_pool2d(dtype: str) -> Iterator[Case]:
 
 def max_case(label: str, x: np.ndarray, size: tuple[int, int], further: dict[str, Any]) -> Iterator[Case]:
     dtype, shape = x.dtype.name, (x.shape[0], *size, x.shape[3])
-    outputs = {"out": Output(shape, dtype), "winners": Output(shape, "int32")}
+    outputs = {"out": Output(shape, dtype), "argmax": Output(shape, "int32")}
     yield Case("adaptive_max_pool2d", label, dtype, {"x": x, "size": size}, outputs, **fields(further, "x"))
-    winners = oracles.adaptive_max_pool2d(x, size)[1].astype("int32")
+    argmax = oracles.adaptive_max_pool2d(x, size)[1].astype("int32")
     dy = Draw(f"adaptive_max_pool2d_dx {label}", dtype).normal(*shape)
-    arguments, dx = {"dy": dy, "winners": winners, "x_shape": x.shape}, {"out": Output(x.shape, dtype)}
-    more = {"terms": size[0] * size[1], **fields(further, "dy", "winners")}
+    arguments, dx = {"dy": dy, "argmax": argmax, "x_shape": x.shape}, {"out": Output(x.shape, dtype)}
+    more = {"terms": size[0] * size[1], **fields(further, "dy", "argmax")}
     yield Case("adaptive_max_pool2d_dx", label, dtype, arguments, dx, **more)
 
 

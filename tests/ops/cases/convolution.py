@@ -48,7 +48,7 @@ WINDOWS = {
     "overhang over kernel": ((4, 3), Window((3, 2), padding=border(1, 2, 0, 1), overhang=(1, 0))),
     "ceil mode": ((6, 4), fit_window("", (6, 4), (3, 2), 2, ((1, 0), (0, 1)), ceil_mode=True)),
 }
-LEAST_CHANNELS = {"one": (1, 1, 1), "one channel": (3, 1, 2), "one map": (2, 3, 1), "one image": (1, 5, 2)}
+MIN_CHANNELS = {"one": (1, 1, 1), "one channel": (3, 1, 2), "one map": (2, 3, 1), "one image": (1, 5, 2)}
 # Kernels and images of the widths, and channels as many, that a CPU convolves with fewer multiplications.
 FILTERED_SHAPES = {
     "3x3": ((2, 5, 4, 10), 12, Window((3, 3), padding=border(1, 1, 1, 1))),
@@ -91,7 +91,7 @@ def convolutions() -> Iterator[tuple[str, tuple[int, ...], int, Window, dict[str
     for label, (size, window) in WINDOWS.items():
         yield label, (2, *size, 3), 4, window, {}
     size, window = WINDOWS[SHAPE_WINDOW]
-    for label, (N, C, OC) in LEAST_CHANNELS.items():
+    for label, (N, C, OC) in MIN_CHANNELS.items():
         yield label, (N, *size, C), OC, window, {}
     for layout in LAYOUTS:
         yield layout, (2, *size, 3), 4, window, {"layouts": layout}
@@ -163,7 +163,7 @@ def conv2d(dtype: str) -> Iterator[Case]:
         if label in ("3x3", "2 groups", "depthwise"):
             yield Case("conv2d", f"{label}, no bias", dtype, {**arguments, "b": None}, outputs, **more)
         if label in RECTIFIED:
-            arguments, more = {**arguments, "rectify": True}, {**more, "smooth": False}
+            arguments, more = {**arguments, "relu": True}, {**more, "smooth": False}
             yield Case("conv2d", f"{label}, rectified", dtype, arguments, outputs, **more)
             yield Case("conv2d", f"{label}, no bias, rectified", dtype, {**arguments, "b": None}, outputs, **more)
 
@@ -188,5 +188,5 @@ def rectified_conv2d(dtype: str) -> Iterator[Case]:
         x[0, 2, 3] = x[1, 0, 0] = np.nan
         x[0, 0, 1], x[1, 4, 2], x[0, 1, 1], x[1, 1, 1] = np.inf, -np.inf, tiny, -tiny
         for label, b in biases.items():
-            arguments = {"x": x, "w": w, "b": b, "window": Window((1, 1)), "rectify": True}
+            arguments = {"x": x, "w": w, "b": b, "window": Window((1, 1)), "relu": True}
             yield Case("conv2d", f"rectified, {kind}, {label}", dtype, arguments, {"out": y}, smooth=False)

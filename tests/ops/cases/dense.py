@@ -47,7 +47,7 @@ def rectified_dense(dtype: str) -> Iterator[Case]:
         x, w, b = draw.few(N, inputs), draw.normal(inputs, outputs), draw.few(outputs)
         if label == "special":
             x[:4, 0], b[...] = [np.nan, np.inf, -np.inf, -0.0], -0.0
-        arguments, y = {"x": x, "w": w, "b": b, "rectify": True}, {"out": Output((N, outputs), dtype)}
+        arguments, y = {"x": x, "w": w, "b": b, "relu": True}, {"out": Output((N, outputs), dtype)}
         more = {"terms": inputs + 1, "smooth": False, "large": label == "large"}
         yield Case("dense", f"rectified, {label}", dtype, arguments, y, **more)
         yield Case("dense", f"rectified, {label}, no bias", dtype, {**arguments, "b": None}, y, **more)

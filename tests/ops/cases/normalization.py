@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import oracles
 import numpy as np
+import oracles
 from case import LAYOUTS, Case, Draw, Output, cases_of, fields
 
 # More rows, and more channels, than one block of threads or one pass through the cache takes.
@@ -22,7 +22,7 @@ def batch_norm_cases(shape: tuple[int, ...], layout: str | None, dtype: str) -> 
     layouts = {"layouts": layout} if layout else {}
     more = {"terms": x.size // C[0], "scale": 8.0, "large": shape in LARGE}
 
-    outputs = {"out": Output(shape, dtype), "moments": Output((2, *C), dtype)}
+    outputs = {"out": Output(shape, dtype), "mean_rstd": Output((2, *C), dtype)}
     given = {"x": x, **scale, "momentum": 0.3, "eps": 1e-3}
     yield Case("batch_norm", label, dtype, given, outputs, changed=("running",), **more, **fields(layouts, "x"))
 
@@ -30,8 +30,8 @@ def batch_norm_cases(shape: tuple[int, ...], layout: str | None, dtype: str) -> 
     yield Case("batch_norm_inference", label, dtype, given, outputs, **more, **fields(layouts, "x"))
 
     rows = x.reshape(-1, *C).astype("float64")
-    moments = np.stack([rows.mean(axis=0), 1 / np.sqrt(rows.var(axis=0) + 1e-3)])
-    given = {"dy": draw.normal(*shape), "x": x, "gamma": gamma, "moments": moments.astype(dtype)}
+    mean_rstd = np.stack([rows.mean(axis=0), 1 / np.sqrt(rows.var(axis=0) + 1e-3)])
+    given = {"dy": draw.normal(*shape), "x": x, "gamma": gamma, "mean_rstd": mean_rstd.astype(dtype)}
     outputs = {"out": Output(shape, dtype), "dgamma": Output(C, dtype), "dbeta": Output(C, dtype)}
     yield Case("batch_norm_dx", label, dtype, given, outputs, **more, **fields(layouts, "x", "dy"))
 
@@ -67,9 +67,9 @@ def group_norm(dtype: str) -> Iterator[Case]:
             further = {"layouts": layout} if layout else {}
             more = {"terms": x.size, "scale": 8.0}
             given = {"x": x, "gamma": gamma, "beta": beta, "groups": groups, "eps": 1e-3}
-            moments = oracles.group_norm(**given)[1].astype(dtype)
-            outputs = {"out": Output(shape, dtype), "moments": Output(moments.shape, dtype)}
+            mean_rstd = oracles.group_norm(**given)[1].astype(dtype)
+            outputs = {"out": Output(shape, dtype), "mean_rstd": Output(mean_rstd.shape, dtype)}
             yield Case("group_norm", label, dtype, given, outputs, **more, **fields(further, "x"))
-            given = {"dy": draw.normal(*shape), "x": x, "gamma": gamma, "moments": moments}
+            given = {"dy": draw.normal(*shape), "x": x, "gamma": gamma, "mean_rstd": mean_rstd}
             outputs = {"out": Output(shape, dtype), "dgamma": Output(C, dtype), "dbeta": Output(C, dtype)}
             yield Case("group_norm_dx", label, dtype, given, outputs, **more, **fields(further, "dy", "x"))

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-import oracles
 import numpy as np
+import oracles
 from case import LAYOUTS, Case, Draw, Output, cases_of, fields
 
-from cases.convolution import LEAST_CHANNELS, SHAPE_WINDOW, WINDOWS, border
+from cases.convolution import MIN_CHANNELS, SHAPE_WINDOW, WINDOWS, border
 from gpucnn.geometry import Window
 
 
@@ -17,7 +17,7 @@ def pools() -> Iterator[tuple[str, tuple[int, ...], Window, dict[str, Any]]]:
     for label, (size, window) in WINDOWS.items():
         yield label, (2, *size, 3), window, {}
     size, window = WINDOWS[SHAPE_WINDOW]
-    for label, (N, C, _) in LEAST_CHANNELS.items():
+    for label, (N, C, _) in MIN_CHANNELS.items():
         yield label, (N, *size, C), window, {}
     for layout in LAYOUTS:
         yield layout, (2, *size, 3), window, {"layouts": layout}
@@ -57,22 +57,22 @@ def meets_pixels(x_shape: tuple[int, ...], window: Window) -> bool:
 
 
 def max_pool_case(
-    label: str, x: np.ndarray, window: Window, further: dict[str, Any], rectify: bool = False
+    label: str, x: np.ndarray, window: Window, further: dict[str, Any], relu: bool = False
 ) -> Iterator[Case]:
     dtype = x.dtype.name
     shape, winner = output_shape(x.shape, window), "uint8" if window.taps <= 255 else "int32"
     if not meets_pixels(x.shape, window):
         further = {**further, "smooth": False}
-    outputs = {"out": Output(shape, dtype), "winners": Output(shape, winner)}
-    arguments = {"x": x, "window": window, "rectify": rectify}
+    outputs = {"out": Output(shape, dtype), "argmax": Output(shape, winner)}
+    arguments = {"x": x, "window": window, "relu": relu}
     yield Case("max_pool2d", label, dtype, arguments, outputs, **fields(further, "x"))
     draw = Draw(f"max_pool2d_dx {label}", dtype)
     if further.get("large"):
-        winners = draw.random.integers(0, window.taps, shape).astype(winner)
+        argmax = draw.random.integers(0, window.taps, shape).astype(winner)
     else:
-        winners = oracles.max_pool2d(x, window, rectify)[1].astype(winner)
-    arguments = {"dy": draw.normal(*shape), "winners": winners, "x_shape": x.shape, "window": window}
-    outputs, further = {"out": Output(x.shape, dtype)}, fields(further, "dy", "winners")
+        argmax = oracles.max_pool2d(x, window, relu)[1].astype(winner)
+    arguments = {"dy": draw.normal(*shape), "argmax": argmax, "x_shape": x.shape, "window": window}
+    outputs, further = {"out": Output(x.shape, dtype)}, fields(further, "dy", "argmax")
     yield Case("max_pool2d_dx", label, dtype, arguments, outputs, terms=window.taps, **further)
 
 
@@ -84,12 +84,12 @@ def max_pool2d(dtype: str) -> Iterator[Case]:
     for label in ("stride 2", "padding 1", "255 taps", "256 taps"):
         x_shape, window = next((x_shape, window) for name, x_shape, window, _ in pools() if name == label)
         x = Draw(f"max_pool2d {label}", dtype).normal(*x_shape) - 1
-        yield from max_pool_case(f"{label}, rectified", x, window, {"smooth": False}, rectify=True)
+        yield from max_pool_case(f"{label}, rectified", x, window, {"smooth": False}, relu=True)
     for label, x in special_pixels(Draw("max_pool2d", dtype)):
         for window in (Window((3, 2), (2, 1), border(1, 1, 0, 1)), Window((2, 2), (2, 2))):
             KH, KW = window.kernel
             yield from max_pool_case(f"{KH}x{KW}, {label}", x, window, {"smooth": False})
-            yield from max_pool_case(f"{KH}x{KW}, {label}, rectified", x, window, {"smooth": False}, rectify=True)
+            yield from max_pool_case(f"{KH}x{KW}, {label}, rectified", x, window, {"smooth": False}, relu=True)
 
 
 @cases_of

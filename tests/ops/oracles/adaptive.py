@@ -42,21 +42,21 @@ def adaptive_average_pool2d_dx(dy: Array, x_shape: tuple[int, ...]) -> Array:
 
 def adaptive_max_pool2d(x: Array, size: tuple[int, int]) -> tuple[Array, Array]:
     N, H, W, C = x.shape
-    y, winners = np.full((N, *size, C), -math.inf), np.zeros((N, *size, C), np.int64)
+    y, argmax = np.full((N, *size, C), -math.inf), np.zeros((N, *size, C), np.int64)
     for m, q, pixels in shares(H, W, *size):
         for n, c in product(range(N), range(C)):
             for place, (i, j) in enumerate(pixels):
                 pixel = float(x[n, i, j, c])
                 if place == 0 or pixel > y[n, m, q, c] or math.isnan(pixel):
                     y[n, m, q, c] = pixel
-                    winners[n, m, q, c] = i * W + j
-    return y, winners
+                    argmax[n, m, q, c] = i * W + j
+    return y, argmax
 
 
-def adaptive_max_pool2d_dx(dy: Array, winners: Array, x_shape: tuple[int, ...]) -> Array:
+def adaptive_max_pool2d_dx(dy: Array, argmax: Array, x_shape: tuple[int, ...]) -> Array:
     N, OH, OW, C = dy.shape
     dx = zeros(*x_shape)
     for n, m, q, c in product(range(N), range(OH), range(OW), range(C)):
-        i, j = divmod(int(winners[n, m, q, c]), x_shape[2])
+        i, j = divmod(int(argmax[n, m, q, c]), x_shape[2])
         dx[n, i, j, c] += float(dy[n, m, q, c])
     return dx

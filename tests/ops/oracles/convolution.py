@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from itertools import product
 from typing import Any
 
-from oracles.activations import relu
+from oracles import activations
 from oracles.numbers import Array, indices, zeros
 from oracles.windows import inside, output_size
 
@@ -47,7 +47,7 @@ def connections(C: int, OC: int, CG: int) -> Iterator[tuple[int, int, int]]:
             yield c, c % CG, o
 
 
-def conv2d(x: Array, w: Array, b: Array | None, window: Any, rectify: bool = False) -> Array:
+def conv2d(x: Array, w: Array, b: Array | None, window: Any, relu: bool = False) -> Array:
     N, H, W, C = x.shape
     _, _, CG, OC = w.shape
     y = zeros(N, *output_size(window, H, W), OC)
@@ -56,7 +56,7 @@ def conv2d(x: Array, w: Array, b: Array | None, window: Any, rectify: bool = Fal
             y[n, m, q, o] += float(w[u, v, k, o]) * float(x[n, i, j, c])
     for index in indices(y):
         y[index] += 0.0 if b is None else float(b[index[3]])
-    return relu(y) if rectify else y
+    return activations.relu(y) if relu else y
 
 
 def conv2d_dx(dy: Array, w: Array, x_shape: tuple[int, ...], window: Any) -> Array:

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from itertools import product
 
-from oracles.activations import relu
+from oracles import activations
 from oracles.numbers import Array, each, indices, zeros
 
 
-def dense(x: Array, w: Array, b: Array | None, rectify: bool = False) -> Array:
+def dense(x: Array, w: Array, b: Array | None, relu: bool = False) -> Array:
     z = zeros(x.shape[0], w.shape[1])
     for n, j in indices(z):
         z[n, j] = sum(float(w[i, j]) * float(x[n, i]) for i in range(w.shape[0]))
         z[n, j] += 0.0 if b is None else float(b[j])
-    return relu(z) if rectify else z
+    return activations.relu(z) if relu else z
 
 
 def dense_dx(dy: Array, w: Array) -> Array:

@@ -15,19 +15,19 @@ def channel(x: Array, c: int) -> list[float]:
 
 def batch_norm(x: Array, gamma: Array, beta: Array, running: Array, momentum: float, eps: float) -> tuple:
     y, C = zeros(*x.shape), x.shape[-1]
-    moments, new_running = zeros(2, C), zeros(2, C)
+    mean_rstd, new_running = zeros(2, C), zeros(2, C)
     for c in range(C):
         values = channel(x, c)
         M = len(values)
         mean = sum(values) / M
         squares = sum((value - mean) ** 2 for value in values)
-        moments[0, c], moments[1, c] = mean, 1.0 / math.sqrt(squares / M + eps)
+        mean_rstd[0, c], mean_rstd[1, c] = mean, 1.0 / math.sqrt(squares / M + eps)
         for k, moment in enumerate((mean, squares / max(M - 1, 1))):
             new_running[k, c] = (1.0 - momentum) * float(running[k, c]) + momentum * moment
     for i in indices(x):
         c = i[-1]
-        y[i] = float(gamma[c]) * (float(x[i]) - moments[0, c]) * moments[1, c] + float(beta[c])
-    return y, moments, new_running
+        y[i] = float(gamma[c]) * (float(x[i]) - mean_rstd[0, c]) * mean_rstd[1, c] + float(beta[c])
+    return y, mean_rstd, new_running
 
 
 def batch_norm_inference(x: Array, gamma: Array, beta: Array, running: Array, eps: float) -> Array:
@@ -38,12 +38,12 @@ def batch_norm_inference(x: Array, gamma: Array, beta: Array, running: Array, ep
     return y
 
 
-def batch_norm_dx(dy: Array, x: Array, gamma: Array, moments: Array) -> tuple[Array, Array, Array]:
+def batch_norm_dx(dy: Array, x: Array, gamma: Array, mean_rstd: Array) -> tuple[Array, Array, Array]:
     """Through the Jacobian of one channel: dz_k/dx_i = s ((i = k) - 1/M - z_i z_k / M), s = 1/sqrt(variance + eps)."""
     dx, dgamma, dbeta = zeros(*x.shape), zeros(x.shape[-1]), zeros(x.shape[-1])
     for c in range(x.shape[-1]):
         places = [i for i in indices(x) if i[-1] == c]
-        mean, s, M = float(moments[0, c]), float(moments[1, c]), len(places)
+        mean, s, M = float(mean_rstd[0, c]), float(mean_rstd[1, c]), len(places)
         z = [(float(x[i]) - mean) * s for i in places]
         for i, z_i in zip(places, z, strict=True):
             for k, z_k in zip(places, z, strict=True):
@@ -76,21 +76,21 @@ def places_of_groups(shape: tuple[int, ...], groups: int) -> dict[tuple[int, int
 
 
 def group_norm(x: Array, gamma: Array, beta: Array, groups: int, eps: float) -> tuple[Array, Array]:
-    y, moments = zeros(*x.shape), zeros(2, x.shape[0], groups)
+    y, mean_rstd = zeros(*x.shape), zeros(2, x.shape[0], groups)
     for group, places in places_of_groups(x.shape, groups).items():
         mean = sum(float(x[i]) for i in places) / len(places)
         variance = sum((float(x[i]) - mean) ** 2 for i in places) / len(places)
-        moments[(0, *group)], moments[(1, *group)] = mean, 1.0 / math.sqrt(variance + eps)
+        mean_rstd[(0, *group)], mean_rstd[(1, *group)] = mean, 1.0 / math.sqrt(variance + eps)
         for i in places:
             y[i] = float(gamma[i[-1]]) * (float(x[i]) - mean) / math.sqrt(variance + eps) + float(beta[i[-1]])
-    return y, moments
+    return y, mean_rstd
 
 
-def group_norm_dx(dy: Array, x: Array, gamma: Array, moments: Array) -> tuple[Array, Array, Array]:
+def group_norm_dx(dy: Array, x: Array, gamma: Array, mean_rstd: Array) -> tuple[Array, Array, Array]:
     """Through the Jacobian of one group: dz_k/dx_i = s ((i = k) - 1/M - z_i z_k / M), s = 1/sqrt(variance + eps)."""
     dx, dgamma, dbeta = zeros(*x.shape), zeros(x.shape[-1]), zeros(x.shape[-1])
-    for group, places in places_of_groups(x.shape, moments.shape[2]).items():
-        mean, s, M = float(moments[(0, *group)]), float(moments[(1, *group)]), len(places)
+    for group, places in places_of_groups(x.shape, mean_rstd.shape[2]).items():
+        mean, s, M = float(mean_rstd[(0, *group)]), float(mean_rstd[(1, *group)]), len(places)
         z = {i: (float(x[i]) - mean) * s for i in places}
         for i in places:
             for k in places:

@@ -12,30 +12,30 @@ from oracles.numbers import Array, each, indices, zeros
 from oracles.windows import inside, meetings, output_size
 
 
-def max_pool2d(x: Array, window: Any, rectify: bool = False) -> tuple[Array, Array]:
+def max_pool2d(x: Array, window: Any, relu: bool = False) -> tuple[Array, Array]:
     N, H, W, C = x.shape
     y = np.full((N, *output_size(window, H, W), C), -math.inf)
-    winners = np.zeros(y.shape, np.int64)
+    argmax = np.zeros(y.shape, np.int64)
     for m, q, u, v, i, j in inside(window, H, W):
         for n, c in product(range(N), range(C)):
             pixel = float(x[n, i, j, c])
             if pixel > y[n, m, q, c] or math.isnan(pixel):
                 y[n, m, q, c] = pixel
-                winners[n, m, q, c] = u * window.kernel[1] + v
-    if rectify:
+                argmax[n, m, q, c] = u * window.kernel[1] + v
+    if relu:
         for index in indices(y):
             if not y[index] > 0:
                 y[index] = y[index] if math.isnan(y[index]) else 0.0
-                winners[index] = window.kernel[0] * window.kernel[1]
-    return y, winners
+                argmax[index] = window.kernel[0] * window.kernel[1]
+    return y, argmax
 
 
-def max_pool2d_dx(dy: Array, winners: Array, x_shape: tuple[int, ...], window: Any) -> Array:
+def max_pool2d_dx(dy: Array, argmax: Array, x_shape: tuple[int, ...], window: Any) -> Array:
     N, H, W, C = x_shape
     dx = zeros(*x_shape)
     for m, q, u, v, i, j in inside(window, H, W):
         for n, c in product(range(N), range(C)):
-            if int(winners[n, m, q, c]) == u * window.kernel[1] + v:
+            if int(argmax[n, m, q, c]) == u * window.kernel[1] + v:
                 dx[n, i, j, c] += float(dy[n, m, q, c])
     return dx
 

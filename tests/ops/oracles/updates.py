@@ -10,8 +10,8 @@ import numpy as np
 from oracles.numbers import Array, zeros
 
 
-def sgd_step(w: Array, g: Array, v: Array, hyper: Array, nesterov: bool = False) -> tuple[Array, Array]:
-    rate, momentum, decay = map(float, hyper)
+def sgd_step(w: Array, g: Array, v: Array, hyperparameters: Array, nesterov: bool = False) -> tuple[Array, Array]:
+    rate, momentum, decay = map(float, hyperparameters)
     new_w, new_v = zeros(len(w)), zeros(len(v))
     for i in range(len(w)):
         gradient = float(g[i]) + decay * float(w[i])
@@ -22,9 +22,9 @@ def sgd_step(w: Array, g: Array, v: Array, hyper: Array, nesterov: bool = False)
 
 
 def adam_step(
-    w: Array, g: Array, m: Array, v: Array, powers: Array, hyper: Array, decoupled: bool = False
+    w: Array, g: Array, m: Array, v: Array, powers: Array, hyperparameters: Array, decoupled: bool = False
 ) -> tuple[Array, ...]:
-    rate, beta1, beta2, epsilon, decay = map(float, hyper)
+    rate, beta1, beta2, epsilon, decay = map(float, hyperparameters)
     power1, power2 = float(powers[0]) * beta1, float(powers[1]) * beta2
     new_w, new_m, new_v = zeros(len(w)), zeros(len(w)), zeros(len(w))
     for i in range(len(w)):
@@ -37,8 +37,8 @@ def adam_step(
     return new_w, new_m, new_v, np.array([power1, power2])
 
 
-def rmsprop_step(w: Array, g: Array, v: Array, b: Array, hyper: Array) -> tuple[Array, Array, Array]:
-    rate, smoothing, epsilon, momentum, decay = map(float, hyper)
+def rmsprop_step(w: Array, g: Array, v: Array, b: Array, hyperparameters: Array) -> tuple[Array, Array, Array]:
+    rate, smoothing, epsilon, momentum, decay = map(float, hyperparameters)
     new_w, new_v, new_b = zeros(len(w)), zeros(len(w)), zeros(len(w))
     for i in range(len(w)):
         gradient = float(g[i]) + decay * float(w[i])
@@ -48,8 +48,8 @@ def rmsprop_step(w: Array, g: Array, v: Array, b: Array, hyper: Array) -> tuple[
     return new_w, new_v, new_b
 
 
-def adagrad_step(w: Array, g: Array, v: Array, hyper: Array) -> tuple[Array, Array]:
-    rate, epsilon, decay = map(float, hyper)
+def adagrad_step(w: Array, g: Array, v: Array, hyperparameters: Array) -> tuple[Array, Array]:
+    rate, epsilon, decay = map(float, hyperparameters)
     new_w, new_v = zeros(len(w)), zeros(len(w))
     for i in range(len(w)):
         gradient = float(g[i]) + decay * float(w[i])
@@ -58,9 +58,9 @@ def adagrad_step(w: Array, g: Array, v: Array, hyper: Array) -> tuple[Array, Arr
     return new_w, new_v
 
 
-def adam_run(w: Array, gradients: Array, hyper: Array) -> Array:
-    """Weights after one step per row of gradients, from zero moments: algorithm 1, with beta^t spelt out."""
-    rate, beta1, beta2, epsilon, decay = map(float, hyper)
+def adam_run(w: Array, gradients: Array, hyperparameters: Array) -> Array:
+    """Weights after one step per row of gradients, from zero mean_rstd: algorithm 1, with beta^t spelt out."""
+    rate, beta1, beta2, epsilon, decay = map(float, hyperparameters)
     result = zeros(len(w))
     for i in range(len(w)):
         weight, m, v = float(w[i]), 0.0, 0.0
@@ -83,15 +83,15 @@ def clip_norm(g: Array, limit: Array) -> Array:
     return result
 
 
-def take_rate(rates: Array, clock: Array, hyper: Array) -> tuple[Array, Array]:
+def apply_scheduled_rate(rates: Array, clock: Array, hyperparameters: Array) -> tuple[Array, Array]:
     now = int(clock[0])
     rate = rates[now] if now < len(rates) else rates[-1]
-    return np.array([now + 1]), np.array([float(rate), *map(float, hyper[1:])])
+    return np.array([now + 1]), np.array([float(rate), *map(float, hyperparameters[1:])])
 
 
-def average_step(w: Array, mean: Array, worth: Array, hyper: Array) -> tuple[Array, Array]:
+def average_step(w: Array, mean: Array, total_weight: Array, hyperparameters: Array) -> tuple[Array, Array]:
     """The mean of two, of which the one before has the worth that it had times the decay."""
-    before = float(hyper[0]) * float(worth[0])
+    before = float(hyperparameters[0]) * float(total_weight[0])
     result = zeros(len(w))
     for i in range(len(w)):
         result[i] = (before * float(mean[i]) + float(w[i])) / (before + 1.0)

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from gpucnn.geometry import Pair, Window
 
-__all__ = ["Phase", "phases"]
+__all__ = ["Phase", "polyphase"]
 
 
 class Phase(NamedTuple):
@@ -27,7 +27,7 @@ class Phase(NamedTuple):
     padding: Pair
 
 
-def phases(window: Window, axis: int, size: int, outputs: int) -> Iterator[Phase]:
+def polyphase(window: Window, axis: int, size: int, outputs: int) -> Iterator[Phase]:
     """Yield those phases of an axis (0 or 1) with so many pixels and outputs that get a gradient.
 
     For windows without dilation, or at stride 1. Tap u of output o meets pixel `i = o*S + u - before`. With
