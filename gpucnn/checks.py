@@ -8,7 +8,14 @@ from numbers import Real
 
 from gpucnn.errors import InputError
 
-__all__ = ["integer", "number", "pair"]
+__all__ = ["flag", "integer", "number", "pair"]
+
+
+def flag(value: object, what: str) -> bool:
+    """Return `value`, True or False; `what` names it in the error."""
+    if value not in (True, False):
+        raise InputError(f"{what} must be True or False, received {value!r}")
+    return bool(value)
 
 
 def integer(value: object, what: str, *, least: int, most: int | None = None) -> int:

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass, field
 from typing import Any
+
+from gpucnn.errors import InputError
 
 __all__ = ["Arena", "Parameter", "Workspace"]
 
@@ -18,23 +19,53 @@ Initializer = Callable[[Any, tuple[int, ...]], Any]
 ALIGNMENT = 64  # elements: each parameter starts on a cache line, and vector loads on a GPU stay aligned
 
 
-@dataclass
 class Parameter:
     """One trained tensor of a layer: its value, and the gradient of the loss with respect to it.
 
-    `value` and `gradient` are views into an `Arena`, or None before the layer is built.
+    `value` and `gradient` are views into an `Arena`, or None before the layer is built. To assign to `value` is to
+    write into it: it stays where it is.
     """
 
-    name: str
-    shape: tuple[int, ...]
-    initializer: Initializer = field(repr=False)
-    value: Array = field(default=None, repr=False)
-    gradient: Array = field(default=None, repr=False)
+    def __init__(self, name: str, shape: tuple[int, ...], initializer: Initializer):
+        self.name, self.shape, self.initializer = name, tuple(shape), initializer
+        self.gradient: Array = None
+        self._value: Array = None
+
+    def __repr__(self) -> str:
+        return f"Parameter({self.name!r}, {self.shape})"
 
     @property
     def size(self) -> int:
         """Number of elements."""
         return math.prod(self.shape)
+
+    @property
+    def value(self) -> Array:
+        """The trained array."""
+        return self._value
+
+    @value.setter
+    def value(self, array: Array) -> None:
+        if self._value is None:
+            raise InputError(f"parameter {self.name}: has no array yet; build its layer first")
+        if array is self._value:  # what `value *= 2` assigns
+            return
+        if type(array) is not type(self._value) or tuple(array.shape) != self.shape:
+            received = f"{type(array).__name__} {tuple(getattr(array, 'shape', ()))}"
+            raise InputError(
+                f"parameter {self.name}: expected a {type(self._value).__name__} {self.shape}, received {received}"
+            )
+        self._value[...] = array
+
+    def place(self, value: Array, gradient: Array) -> None:
+        """Let the parameter lie in some memory."""
+        self._value, self.gradient = value, gradient
+
+    def with_gradient(self, gradient: Array) -> Parameter:
+        """Return a parameter with the same value and another gradient."""
+        other = Parameter(self.name, self.shape, self.initializer)
+        other.place(self._value, gradient)
+        return other
 
 
 class Arena:
@@ -57,8 +88,10 @@ class Arena:
         self.gradients = self.slot()
         for parameter, start in zip(self.parameters, offsets, strict=True):
             stop = start + parameter.size
-            parameter.value = backend.xp.reshape(self.values[start:stop], parameter.shape)
-            parameter.gradient = backend.xp.reshape(self.gradients[start:stop], parameter.shape)
+            parameter.place(*(self.backend.xp.reshape(flat[start:stop], parameter.shape) for flat in self._flat()))
+
+    def _flat(self) -> tuple[Array, Array]:
+        return self.values, self.gradients
 
     def slot(self) -> Array:
         """Return a new array of zeros with this layout, for an optimizer to keep its state in."""

@@ -1,24 +1,41 @@
-"""How much memory a network takes, before it runs."""
+"""Which buffers of a network share memory, and how much memory it takes, before it runs."""
 
 from __future__ import annotations
 
 import math
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from itertools import count
+from typing import Any
 
 import numpy as np
 
-from gpucnn.execution.lifetimes import Buffer, Slots, lifetimes
-from gpucnn.execution.replicas import copy_onto
+from gpucnn.backend.memory import Workspace
+from gpucnn.execution.context import PlannedMemory, Slots
+from gpucnn.execution.trace import START, Buffer
 
-if TYPE_CHECKING:
-    from gpucnn.layers.base import Layer
+__all__ = ["MemoryPlan", "assign_slots", "held_bytes", "in_units", "kept_bytes", "table"]
 
-__all__ = ["MemoryPlan", "held_bytes", "in_units", "kept_bytes", "table"]
+Layer = Any  # one of gpucnn.layers: those import this package
+MAX_REHEARSED = 512  # samples: what operations need beyond that grows evenly, or no more
 
-REHEARSED = 512  # samples at most: what operations need beyond that grows evenly, or no more
+
+def assign_slots(buffers: Sequence[Buffer]) -> dict[tuple[int, str], Hashable]:
+    """Give each buffer the first slot where it overlaps no other, the largest first, so that none makes a slot grow.
+
+    A slot has one dtype. Those of training and of inference have the same names, the largest first, so that both lie in
+    the same memory. What the network returns keeps its own name.
+    """
+    taken: dict[Hashable, list[Buffer]] = defaultdict(list)
+    slots: dict[tuple[int, str], Hashable] = {}
+    for buffer in sorted(buffers, key=lambda buffer: -buffer.elements()):
+        numbered = ((str(buffer.array.dtype), buffer.per_sample, number) for number in count())
+        candidates = [buffer.key] if buffer.first_use == START else numbered
+        slot = next(slot for slot in candidates if not any(map(buffer.overlaps, taken[slot])))
+        taken[slot].append(buffer)
+        slots[buffer.key] = slot
+    return slots
 
 
 @dataclass(frozen=True)
@@ -31,6 +48,7 @@ class MemoryPlan:
     ----------
     parameters, gradients : of all layers; several threads have gradients each
     optimizer : what it keeps from step to step
+    copies : of all that a run carries from step to step, as it was at the start of an epoch
     kept : what lasts until the next forward pass: arrays that the backward pass will read, and the outputs
     shared : what all other buffers need beside those, as they take turns
     workspace : what the backend's operations hold beside their arguments
@@ -42,6 +60,7 @@ class MemoryPlan:
     parameters: int
     gradients: int
     optimizer: int
+    copies: int
     kept: int
     shared: int
     workspace: int
@@ -50,36 +69,40 @@ class MemoryPlan:
     @property
     def peak(self) -> int:
         """Bytes of all together."""
-        return self.parameters + self.gradients + self.optimizer + self.kept + self.shared + self.workspace
+        return self.parameters + self.gradients + self.optimizer + self.copies + self.kept + self.shared + self.workspace
 
     @classmethod
-    def of(cls, network: Any, batch: int, *, train: bool, front: Any, slots: int) -> MemoryPlan:
-        """Count the memory of a built `Sequential`.
+    def of(cls, network: Any, batch: int, *, train: bool, optimizer_slots: int, copies: int) -> MemoryPlan:
+        """Count the memory of a built network.
 
-        Each thread takes an equal part of the batch through the layers of `front`, with buffers and gradients of its
-        own, and their outputs are joined; None is a front of no layers. `slots` is how many arrays as large as all
-        parameters an optimizer keeps.
+        Each thread takes an equal part of the batch through the first steps, with buffers and gradients of its own, and
+        their outputs are joined. `optimizer_slots` is how many arrays as large as all parameters an optimizer keeps,
+        `copies` how many copies of all that a run carries from step to step.
         """
-        precision, arena = network.backend.precision, network.arena
-        itemsize = np.dtype(precision).itemsize
+        program, arena = network.program, network.arena
+        front, itemsize = program.front, np.dtype(network.backend.precision).itemsize
         threads = network.backend.threads if front else 1
         parts = Counter(filter(None, [(batch + thread) // threads for thread in range(threads)]))
-        before = set(front.parts()) if front else set()
+        shared_layers = set(front.segment.layers()) if front else set()
         held, kept = 0, Counter()
+        slots = program.memory[train].slots
         for samples, times, is_shared in [(batch, 1, False), *((N, times, True) for N, times in parts.items())]:
-            walked = lifetimes(network, train=train, need_dx=False, batch=samples)
-            buffers = [buffer for buffer in walked if (buffer.layer in before) == is_shared]
-            held += times * held_bytes(buffers, network.slots[train], samples, precision)
-            for layer, size in kept_bytes(buffers, samples, precision).items():
+            buffers = [one for one in program.traces[train].buffers if (one.layer in shared_layers) == is_shared]
+            buffers = [buffer for buffer in buffers if not buffer.for_dx]
+            held += times * held_bytes(buffers, slots, samples)
+            for layer, size in kept_bytes(buffers, samples).items():
                 kept[layer] += times * size
         outputs = math.prod(front.output_shape) * batch if front else 0
-        own_gradients = sum(parameter.size for parameter in front.parameters()) if front else 0
+        own_gradients = sum(parameter.size for parameter in front.parameters) if front else 0
+        state = sum(array.nbytes for array in network.arrays().values())
+        optimizer = arena.size * optimizer_slots * itemsize
         return cls(
             batch=batch,
             train=train,
             parameters=arena.size * itemsize,
             gradients=(arena.size + own_gradients * (threads - 1)) * itemsize,
-            optimizer=arena.size * slots * itemsize,
+            optimizer=optimizer,
+            copies=copies * (state + optimizer),
             kept=kept.total() + outputs * itemsize,
             shared=held - kept.total(),
             workspace=sum(times * workspace_bytes(network, N, train=train) for N, times in parts.items()),
@@ -88,7 +111,7 @@ class MemoryPlan:
 
     def __str__(self) -> str:
         rows = [("layer", "parameters", "kept"), *((name, *map(in_units, sizes)) for name, *sizes in self.rows)]
-        names = "parameters", "gradients", "optimizer", "kept", "shared", "workspace", "peak"
+        names = "parameters", "gradients", "optimizer", "copies", "kept", "shared", "workspace", "peak"
         totals = [(name, "", in_units(getattr(self, name))) for name in names]
         title = f"{'training step' if self.train else 'inference'}, batch of {self.batch}"
         return f"{title}\n{table([*rows, *totals], left=1, totals=len(totals))}"
@@ -98,22 +121,24 @@ def workspace_bytes(network: Any, batch: int, *, train: bool) -> int:
     """Return what the backend's operations hold beside their arguments; some show it in a run of a few samples."""
     if network.backend.rehearsal() is None:
         return network.backend.together(part.workspace_bytes(batch, train=train) for part in network.parts())
-    workers = 1 if network._shards else network.backend.threads  # these share each operation
+    workers = 1 if network.program.front else network.backend.threads  # these share each operation
     samples = -(-batch // workers)
-    held = _rehearse(network, min(samples, REHEARSED), train)
-    if samples > REHEARSED:
-        half = REHEARSED // 2
-        held += (held - _rehearse(network, half, train)) * (samples - REHEARSED) // half
+    held = _rehearse(network, min(samples, MAX_REHEARSED), train)
+    if samples > MAX_REHEARSED:
+        half = MAX_REHEARSED // 2
+        held += (held - _rehearse(network, half, train)) * (samples - MAX_REHEARSED) // half
     return workers * held
 
 
 def _rehearse(network: Any, samples: int, train: bool) -> int:
+    """Run the network once over zeros on another backend, and return what that holds then."""
     backend = network.backend.rehearsal()
-    copy = copy_onto(backend, network, own_gradients=True)
-    with np.errstate(all="ignore"):
-        copy._forward(backend.zeros((samples, *network.input_shape)), train)
-        if train:
-            copy._backward(backend.zeros((samples, *network.output_shape)), need_dx=False)
+    memory = PlannedMemory(Workspace(backend), network.program.memory[train].slots)
+    with network.undone(), network.context.computing_on(backend), network.context.using(memory):
+        with np.errstate(all="ignore"):
+            y = network.program.whole.forward(backend.zeros((samples, *network.input_shape)), train, samples)
+            if train:
+                network.program.whole.backward(backend.zeros(tuple(y.shape)), False)
     return backend.held_bytes()
 
 
@@ -122,20 +147,20 @@ def _row(layer: Layer, kept: Counter[Layer], itemsize: int) -> tuple[str, int, i
     return layer.name, weights * itemsize, sum(kept[part] for part in layer.parts())
 
 
-def held_bytes(buffers: Iterable[Buffer], slots: Slots, batch: int, precision: str) -> int:
+def held_bytes(buffers: Iterable[Buffer], slots: Slots, batch: int) -> int:
     """Return the bytes of all slots that some buffers lie in: of each slot, those of its largest buffer."""
     sizes: Counter[Hashable] = Counter()
     for buffer in buffers:
         slot = slots[buffer.key]
-        sizes[slot] = max(sizes[slot], buffer.nbytes(batch, precision))
+        sizes[slot] = max(sizes[slot], buffer.nbytes(batch))
     return sizes.total()
 
 
-def kept_bytes(buffers: Iterable[Buffer], batch: int, precision: str) -> Counter[Layer]:
+def kept_bytes(buffers: Iterable[Buffer], batch: int) -> Counter[Layer]:
     """Return the bytes that last until the next forward pass, by the layer that writes them."""
     kept: Counter[Layer] = Counter()
     for buffer in buffers:
-        kept[buffer.layer] += buffer.nbytes(batch, precision) if buffer.is_kept else 0
+        kept[buffer.layer] += buffer.nbytes(batch) if buffer.is_kept else 0
     return kept
 
 

@@ -1,112 +1,111 @@
-"""A network on several threads: each takes a part of the batch through its layers."""
+"""The first steps of a network on several threads: each takes a part of the batch through them."""
 
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable, Mapping
 from functools import partial
-from itertools import takewhile
 from typing import Any
 
-from gpucnn.execution.lifetimes import is_builtin
-from gpucnn.layers.activations import Activation, Identity
-from gpucnn.layers.adaptive_pooling import AdaptivePool2D
-from gpucnn.layers.base import Array, Context, Layer
-from gpucnn.layers.containers import Container
-from gpucnn.layers.convolution import Convolution
-from gpucnn.layers.dense import Dense
-from gpucnn.layers.joins import Join
-from gpucnn.layers.normalization import GroupNorm
-from gpucnn.layers.pooling import GlobalPool2D, Pool2D
-from gpucnn.layers.shapes import Reshape, ZeroPad2D
+from gpucnn.backend.memory import Parameter, Workspace
+from gpucnn.execution.context import Context, PlannedMemory, Slots
+from gpucnn.execution.segment import Segment
 
-__all__ = ["Shards", "copy_onto"]
+__all__ = ["Replicas", "replicate"]
 
-# Layers that treat each sample by itself: not batch normalization, nor dropout, whose mask depends on a sample's place.
-BY_SAMPLE = (
-    *(Activation, Identity, AdaptivePool2D, Container, Convolution, Dense, GlobalPool2D, GroupNorm, Join, Pool2D),
-    *(Reshape, ZeroPad2D),
-)
+Array = Any
+Layer = Any
 
 
-class Shards:
-    """Copies of the first layers of a built network, one for each thread, that share its weights.
+def replicate(layer: Layer, context: Context, gradients: dict[int, Array] | None) -> Layer:
+    """Return a copy of a layer that computes in another context, with the same settings and weights.
+
+    What a pass leaves in it is its own. So are its gradients, by the number of their parameter, if any are given.
+    """
+    replica = copy.copy(layer)
+    vars(replica)["context"] = context
+    for name, value in vars(layer).items():
+        if gradients is not None and isinstance(value, Parameter):
+            vars(replica)[name] = value.with_gradient(gradients[id(value)])
+    return replica
+
+
+class Replicas:
+    """Copies of the layers of some steps, one set for each thread, that share their weights.
 
     Each has buffers and gradients of its own; the gradients are added in the order of the batch, so that a run repeats.
     To wake a thread costs as much as a small convolution: here that happens once for a pass, not for each operation.
-
-    Attributes
-    ----------
-    network : a `Sequential` of those layers
+    They are made anew after a setting of a layer was changed.
     """
 
-    def __init__(self, network: Any):
-        self.network, self.backend = network, network.backend
-        self.copies = [
-            copy_onto(worker, network, own_gradients=number > 0) for number, worker in enumerate(self.backend.workers)
+    def __init__(self, segment: Segment, network: Layer):
+        self.segment, self.network, self.backend = segment, network, network.backend
+        self.contexts = [Context(worker, network.context.seed) for worker in self.backend.workers]
+        self.workspaces = [Workspace(worker) for worker in self.backend.workers]
+        self.parameters = [one for layer in segment.layers() for one in layer.parameters()]
+        self._gradients = [
+            {id(one): context.backend.zeros(one.shape) for one in self.parameters} for context in self.contexts[1:]
         ]
+        self._segments: list[Segment] = []
+        self._version: int | None = None
+        self._memory: list[dict[bool, PlannedMemory]] = []
         self._parts: list[slice] = []
 
-    @classmethod
-    def of(cls, network: Any) -> Shards | None:
-        """Return the shards of a built `Sequential`, or None where there is one thread, or no layer to share."""
-        if network.backend.threads == 1 or not is_builtin(type(network)):
-            return None
-        front = network.front(sum(1 for _ in takewhile(is_shared, network.order)))
-        return cls(front) if front.order else None
+    @property
+    def output_shape(self) -> tuple[int, ...]:
+        """The shape of one sample of the output."""
+        return self.segment.steps[True][-1].layers[-1].output_shape
 
-    def _forward(self, x: Array, train: bool) -> Array:
+    @property
+    def segments(self) -> list[Segment]:
+        """The steps of each thread."""
+        if self._version != self.network.context.version:
+            self._version = self.network.context.version
+            gradients = [None, *self._gradients]
+            self._segments = [
+                self.segment.of({layer: replicate(layer, context, own) for layer in self.segment.layers()})
+                for context, own in zip(self.contexts, gradients, strict=True)
+            ]
+        return self._segments
+
+    def layers(self) -> list[Layer]:
+        """Return the layers of all threads."""
+        return [layer for segment in self.segments for layer in segment.layers()]
+
+    def use(self, slots: Mapping[bool, Slots]) -> None:
+        """Take buffers from the slots of a plan, each thread in a workspace of its own."""
+        self._memory = [
+            {train: PlannedMemory(workspace, some) for train, some in slots.items()} for workspace in self.workspaces
+        ]
+
+    def forward(self, x: Array, train: bool) -> Array:
         """Return the outputs of a batch."""
-        y = self.network.buffer("y", (x.shape[0], *self.network.output_shape))
-
-        def run(network: Layer, part: slice) -> None:
-            y[part] = network._forward(x[part], train)
-
+        y = self.network.buffer("front", (x.shape[0], *self.output_shape))
         self._parts = self.backend.parts(x.shape[0])
-        self.backend.run([partial(run, *mine) for mine in zip(self.copies, self._parts, strict=False)])
+        segments = self.segments
+
+        def run(number: int, part: slice) -> None:
+            self.contexts[number].memory = self._memory[number][train]
+            y[part] = segments[number].forward(x[part], train, part.stop - part.start)
+
+        self._share(run)
         return y
 
-    def _backward(self, dy: Array, need_dx: bool) -> Array | None:
-        """Overwrite the gradients of the network's parameters, and return dx."""
-        dx = self.network.buffer("dx", (dy.shape[0], *self.network.input_shape)) if need_dx else None
+    def backward(self, dy: Array, need_dx: bool) -> Array | None:
+        """Overwrite the gradients of the parameters, and return dx where it is needed."""
+        dx = self.network.buffer("front dx", (dy.shape[0], *self.network.input_shape)) if need_dx else None
 
-        def run(network: Layer, part: slice) -> None:
-            part_dx = network._backward(dy[part], need_dx)
+        def run(number: int, part: slice) -> None:
+            self.contexts[number].memory = self._memory[number][True]
+            part_dx = self._segments[number].backward(dy[part], need_dx)
             if need_dx:
                 dx[part] = part_dx
 
-        self.backend.run([partial(run, *mine) for mine in zip(self.copies, self._parts, strict=False)])
-        totals, *others = (network.parameters() for network in self.copies[: len(self._parts)])
-        for more in others:
-            for total, part in zip(totals, more, strict=True):
-                self.backend.add(total.gradient, part.gradient, out=total.gradient)
+        self._share(run)
+        for gradients in self._gradients[: len(self._parts) - 1]:
+            for parameter in self.parameters:
+                self.backend.add(parameter.gradient, gradients[id(parameter)], out=parameter.gradient)
         return dx
 
-
-def is_shared(layer: Layer) -> bool:
-    """Whether it is known and worth while that each thread computes some of the samples.
-
-    What a class of the user's own does is not known, even if it is derived from one of these. The matrix of a large
-    dense layer is shared by its columns instead: then no thread reads all of it, or writes all of its gradient.
-    """
-    kinds = {type(part) for part in layer.parts()}
-    known = all(issubclass(kind, BY_SAMPLE) and is_builtin(kind) for kind in kinds)
-    return known and not (isinstance(layer, Dense) and layer.backend.splits(layer.w.value))
-
-
-def copy_onto(backend: Any, network: Any, *, own_gradients: bool) -> Any:
-    """Return a copy of a network that computes on another backend with the same weights, perhaps gradients too."""
-    memo: dict[int, Any] = {  # what is shared counts as copied already
-        id(network.context): Context(backend, network.context.seed),
-        **{id(part): None for part in (network.arena, network._shards)},
-    }
-    if network.layers[0].owner is not network:  # these are some layers of another network
-        memo[id(network.layers[0].owner)] = None
-    for part in network.parts():
-        if is_builtin(type(part)):  # what the last pass left in it is not needed
-            left = [value for value in vars(part).values() if network.backend.owns(value)]
-            memo |= {id(value): None for value in left if not any(value is array for array in part.state().values())}
-    for parameter in network.parameters():
-        memo[id(parameter.value)] = parameter.value
-        if not own_gradients:
-            memo[id(parameter.gradient)] = parameter.gradient
-    return copy.deepcopy(network, memo)
+    def _share(self, run: Callable[[int, slice], None]) -> None:
+        self.backend.run([partial(run, *part) for part in enumerate(self._parts)])

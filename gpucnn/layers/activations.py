@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import numpy as np
 
 from gpucnn.backend.memory import Parameter
-from gpucnn.checks import number
-from gpucnn.errors import InputError
-from gpucnn.execution.lifetimes import Spec
+from gpucnn.checks import flag, number
 from gpucnn.layers.base import Array, Layer, Shape
 
 __all__ = [
@@ -33,9 +33,9 @@ __all__ = [
 class Activation(Layer):
     """An operation of the backend and its derivative, for samples of any shape."""
 
-    operation: str
-    keeps = ("y",)  # what the derivative is a function of beside dy: the output, or the input
-    in_place = ("y", "dx")
+    from_operations = per_sample = True
+    operation: ClassVar[str]
+    derivative_of: ClassVar[str] = "y"  # what the derivative is a function of beside dy: the output y, or the input x
 
     def infer_shape(self, input_shape: Shape) -> Shape:
         return input_shape
@@ -44,16 +44,16 @@ class Activation(Layer):
         """Further arguments of the operation and of its derivative."""
         return ()
 
-    def _forward(self, x: Array, train: bool) -> Array:
-        self.x, self.y = x, self.buffer("y", x.shape)
+    def forward(self, x: Array, *, train: bool) -> Array:
+        self.x, self.y = x, self.buffer("y", tuple(x.shape))
         return getattr(self.backend, self.operation)(x, *self._settings(), out=self.y)
 
-    def _backward(self, dy: Array, need_dx: bool) -> Array | None:
+    def backward(self, dy: Array, *, need_dx: bool) -> Array | None:
         if not need_dx:
             return None
         derivative = getattr(self.backend, f"{self.operation}_dx")
-        known = self.y if "y" in self.keeps else self.x
-        return derivative(dy, known, *self._settings(), out=self.buffer("dx", dy.shape))
+        known = getattr(self, self.derivative_of)
+        return derivative(dy, known, *self._settings(), out=self.buffer("dx", tuple(dy.shape)))
 
 
 class ReLU(Activation):
@@ -81,14 +81,14 @@ class Softmax(Activation):
     """
 
     operation = "softmax"
-    in_place = ()
 
 
 class LeakyReLU(Activation):
     """`x` where x > 0, else `slope x`; its derivative is 1 or `slope`."""
 
     operation = "leaky_relu"
-    keeps = ("x",)
+    derivative_of = "x"
+    changeable: ClassVar = {"slope": number}
 
     def __init__(self, slope: float = 0.01, *, name: str | None = None):
         super().__init__(name)
@@ -105,7 +105,7 @@ class PReLU(Activation):
     """
 
     operation = "leaky_relu"
-    keeps = ("x",)
+    derivative_of = "x"
 
     def __init__(self, *, name: str | None = None):
         super().__init__(name)
@@ -115,22 +115,19 @@ class PReLU(Activation):
         self.slope = Parameter("slope", (self._channels(input_shape),), lambda rng, shape: np.full(shape, 0.25))
         return super().infer_shape(input_shape)
 
-    def parameters(self) -> list[Parameter]:
-        return [] if self.slope is None else [self.slope]
-
     def _settings(self) -> tuple:
         return (self.slope.value,)
 
-    def _backward(self, dy: Array, need_dx: bool) -> Array | None:
+    def backward(self, dy: Array, *, need_dx: bool) -> Array | None:
         self.backend.prelu_dslope(dy, self.x, dslope=self.slope.gradient)
-        return super()._backward(dy, need_dx)
+        return super().backward(dy, need_dx=need_dx)
 
 
 class ELU(Activation):
     """`x` where x > 0, else `alpha (e^x - 1)`; its derivative is 1 or `y + alpha`."""
 
     operation = "elu"
-    keeps = ("y",)
+    changeable: ClassVar = {"alpha": number}
 
     def __init__(self, alpha: float = 1.0, *, name: str | None = None):
         super().__init__(name)
@@ -144,21 +141,21 @@ class Softplus(Activation):
     """`log(1 + e^x)`; its derivative is the sigmoid of x."""
 
     operation = "softplus"
-    keeps = ("x",)
+    derivative_of = "x"
 
 
 class Arctan(Activation):
     """`tan^-1(x)`; its derivative is `1/(1 + x^2)`."""
 
     operation = "arctan"
-    keeps = ("x",)
+    derivative_of = "x"
 
 
 class BinaryStep(Activation):
     """1 where x >= 0, else 0. Its derivative is 0: no layer in front of it learns anything."""
 
     operation = "binary_step"
-    keeps = ("x",)
+    derivative_of = "x"
 
 
 class SELU(Activation):
@@ -171,7 +168,7 @@ class Swish(Activation):
     """`x s(x)`, s the sigmoid (also called SiLU); its derivative is `s(x) (1 + x (1 - s(x)))`."""
 
     operation = "swish"
-    keeps = ("x",)
+    derivative_of = "x"
 
 
 class GELU(Activation):
@@ -182,13 +179,12 @@ class GELU(Activation):
     """
 
     operation = "gelu"
-    keeps = ("x",)
+    derivative_of = "x"
+    changeable: ClassVar = {"approximate": flag}
 
     def __init__(self, approximate: bool = False, *, name: str | None = None):
         super().__init__(name)
-        if approximate not in (True, False):
-            raise InputError(f"{self.label}: approximate must be True or False, received {approximate!r}")
-        self.approximate = bool(approximate)
+        self.approximate = flag(approximate, f"{self.label}: approximate")
 
     def _settings(self) -> tuple:
         return (self.approximate,)
@@ -198,7 +194,7 @@ class HardSigmoid(Activation):
     """`slope x + offset`, held between 0 and 1. By default with PyTorch's slope of 1/6 (ONNX' default is 0.2)."""
 
     operation = "hard_sigmoid"
-    keeps = ("y",)
+    changeable: ClassVar = {"slope": number, "offset": number}
 
     def __init__(self, slope: float = 1 / 6, offset: float = 0.5, *, name: str | None = None):
         super().__init__(name)
@@ -218,19 +214,13 @@ class LogSoftmax(Activation):
 class Identity(Layer):
     """`x` itself, and dy itself: a place that an activation may take."""
 
-    keeps = ()
-
-    def forward_buffers(self, train: bool) -> dict[str, Spec]:
-        return {}
-
-    def backward_buffers(self, need_dx: bool) -> dict[str, Spec]:
-        return {}
+    from_operations = per_sample = True
 
     def infer_shape(self, input_shape: Shape) -> Shape:
         return input_shape
 
-    def _forward(self, x: Array, train: bool) -> Array:
+    def forward(self, x: Array, *, train: bool) -> Array:
         return x
 
-    def _backward(self, dy: Array, need_dx: bool) -> Array | None:
+    def backward(self, dy: Array, *, need_dx: bool) -> Array | None:
         return dy if need_dx else None

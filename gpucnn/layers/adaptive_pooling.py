@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from gpucnn.checks import pair
-from gpucnn.execution.lifetimes import Spec
 from gpucnn.layers.base import Array, Layer, Shape
 
 __all__ = ["AdaptiveAveragePool2D", "AdaptiveMaxPool2D"]
@@ -20,6 +19,9 @@ class AdaptivePool2D(Layer):
     output_size : an int, or a pair (OH, OW)
     """
 
+    from_operations = per_sample = True
+    argmax: Array = None
+
     def __init__(self, output_size: int | tuple[int, int], *, name: str | None = None):
         super().__init__(name)
         self.output_size = pair(output_size, f"{self.label}: output_size", least=1)
@@ -32,13 +34,11 @@ class AdaptivePool2D(Layer):
 class AdaptiveAveragePool2D(AdaptivePool2D):
     """Mean of the pixels that each pixel of the output takes."""
 
-    keeps = ()
-
-    def _forward(self, x: Array, train: bool) -> Array:
+    def forward(self, x: Array, *, train: bool) -> Array:
         y = self.buffer("y", (x.shape[0], *self.output_shape))
         return self.backend.adaptive_average_pool2d(x, self.output_size, out=y)
 
-    def _backward(self, dy: Array, need_dx: bool) -> Array | None:
+    def backward(self, dy: Array, *, need_dx: bool) -> Array | None:
         if not need_dx:
             return None
         dx = self.buffer("dx", (dy.shape[0], *self.input_shape))
@@ -48,18 +48,13 @@ class AdaptiveAveragePool2D(AdaptivePool2D):
 class AdaptiveMaxPool2D(AdaptivePool2D):
     """Largest of the pixels that each pixel of the output takes. On a tie the error goes to the first, row by row."""
 
-    keeps = ("argmax",)
-
-    def forward_buffers(self, train: bool) -> dict[str, Spec]:
-        return super().forward_buffers(train) | {"argmax": Spec(self.output_shape, self.backend.xp.int32)}
-
-    def _forward(self, x: Array, train: bool) -> Array:
+    def forward(self, x: Array, *, train: bool) -> Array:
         y = self.buffer("y", (x.shape[0], *self.output_shape))
         self.argmax = self.buffer("argmax", y.shape, self.backend.xp.int32)
         self.backend.adaptive_max_pool2d(x, self.output_size, out=y, argmax=self.argmax)
         return y
 
-    def _backward(self, dy: Array, need_dx: bool) -> Array | None:
+    def backward(self, dy: Array, *, need_dx: bool) -> Array | None:
         if not need_dx:
             return None
         dx = self.buffer("dx", (dy.shape[0], *self.input_shape))

@@ -1,44 +1,32 @@
-"""What every layer lr_factors: shapes, parameters, buffers, and the checks at its door."""
+"""What every layer shares: shapes, parameters, buffers, and the checks at its door."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, ClassVar
 
 import numpy as np
 
 from gpucnn.backend import Backend, backend_of, get_backend
-from gpucnn.backend.memory import Arena, Parameter, Workspace
+from gpucnn.backend.memory import Arena, Parameter
 from gpucnn.checks import integer
 from gpucnn.errors import DeviceError, InputError, describe
-from gpucnn.execution.lifetimes import Slots, Spec, Value, Walk
+from gpucnn.execution.context import Context, FreshMemory
+from gpucnn.execution.step_graphs import Attributes
 from gpucnn.representation import representation
 
-__all__ = ["Context", "Layer", "initialize"]
+__all__ = ["Array", "Layer", "Shape", "initialize", "is_builtin"]
 
 Array = Any
 Shape = tuple[int, ...]
+Check = Callable[[Any, str], Any]  # (value, what it is) -> the value as it is kept
 
 
-class Context:
-    """What the layers of one model share: the backend, the workspace, and the seed of their random streams."""
-
-    def __init__(self, backend: Backend, seed: int = 0):
-        self.backend = backend
-        self.workspace = Workspace(backend)
-        self.slots: Slots = {}  # of the network that computes: which buffers share memory, and where
-        self.seed = seed
-        self._layers = 0
-
-    def next_layer_id(self) -> int:
-        """Return a new number for a layer: it keeps the buffers and the random streams of two layers apart."""
-        self._layers += 1
-        return self._layers
-
-    def random_key(self, number: int) -> tuple[int, int]:
-        """Return the Philox key of the layer with this number, the same on every device."""
-        low, high = np.random.SeedSequence((self.seed, number)).generate_state(2)
-        return int(low), int(high)
+def is_builtin(kind: type) -> bool:
+    """Whether a class is one of the library's."""
+    return kind.__module__.startswith("gpucnn.")
 
 
 def initialize(arena: Arena, backend: Backend, seed: int) -> None:
@@ -50,96 +38,184 @@ def initialize(arena: Arena, backend: Backend, seed: int) -> None:
 
 
 class Layer:
-    """One step of a network, with an explicit `forward` and `backward`.
+    """One step of a network.
 
-    A subclass writes `infer_shape`, `_forward` and `_backward`. Used alone, a layer builds itself on the first array
-    that it is given and stays on that array's device::
+    ::
 
         conv = Conv2D(8, 3)
-        y = conv.forward(x)          # (N, 28, 28, 1) -> (N, 26, 26, 8), NumPy or CuPy
-        dx = conv.backward(dy)       # the gradients are then in conv.w.gradient and conv.b.gradient
+        y = conv(x)                   # inference: (N, 28, 28, 1) -> (N, 26, 26, 8), NumPy or CuPy
+        y = conv(x, train=True)       # keeps what the gradients need
+        dx = conv.backpropagate(dy)   # the gradients are then in conv.w.gradient and conv.b.gradient
 
-    The arrays returned belong to the layer and are overwritten by its next call. (`Flatten`, `Reshape`, `Identity`, and
-    `Dropout` outside of training return their input or a view of it.) Inside a network they are overwritten earlier, by
-    other layers: look at them through a shorter `Sequential`, or a layer alone. Weights and dropout masks come from the
-    seed given to `build`, so two layers alone start alike unless their seeds differ.
+    Called so, a layer checks what it is given, builds itself on the first array, stays on that array's device, and
+    returns arrays of its own. Weights and dropout masks come from the seed given to `build`, so two layers alone start
+    alike unless their seeds differ.
+
+    A class of your own defines `infer_shape`, `forward` and `backward`, which trust their arguments; networks call them.
+    Its parameters are attributes of the class `Parameter`, and layers that it consists of are attributes, too: in its
+    `infer_shape` it passes the shape on to them by `set_input_shape`, in `forward` and `backward` it calls theirs.
 
     Attributes
     ----------
-    keeps : what `_backward` reads of `_forward`: "x", "y", or buffers that `forward_buffers` declares. None, as in a
-        class that says nothing, lets a network share nothing that the layer receives or returns
-    in_place : which of "y" and "dx" may be written over x and dy
+    from_operations : whether `forward` and `backward` touch arrays by operations of `self.backend` alone, which a
+        network watches to let buffers share memory. It speaks for the class that says so, and for classes derived from
+        it that redefine nothing
+    per_sample : whether each sample is treated by itself, so that threads may share a batch; as far as it speaks
+    changeable : settings that may be changed in a layer that is built, each with the function that checks it
     """
 
-    keeps: tuple[str, ...] | None = None
-    in_place: tuple[str, ...] = ()
+    from_operations: ClassVar[bool] = False
+    per_sample: ClassVar[bool] = False
+    changeable: ClassVar[Mapping[str, Check]] = {}
+    arguments: ClassVar[frozenset[str]] = frozenset({"name"})  # of the library's class, and of those before it
+
+    name: str | None
+    context: Context | None = None
+    arena: Arena | None = None  # of a layer that was built by itself; inside a network, the network has it
+    owner: Layer | None = None  # the layer that this one is a part of
+    id: int = 0
+    input_shape: Any = None
+    output_shape: Any = None
+    x: Array = None  # what `forward` may leave for `backward`
+    y: Array = None
+    _device_is_fixed: bool = False
+    _batch: int | None = None  # samples of the forward pass that a backward pass may follow
+
+    def __init_subclass__(cls, **keywords: Any) -> None:
+        super().__init_subclass__(**keywords)
+        if is_builtin(cls):
+            cls.arguments |= frozenset(inspect.signature(cls.__init__).parameters) - {"self"}
 
     def __init__(self, name: str | None = None):
         self.name = name
-        self.input_shape: Shape | None = None
-        self.output_shape: Shape | None = None
-        self.context: Context | None = None
-        self.arena: Arena | None = None  # of a layer that was built by itself; inside a model, the model has it
-        self.owner: Layer | None = None  # the model that this layer is a part of
-        self._device_fixed = False
-        self._batch: int | None = None  # samples of the forward pass that a backward pass may follow
 
     def __repr__(self) -> str:
         return representation(self)
 
-    # ---- for subclasses -------------------------------------------------------------------------------------------
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Set an attribute; in a layer that is built, a setting takes effect at once or is refused."""
+        kind = type(self)
+        if self.context is None:
+            pass
+        elif name in kind.changeable:
+            value = kind.changeable[name](value, f"{self.label}: {name}")
+            self.context.version += 1
+        elif name in kind.arguments:
+            raise InputError(f"{self.label}: {name} is fixed when the layer is built; make a new layer with {name}=...")
+        elif isinstance(vars(self).get(name), Parameter):
+            raise InputError(f"{self.label}: {name} stays where it is; write into it: layer.{name}.value = array")
+        elif is_builtin(kind) and name not in vars(self) and not hasattr(kind, name):
+            settings = ", ".join(kind.changeable) or "no"
+            raise InputError(f"{self.label}: does not have {name!r} to set; {settings} settings can be changed here")
+        object.__setattr__(self, name, value)
+
+    # ---- for authors of layers --------------------------------------------------------------------------------------
 
     def infer_shape(self, input_shape: Shape) -> Shape:
-        """Check the arguments against the shape of one sample, declare the parameters, return the output's shape."""
-        raise NotImplementedError
+        """Check the arguments against the shape of one sample, make the parameters, return the output's shape."""
+        raise NotImplementedError(f"{type(self).__name__}: defines no infer_shape(self, input_shape)")
 
-    def _forward(self, x: Array, train: bool) -> Array:
-        raise NotImplementedError
+    def forward(self, x: Array, *, train: bool) -> Array:
+        """Return the output of a batch (N, *input_shape); with `train`, keep what `backward` will need of it."""
+        raise NotImplementedError(f"{type(self).__name__}: defines no forward(self, x, *, train)")
 
-    def _backward(self, dy: Array, need_dx: bool) -> Array | None:
-        raise NotImplementedError
+    def backward(self, dy: Array, *, need_dx: bool) -> Array | None:
+        """Overwrite the gradients of the parameters, and return the gradient in x, or None without `need_dx`."""
+        raise NotImplementedError(f"{type(self).__name__}: defines no backward(self, dy, *, need_dx)")
 
-    def forward_buffers(self, train: bool) -> dict[str, Spec]:
-        """Return the buffers that `_forward` takes, if `keeps` is declared; without a "y" it returns its input."""
-        return {"y": Spec(self.output_shape)}
+    def buffer(
+        self, name: str, shape: Shape, dtype: Any = None, *, per_sample: bool = True, min_batch: int = 1
+    ) -> Array:
+        """Return memory for a result: a new array where the layer is called alone, else a place in its network's plan.
 
-    def backward_buffers(self, need_dx: bool) -> dict[str, Spec]:
-        """Return the buffers that `_backward` takes, if `keeps` is declared; without a "dx" it returns dy."""
-        return {"dx": Spec(self.input_shape)} if need_dx else {}
+        Its size grows with the batch if it is `per_sample`; batches below `min_batch` do not take it.
+        """
+        context = self.context
+        return context.memory.take(self, name, shape, dtype or context.backend.float_dtype, per_sample, min_batch)
+
+    def set_input_shape(self, input_shape: Shape) -> Shape:
+        """Infer the output's shape, and take note of both."""
+        output_shape = tuple(self.infer_shape(input_shape))
+        self.input_shape, self.output_shape, self._batch = input_shape, output_shape, None
+        for name, child in self.children().items():
+            child.owner = self
+            if child.input_shape is None:
+                raise InputError(
+                    f"{self.label}: its part {name} has no shape yet; call self.{name}.set_input_shape(shape) in "
+                    f"infer_shape"
+                )
+        return output_shape
 
     def workspace_bytes(self, batch: int, *, train: bool = True) -> int:
         """Return what the operations of this layer hold beside their arguments; its parts speak for themselves."""
         return 0
 
-    def _walk_forward(self, walk: Walk, x: Value) -> Value:
-        over = x if "y" in self.in_place else ()
-        made = walk.call(self, x, self.forward_buffers(walk.train), over)
-        known = {"x": x, "y": x} | made
-        for name in self.keeps if walk.train else ():
-            walk.keep(known.get(name, ()))
-        return known["y"]
+    def state(self) -> dict[str, Array]:
+        """Return what this layer carries from step to step beside its parameters."""
+        children = self.children().items()
+        return {f"{name}.{key}": array for name, child in children for key, array in child.state().items()}
 
-    def _walk_backward(self, walk: Walk, dy: Value, need_dx: bool) -> Value:
-        over = dy if "dx" in self.in_place else ()
-        made = walk.call(self, dy, self.backward_buffers(need_dx), over)
-        return made.get("dx", dy) if need_dx else ()
+    def bind(self, context: Context) -> None:
+        """Take the context to compute in; the parameters already lie in an arena."""
+        self.context = context
+        self.id = context.next_layer_id()
+        for child in self.children().values():
+            child._bind_as_part(context)
+
+    def reset(self) -> None:
+        """Bring `state` to where a new layer has it."""
+        for child in self.children().values():
+            child.reset()
+
+    is_transparent: bool = False  # whether it is a container whose parts a network calls in its place
+
+    @property
+    def is_opaque(self) -> bool:
+        """Whether it may touch arrays otherwise than by the backend's operations, of which a network sees nothing."""
+        return not (self.from_operations and self._speaks("from_operations"))
+
+    @property
+    def is_per_sample(self) -> bool:
+        """Whether it is known, and worth while, that each thread computes some of the samples."""
+        return self.per_sample and not self.is_opaque and self._speaks("per_sample")
+
+    def _speaks(self, declaration: str) -> bool:
+        """Whether a declaration holds: not if something of the class that makes it, or of ours, is redefined."""
+        redefined = {name for name, value in vars(self).items() if callable(value)}
+        for kind in type(self).__mro__:
+            if declaration in vars(kind) or is_builtin(kind):
+                return not any(hasattr(kind, name) for name in redefined)
+            redefined.update(name for name in vars(kind) if not name.startswith("__"))
+        return False
+
+    # ---- parts ------------------------------------------------------------------------------------------------------
+
+    def children(self) -> dict[str, Layer]:
+        """Return the layers that this one consists of, by name: those in its attributes, and in lists and dicts there."""
+        found: dict[str, Layer] = {}
+        for name, value in vars(self).items():
+            if name != "owner":
+                found.update(_layers_in(name, value))
+        return found
 
     def parts(self) -> Iterator[Layer]:
         """Yield this layer and all that it consists of."""
         yield self
+        for child in self.children().values():
+            yield from child.parts()
 
     def parameters(self) -> list[Parameter]:
         """Return what this layer trains, in a fixed order."""
-        return []
+        return [parameter for _, parameter in self.named_parameters()]
 
     def named_parameters(self) -> Iterator[tuple[str, Parameter]]:
         """Yield each parameter with its name inside this layer: "w"; inside a model "conv2d1.w"."""
-        for parameter in self.parameters():
-            yield parameter.name, parameter
-
-    def state(self) -> dict[str, Array]:
-        """Return what this layer carries from step to step beside its parameters."""
-        return {}
+        for value in vars(self).values():
+            if isinstance(value, Parameter):
+                yield value.name, value
+        for name, child in self.children().items():
+            for inner, parameter in child.named_parameters():
+                yield f"{name}.{inner}", parameter
 
     def arrays(self) -> dict[str, Array]:
         """Return all parameters' values and the state, by name."""
@@ -151,21 +227,13 @@ class Layer:
         return type(self).__name__ + (f' "{self.name}"' if self.name else "")
 
     @property
-    def backend(self) -> Backend:
+    def backend(self) -> Any:
         """The backend that this layer is built on."""
+        if self.context is None:
+            raise InputError(f"{self.label}: is not built yet; call it on an array, or call build")
         return self.context.backend
 
-    def buffer(self, name: str, shape: Shape, dtype: Any = None) -> Array:
-        """Return this layer's buffer `name`, allocated by the first call; in a network it may share its memory."""
-        key = self.buffer_key(name)
-        slot = self.context.slots.get(key, key)
-        return self.context.workspace.take(slot, shape, dtype or self.backend.float_dtype)
-
-    def buffer_key(self, name: str) -> str:
-        """Return the name of a buffer among those of all layers."""
-        return f"{self.number}.{name}"
-
-    # ---- building -------------------------------------------------------------------------------------------------
+    # ---- building ---------------------------------------------------------------------------------------------------
 
     def build(self, input_shape: Shape, backend: Backend | str | None = None, *, seed: int = 0) -> Shape:
         """Prepare the layer for samples of `input_shape`, which leaves out the batch, and return its output's shape.
@@ -177,13 +245,15 @@ class Layer:
             raise InputError(f"{self.label}: is a part of {self.owner.label}; build that instead")
         before = [(part, dict(vars(part))) for part in self.parts()]
         try:
-            self._set_shapes(self._sizes(input_shape))
+            for part, _ in before:
+                part.context = None
+            self.set_input_shape(self._sizes(input_shape))
         except InputError:
             for part, attributes in before:
                 vars(part).clear()
                 vars(part).update(attributes)
             raise
-        self._device_fixed = backend is not None
+        self._device_is_fixed = backend is not None
         context = Context(get_backend(backend) if isinstance(backend, str) else backend or get_backend("cpu"), seed)
         self._assemble(context)
         initialize(self.arena, context.backend, seed)
@@ -194,11 +264,6 @@ class Layer:
         sizes = shape if isinstance(shape, (tuple, list)) else (shape,)
         return tuple(integer(size, f"{self.label}: each size of {what}", least=1) for size in sizes)
 
-    def _set_shapes(self, input_shape: Shape) -> Shape:
-        output_shape = tuple(self.infer_shape(input_shape))
-        self.input_shape, self.output_shape, self._batch = input_shape, output_shape, None
-        return output_shape
-
     def _assemble(self, context: Context) -> None:
         """Put all parameters into one new arena, and bind to the context."""
         if self.arena is not None:
@@ -207,17 +272,15 @@ class Layer:
             self.arena = Arena(self.parameters(), context.backend)
             self.bind(context)
 
-    def bind(self, context: Context) -> None:
-        """Take the context to compute in; the parameters already lie in an arena."""
-        self.context = context
-        self.number = context.next_layer_id()
-
-    def reset(self) -> None:
-        """Bring `state` to where a new layer has it."""
+    def _bind_as_part(self, context: Context) -> None:
+        if self.arena is not None:  # it was built alone before
+            self.arena.in_use, self.arena = False, None
+        self.bind(context)
+        self.fix_device()
 
     def fix_device(self) -> None:
         """Stay on this device and in this precision, whatever array comes: something else now holds the parameters."""
-        self._device_fixed = True
+        self._device_is_fixed = True
 
     def _move(self, backend: Backend) -> None:
         """Rebuild on another backend with the same weights and state."""
@@ -226,37 +289,58 @@ class Layer:
         for name, array in self.arrays().items():
             backend.from_host(kept[name], out=array)
 
-    # ---- running --------------------------------------------------------------------------------------------------
+    # ---- calling ----------------------------------------------------------------------------------------------------
 
-    def forward(self, x: Array, *, train: bool = True) -> Array:
-        """Compute the output of a batch (N, *input_shape); with `train`, keep what `backward` will need of it."""
-        self._admit(x, train)
-        with self.backend.limit_blas_threads():
-            return self._forward(x, train)
-
-    def _admit(self, x: Array, train: bool) -> None:
-        """Check a batch, and begin a pass of this layer alone."""
+    def __call__(self, x: Array, *, train: bool = False) -> Array:
+        """Check a batch (N, *input_shape) and return the output, an array of its own; `train` is for `backpropagate`."""
         N = self._accept(x)
-        self._leave_plan()
+        with self._pass():
+            y = self._own(self.forward(x, train=train), x)
         self._batch = N if train else None
+        return y
 
-    def backward(self, dy: Array, *, need_dx: bool = True) -> Array | None:
-        """Overwrite the parameters' gradients and return the gradient in the input of the last `forward`.
+    def backpropagate(self, dy: Array, *, need_dx: bool = True) -> Array | None:
+        """Overwrite the parameters' gradients and return the gradient in the input of the last call with `train=True`.
 
         `dy` is the gradient of the loss in the output. Without `need_dx` the result is None, and its cost is saved.
         """
         if self._batch is None:
-            raise InputError(f"{self.label}: backward needs a forward with train=True before it")
+            raise InputError(f"{self.label}: backpropagate needs a call with train=True before it")
         self._check(dy, "dy", (self._batch, *self.output_shape))
-        self._leave_plan()
-        with self.backend.limit_blas_threads():
-            return self._backward(dy, need_dx)
+        with self._pass():
+            return self._own(self.backward(dy, need_dx=need_dx), dy)
 
-    __call__ = forward
+    @contextmanager
+    def _pass(self) -> Iterator[None]:
+        """Run a pass of this layer alone: whatever it returns is in new memory."""
+        with self.backend.limit_blas_threads(), self.context.using(FreshMemory(self.backend)):
+            yield
 
-    def _leave_plan(self) -> None:
-        """Share no memory when called alone: only a whole network calls its parts in the order that was planned."""
-        self.context.slots = {}
+    def _own(self, result: Any, given: Array) -> Any:
+        """Return a result, or a copy of one that lies in the memory of what was given."""
+        if isinstance(result, list):
+            return [self._own(one, given) for one in result]
+        if result is None or self.backend.memory_of(result) != self.backend.memory_of(given):
+            return result
+        return self._copy(result)
+
+    def _copy(self, array: Array) -> Array:
+        copy = self.backend.empty(tuple(array.shape), array.dtype)
+        copy[...] = array
+        return copy
+
+    @contextmanager
+    def undone(self) -> Iterator[None]:
+        """Bring back afterwards what passes in the meantime have left: attributes, state and gradients."""
+        before = Attributes([*self.parts(), *self.parameters()])
+        arrays = [*self.state().values(), *(parameter.gradient for parameter in self.parameters())]
+        copies = [self._copy(array) for array in arrays]
+        try:
+            yield
+        finally:
+            before.restore()
+            for array, copy in zip(arrays, copies, strict=True):
+                array[...] = copy
 
     def _accept(self, x: Array) -> int:
         """Build or move a layer used alone to where x is, then check x; return the number of samples."""
@@ -266,9 +350,9 @@ class Layer:
         self._check_samples(N)
         return N
 
-    def _settle(self, x: Array, input_shape: Shape) -> None:
+    def _settle(self, x: Array, input_shape: Any) -> None:
         """Build or move a layer used alone to the device and the precision of x."""
-        if self._device_fixed:
+        if self._device_is_fixed:
             return
         backend = backend_of(x, self.label)
         if self.context is None:
@@ -314,3 +398,23 @@ class Layer:
         if not input_shape:
             raise InputError(f"{self.label}: expected samples of shape (..., C), received (); reshape (N,) to (N, 1)")
         return input_shape[-1]
+
+    def _refuse_positions(self, misplaced: tuple[object, ...], example: str) -> None:
+        """Refuse arguments without a name behind the size: other libraries have another order."""
+        if misplaced:
+            received = ", ".join(map(repr, misplaced))
+            raise InputError(
+                f"{type(self).__name__}: received {received} behind the size; name all further arguments, such as "
+                f"{example}; the channels of the input are not given, they are found out"
+            )
+
+
+def _layers_in(name: str, value: object) -> Iterator[tuple[str, Layer]]:
+    """Yield the layers in an attribute with their names: "conv", "blocks.0"."""
+    if isinstance(value, Layer):
+        yield name, value
+    elif isinstance(value, (list, tuple, dict)):
+        items = value.items() if isinstance(value, dict) else enumerate(value)
+        for key, part in items:
+            if isinstance(part, Layer):
+                yield f"{name}.{key}", part

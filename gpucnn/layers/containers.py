@@ -4,32 +4,49 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from typing import Any, NoReturn
 
-from gpucnn.backend.memory import Parameter
+from gpucnn.backend.memory import Workspace
 from gpucnn.errors import InputError
-from gpucnn.execution.lifetimes import Value, Walk
+from gpucnn.execution.context import Context
+from gpucnn.execution.program import Program
 from gpucnn.layers.activations import Identity
-from gpucnn.layers.base import Array, Context, Layer, Shape
-from gpucnn.layers.joins import Add, Concat, Join, add_all
+from gpucnn.layers.base import Array, Layer, Shape
+from gpucnn.layers.fusion import PATTERNS
+from gpucnn.layers.joins import Add, Concat, Join
 
-__all__ = ["Container", "Parallel", "Residual"]
+__all__ = ["Container", "Layers", "Parallel", "Residual"]
+
+
+class Layers(tuple[Layer, ...]):
+    """The layers of a container: as a list to read, but fixed."""
+
+    def _refuse(self, *_: Any, **__: Any) -> NoReturn:
+        raise InputError("the layers of a network are fixed; make a new network of the layers that it should have")
+
+    __setitem__ = __delitem__ = __iadd__ = append = insert = extend = remove = pop = clear = _refuse
 
 
 class Container(Layer):
     """What layers made of layers share: the names and the places of their parts, and what the parts hold.
 
-    A part without a name gets one from its kind and its place: conv2d1, relu1, conv2d2, ...
+    A part without a name gets one from its kind and its place: conv2d1, relu1, conv2d2, ... A subclass says in
+    `connect` how its parts are connected; what it computes follows from that.
     """
+
+    from_operations = per_sample = True  # its parts speak for themselves
+    workspace: Workspace | None = None  # of a network that is part of no other
+    _program: Program | None = None
 
     def __init__(self, layers: Iterable[Layer], *, name: str | None = None):
         super().__init__(name)
         kind = type(self).__name__
-        self.layers = self._listed(layers)
+        self.layers = Layers(self._listed(layers))
         if not self.layers:
             raise InputError(f"{kind}: expected at least one layer, received none")
         for place, layer in enumerate(self.layers):
             if not isinstance(layer, Layer):
-                raise InputError(f"{kind}: expected layers, as ReLU(), received {layer!r}")
+                raise InputError(f"{kind}: expected layers, such as ReLU(), received {layer!r}")
             if layer.owner is not None or any(layer is other for other in self.layers[:place]):
                 raise InputError(f"{kind}: {layer.label} has its place already; make a new layer for each place")
         self._name_layers()
@@ -40,9 +57,9 @@ class Container(Layer):
         """Return the number of layers, those inside of others not counted."""
         return len(self.layers)
 
-    def __getitem__(self, place: int | slice) -> Layer | list[Layer]:
+    def __getitem__(self, place: int | slice) -> Any:
         """Return the layer at a place, or a list of some: `model[0]`, `model[-1]`, `model[1:3]`."""
-        return self.layers[place]
+        return list(self.layers[place]) if isinstance(place, slice) else self.layers[place]
 
     def __iter__(self) -> Iterator[Layer]:
         return iter(self.layers)
@@ -73,33 +90,40 @@ class Container(Layer):
                 else:
                     layer.name = name
 
-    def parts(self) -> Iterator[Layer]:
-        yield self
-        for layer in self.layers:
-            yield from layer.parts()
+    def children(self) -> dict[str, Layer]:
+        return {layer.name: layer for layer in self.layers} | {
+            name: child for name, child in super().children().items() if child.owner is not self or "." not in name
+        }
 
     def bind(self, context: Context) -> None:
+        self._program = None
+        self.workspace = Workspace(context.backend) if self.owner is None else None
         super().bind(context)
-        for layer in self.layers:
-            if layer.arena is not None:  # it was built alone before
-                layer.arena.in_use, layer.arena = False, None
-            layer.bind(context)
-            layer.fix_device()
 
-    def reset(self) -> None:
-        for layer in self.layers:
-            layer.reset()
+    # ---- computing --------------------------------------------------------------------------------------------------
 
-    def parameters(self) -> list[Parameter]:
-        return [parameter for _, parameter in self.named_parameters()]
+    @property
+    def program(self) -> Program:
+        """What it does, step by step; buffers share memory in that of a network that is part of no other."""
+        if self._program is None:
+            self._program = Program(self, PATTERNS, is_planned=self.owner is None)
+        return self._program
 
-    def named_parameters(self) -> Iterator[tuple[str, Parameter]]:
-        for layer in self.layers:
-            for name, parameter in layer.named_parameters():
-                yield f"{layer.name}.{name}", parameter
+    @property
+    def is_transparent(self) -> bool:
+        """Whether it computes what `connect` says, which a class with a `forward` or `backward` of its own does not."""
+        kind = type(self)
+        return kind.forward is Container.forward and kind.backward is Container.backward
 
-    def state(self) -> dict[str, Array]:
-        return {f"{layer.name}.{name}": array for layer in self.layers for name, array in layer.state().items()}
+    def connect(self, program: Program, x: int) -> int:
+        """Add the steps of all parts to a program, from the number of the input to that of the output."""
+        raise NotImplementedError(f"{type(self).__name__}: defines no connect(self, program, x)")
+
+    def forward(self, x: Array, *, train: bool) -> Array:
+        return self.program.forward(x, train=train)
+
+    def backward(self, dy: Array, *, need_dx: bool) -> Array | None:
+        return self.program.backward(dy, need_dx=need_dx)
 
 
 class Parallel(Container):
@@ -107,10 +131,8 @@ class Parallel(Container):
 
     A branch is a layer or a `Sequential`; `join` is `Concat()` (unless given) or `Add()`::
 
-        Parallel([Conv2D(16, 1), Conv2D(16, 3, padding=1), MaxPool2D(3, 1, padding=1)])
+        Parallel([Conv2D(16, 1), Conv2D(16, 3, padding=1), MaxPool2D(3, stride=1, padding=1)])
     """
-
-    keeps = ()
 
     def __init__(self, branches: Iterable[Layer], join: Join | None = None, *, name: str | None = None):
         branches = self._listed(branches)
@@ -120,26 +142,22 @@ class Parallel(Container):
         if not isinstance(join, Join):
             raise InputError(f"{type(self).__name__}: join must be Concat() or Add(), received {join!r}")
         super().__init__([*branches, join], name=name)
-        self.branches, self.join = self.layers[:-1], join
+
+    @property
+    def branches(self) -> tuple[Layer, ...]:
+        """The layers that are given the input."""
+        return self.layers[:-1]
+
+    @property
+    def join(self) -> Layer:
+        """The layer that puts the outputs of the branches together."""
+        return self.layers[-1]
 
     def infer_shape(self, input_shape: Shape) -> Shape:
-        return self.join._set_shapes(tuple(branch._set_shapes(input_shape) for branch in self.branches))
+        return self.join.set_input_shape(tuple(branch.set_input_shape(input_shape) for branch in self.branches))
 
-    def _forward(self, x: Array, train: bool) -> Array:
-        return self.join._forward([branch._forward(x, train) for branch in self.branches], train)
-
-    def _backward(self, dy: Array, need_dx: bool) -> Array | None:
-        dys = self.join._backward(dy, True)
-        dxs = [branch._backward(dy, need_dx) for branch, dy in zip(self.branches, dys, strict=True)]
-        return add_all(self.backend, dxs, self.buffer("dx", (dy.shape[0], *self.input_shape))) if need_dx else None
-
-    def _walk_forward(self, walk: Walk, x: Value) -> Value:
-        return walk.forward(self.join, [walk.forward(branch, x) for branch in self.branches])
-
-    def _walk_backward(self, walk: Walk, dy: Value, need_dx: bool) -> Value:
-        dys = walk.split(self.join, dy)
-        dxs = [walk.backward(branch, dy, need_dx) for branch, dy in zip(self.branches, dys, strict=True)]
-        return walk.add(self, "dx", self.input_shape, dxs) if need_dx else ()
+    def connect(self, program: Program, x: int) -> int:
+        return program.call(self.join, *(program.add(branch, x) for branch in self.branches))
 
 
 class Residual(Parallel):
@@ -154,4 +172,13 @@ class Residual(Parallel):
 
     def __init__(self, body: Layer, shortcut: Layer | None = None, *, name: str | None = None):
         super().__init__([body, Identity() if shortcut is None else shortcut], Add(), name=name)
-        self.body, self.shortcut = body, shortcut
+
+    @property
+    def body(self) -> Layer:
+        """The layer to whose output something is added."""
+        return self.layers[0]
+
+    @property
+    def shortcut(self) -> Layer:
+        """What is added: of the input itself, the identity."""
+        return self.layers[1]

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import math
+from typing import Any
 
 import numpy as np
 
 from gpucnn.backend.memory import Parameter
 from gpucnn.checks import integer
 from gpucnn.errors import InputError
+from gpucnn.geometry import Pair, Window
 from gpucnn.layers.base import Array, Layer, Shape
 from gpucnn.layers.initializers import get_initializer, zeros
-from gpucnn.layers.normalization import BatchNorm2D
 from gpucnn.layers.window import Padding, fit_window
 
 __all__ = ["Conv2D", "Convolution"]
@@ -20,20 +20,24 @@ __all__ = ["Conv2D", "Convolution"]
 class Convolution(Layer):
     """What a convolution and its transpose share: their arguments and their parameters."""
 
+    from_operations = per_sample = True
+    window: Window | None = None
+
     def __init__(
         self,
         filters: int,
-        kernel_size: int | tuple[int, int],
-        stride: int | tuple[int, int] = 1,
+        kernel_size: int | Pair,
+        *misplaced: object,
+        stride: int | Pair = 1,
         padding: Padding = 0,
-        dilation: int | tuple[int, int] = 1,
+        dilation: int | Pair = 1,
         bias: bool = True,
-        *,
         groups: int = 1,
-        initializer="he_normal",
+        initializer: Any = "he_normal",
         name: str | None = None,
     ):
         super().__init__(name)
+        self._refuse_positions(misplaced, f"{type(self).__name__}(8, 3, stride=2)")
         self.filters = integer(filters, f"{self.label}: filters", least=1)
         self.groups = integer(groups, f"{self.label}: groups", least=1)
         self._per_group(self.filters, "filters")
@@ -42,9 +46,6 @@ class Convolution(Layer):
         self.initializer = get_initializer(initializer)
         self.w: Parameter | None = None
         self.b: Parameter | None = None
-
-    def parameters(self) -> list[Parameter]:
-        return [parameter for parameter in (self.w, self.b) if parameter is not None]
 
     def _per_group(self, count: int, what: str) -> int:
         if count % self.groups:
@@ -88,8 +89,6 @@ class Conv2D(Convolution):
     w, b : Parameter, (KH, KW, C/groups, OC) and (OC,); b is None without a bias
     """
 
-    keeps = ("x",)
-
     def infer_shape(self, input_shape: Shape) -> Shape:
         H, W, C = self._image_shape(input_shape)
         channels = self._per_group(C, "channels")
@@ -97,34 +96,26 @@ class Conv2D(Convolution):
         self._declare(channels, self.filters)
         return (*self.window.output_size(H, W), self.filters)
 
-    def _forward(self, x: Array, train: bool, *, relu: bool = False) -> Array:
+    def forward(self, x: Array, *, train: bool, relu: bool = False) -> Array:
         self.x = x
-        return self._convolve(x, *self._weights(), relu=relu)
-
-    def _forward_normalized(self, x: Array, norm: BatchNorm2D) -> Array:
-        """Inference of this layer and of `norm` behind it, which scales the kernels or the output: what is smaller."""
-        if self.is_folded(x.shape[0]):
-            return self._convolve(x, *norm.fold(*self._weights()))
-        return norm.apply(self._forward(x, train=False))
-
-    def is_folded(self, batch: float) -> bool:
-        """Whether the kernels are no larger than the output."""
-        return self.w.size <= batch * math.prod(self.output_shape)
+        return self.convolve(x, *self.weights(), relu=relu)
 
     def workspace_bytes(self, batch: int, *, train: bool = True) -> int:
         return self.backend.conv2d_workspace((batch, *self.input_shape), self.w.shape, self.window, train=train)
 
-    def _weights(self) -> tuple[Array, Array | None]:
+    def weights(self) -> tuple[Array, Array | None]:
+        """Return the kernels, and the bias if there is one."""
         return self.w.value, self.b.value if self.bias else None
 
-    def _convolve(self, x: Array, w: Array, b: Array | None, *, relu: bool = False) -> Array:
+    def convolve(self, x: Array, w: Array, b: Array | None, *, relu: bool = False) -> Array:
+        """Convolve with any kernels and bias of these shapes."""
         y = self.buffer("y", (x.shape[0], *self.output_shape))
         return self.backend.conv2d(x, w, b, self.window, relu=relu, out=y)
 
-    def _backward(self, dy: Array, need_dx: bool) -> Array | None:
+    def backward(self, dy: Array, *, need_dx: bool) -> Array | None:
         db = self.b.gradient if self.bias else None
         self.backend.conv2d_dw_db(self.x, dy, self.window, dw=self.w.gradient, db=db)
         if not need_dx:
             return None
-        dx = self.buffer("dx", self.x.shape)
+        dx = self.buffer("dx", tuple(self.x.shape))
         return self.backend.conv2d_dx(dy, self.w.value, self.x.shape, self.window, out=dx)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from gpucnn.backend.memory import Parameter
+from typing import Any
+
 from gpucnn.checks import integer
 from gpucnn.errors import InputError
 from gpucnn.layers.base import Array, Layer, Shape
@@ -27,10 +29,19 @@ class Dense(Layer):
     w, b : Parameter, (I, units) and (units,); b is None without a bias
     """
 
-    keeps = ("x",)
 
-    def __init__(self, units: int, bias: bool = True, *, initializer="he_normal", name: str | None = None):
+    from_operations = per_sample = True
+
+    def __init__(
+        self,
+        units: int,
+        *misplaced: object,
+        bias: bool = True,
+        initializer: Any = "he_normal",
+        name: str | None = None,
+    ):
         super().__init__(name)
+        self._refuse_positions(misplaced, "Dense(10, bias=False)")
         self.units = integer(units, f"{self.label}: units", least=1)
         self.bias = bias
         self.initializer = get_initializer(initializer)
@@ -47,18 +58,20 @@ class Dense(Layer):
         self.b = Parameter("b", (self.units,), zeros) if self.bias else None
         return (self.units,)
 
-    def parameters(self) -> list[Parameter]:
-        return [parameter for parameter in (self.w, self.b) if parameter is not None]
+    @property
+    def is_per_sample(self) -> bool:
+        """As of any layer, but where threads share a large matrix: then none reads all of it, by its columns."""
+        return super().is_per_sample and not self.backend.splits(self.w.value)
 
-    def _forward(self, x: Array, train: bool, *, relu: bool = False) -> Array:
+    def forward(self, x: Array, *, train: bool, relu: bool = False) -> Array:
         self.x = x
         b = self.b.value if self.bias else None
         y = self.buffer("y", (x.shape[0], self.units))
         return self.backend.dense(x, self.w.value, b, relu=relu, out=y)
 
-    def _backward(self, dy: Array, need_dx: bool) -> Array | None:
+    def backward(self, dy: Array, *, need_dx: bool) -> Array | None:
         db = self.b.gradient if self.bias else None
         self.backend.dense_dw_db(self.x, dy, dw=self.w.gradient, db=db)
         if not need_dx:
             return None
-        return self.backend.dense_dx(dy, self.w.value, out=self.buffer("dx", self.x.shape))
+        return self.backend.dense_dx(dy, self.w.value, out=self.buffer("dx", tuple(self.x.shape)))

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from functools import partial
+from typing import ClassVar
+
 from gpucnn.checks import number
-from gpucnn.execution.lifetimes import Spec
-from gpucnn.layers.base import Array, Context, Layer, Shape
+from gpucnn.execution.context import Context
+from gpucnn.layers.base import Array, Layer, Shape
 
 __all__ = ["Dropout"]
 
@@ -15,8 +18,11 @@ class Dropout(Layer):
     The mask comes from a counter, not from a generator with hidden state: a seed gives the same masks on every device.
     """
 
-    keeps = ("mask",)
-    in_place = ("y", "dx")
+
+    from_operations = True
+    changeable: ClassVar = {"rate": partial(number, below=1.0)}
+    mask: Array = None
+    key: tuple[int, int] = (0, 0)
 
     def __init__(self, rate: float, *, name: str | None = None):
         super().__init__(name)
@@ -28,7 +34,7 @@ class Dropout(Layer):
 
     def bind(self, context: Context) -> None:
         super().bind(context)
-        self.key = context.random_key(self.number)
+        self.key = context.random_key(self.id)
         self.counter = self.backend.zeros((1,), self.backend.xp.int64)
 
     def reset(self) -> None:
@@ -38,23 +44,15 @@ class Dropout(Layer):
     def state(self) -> dict[str, Array]:
         return {} if self.counter is None else {"counter": self.counter}
 
-    def forward_buffers(self, train: bool) -> dict[str, Spec]:
-        if not train or self.rate == 0:
-            return {}
-        return super().forward_buffers(train) | {"mask": Spec(self.output_shape, self.backend.xp.uint8)}
-
-    def backward_buffers(self, need_dx: bool) -> dict[str, Spec]:
-        return super().backward_buffers(need_dx and self.rate != 0)
-
-    def _forward(self, x: Array, train: bool) -> Array:
+    def forward(self, x: Array, *, train: bool) -> Array:
         if not train or self.rate == 0:
             return x
-        y = self.buffer("y", x.shape)
-        self.mask = self.buffer("mask", x.shape, self.backend.xp.uint8)
+        y = self.buffer("y", tuple(x.shape))
+        self.mask = self.buffer("mask", tuple(x.shape), self.backend.xp.uint8)
         self.backend.dropout(x, self.rate, self.key, self.counter, out=y, mask=self.mask)
         return y
 
-    def _backward(self, dy: Array, need_dx: bool) -> Array | None:
+    def backward(self, dy: Array, *, need_dx: bool) -> Array | None:
         if not need_dx or self.rate == 0:
             return dy if need_dx else None
-        return self.backend.dropout_dx(dy, self.mask, self.rate, out=self.buffer("dx", dy.shape))
+        return self.backend.dropout_dx(dy, self.mask, self.rate, out=self.buffer("dx", tuple(dy.shape)))

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from functools import partial
+from typing import ClassVar
+
 import numpy as np
 
 from gpucnn.backend.memory import Parameter
 from gpucnn.checks import integer, number
 from gpucnn.errors import InputError
-from gpucnn.execution.lifetimes import Spec
-from gpucnn.layers.base import Array, Context, Layer, Shape
+from gpucnn.execution.context import Context
+from gpucnn.layers.base import Array, Layer, Shape
 from gpucnn.layers.initializers import zeros
 
 __all__ = ["BatchNorm2D", "GroupNorm"]
@@ -16,6 +19,9 @@ __all__ = ["BatchNorm2D", "GroupNorm"]
 
 class Normalization(Layer):
     """What normalizations share: a trained scale and shift for each channel, at first 1 and 0."""
+
+    changeable: ClassVar = {"eps": number}
+    mean_rstd: Array = None
 
     def __init__(self, eps: float, name: str | None):
         super().__init__(name)
@@ -28,12 +34,6 @@ class Normalization(Layer):
         self.gamma = Parameter("gamma", (C,), lambda rng, shape: np.ones(shape))
         self.beta = Parameter("beta", (C,), zeros)
         return input_shape
-
-    def parameters(self) -> list[Parameter]:
-        return [parameter for parameter in (self.gamma, self.beta) if parameter is not None]
-
-    def backward_buffers(self, need_dx: bool) -> dict[str, Spec]:
-        return super().backward_buffers(True)  # on the way to dgamma
 
     def _gradients(self) -> dict[str, Array]:
         return {"dgamma": self.gamma.gradient, "dbeta": self.beta.gradient}
@@ -52,7 +52,9 @@ class BatchNorm2D(Normalization):
     running : (2, C), running mean and variance, at first 0 and 1
     """
 
-    keeps = ("x", "mean_rstd")
+
+    from_operations = True
+    changeable: ClassVar = {"eps": number, "momentum": partial(number, below=1.0)}
 
     def __init__(self, *, momentum: float = 0.1, eps: float = 1e-5, name: str | None = None):
         super().__init__(eps, name)
@@ -72,33 +74,30 @@ class BatchNorm2D(Normalization):
     def state(self) -> dict[str, Array]:
         return {} if self.running is None else {"running": self.running}
 
-    def fold(self, w: Array, b: Array | None) -> tuple[Array, Array]:
+    def fold(self, w: Array, b: Array | None, min_batch: int) -> tuple[Array, Array]:
         """Return the kernels and the bias of the convolution that infers what one with w, b and this layer do."""
-        folded = self.buffer("w", w.shape), self.buffer("b", w.shape[-1:])
+        shapes = {"w": tuple(w.shape), "b": tuple(w.shape[-1:])}
+        folded = [self.buffer(name, shape, per_sample=False, min_batch=min_batch) for name, shape in shapes.items()]
         scale = self.gamma.value, self.beta.value, self.running
         self.backend.fold_batch_norm(w, b, *scale, self.eps, folded_w=folded[0], folded_b=folded[1])
-        return folded
+        return folded[0], folded[1]
 
     def apply(self, x: Array) -> Array:
         """Normalize by the running moments, in place."""
         scale = self.gamma.value, self.beta.value, self.running
         return self.backend.batch_norm_inference(x, *scale, self.eps, out=x)
 
-    def forward_buffers(self, train: bool) -> dict[str, Spec]:
-        mean_rstd = {"mean_rstd": Spec((2, self.input_shape[-1]), per_sample=False)}
-        return super().forward_buffers(train) | (mean_rstd if train else {})
-
-    def _forward(self, x: Array, train: bool) -> Array:
-        y = self.buffer("y", x.shape)
+    def forward(self, x: Array, *, train: bool) -> Array:
+        y = self.buffer("y", tuple(x.shape))
         scale = self.gamma.value, self.beta.value, self.running
         if not train:
             return self.backend.batch_norm_inference(x, *scale, self.eps, out=y)
-        self.x, self.mean_rstd = x, self.buffer("mean_rstd", self.running.shape)
+        self.x, self.mean_rstd = x, self.buffer("mean_rstd", tuple(self.running.shape), per_sample=False)
         self.backend.batch_norm(x, *scale, self.momentum, self.eps, out=y, mean_rstd=self.mean_rstd)
         return y
 
-    def _backward(self, dy: Array, need_dx: bool) -> Array | None:
-        dx = self.buffer("dx", dy.shape)
+    def backward(self, dy: Array, *, need_dx: bool) -> Array | None:
+        dx = self.buffer("dx", tuple(dy.shape))
         self.backend.batch_norm_dx(dy, self.x, self.gamma.value, self.mean_rstd, out=dx, **self._gradients())
         return dx if need_dx else None
 
@@ -115,7 +114,8 @@ class GroupNorm(Normalization):
     gamma, beta : Parameter, (C,), at first 1 and 0
     """
 
-    keeps = ("x", "mean_rstd")
+
+    from_operations = per_sample = True
 
     def __init__(self, groups: int, *, eps: float = 1e-5, name: str | None = None):
         super().__init__(eps, name)
@@ -128,17 +128,14 @@ class GroupNorm(Normalization):
             raise InputError(f"{self.label}: {C} channels cannot be divided into {self.groups} equal groups; {cure}")
         return super().infer_shape(input_shape)
 
-    def forward_buffers(self, train: bool) -> dict[str, Spec]:
-        return super().forward_buffers(train) | {"mean_rstd": Spec((2, self.groups))}
-
-    def _forward(self, x: Array, train: bool) -> Array:
+    def forward(self, x: Array, *, train: bool) -> Array:
         self.x, self.mean_rstd = x, self.buffer("mean_rstd", (2, x.shape[0], self.groups))
         scale = self.gamma.value, self.beta.value
-        y = self.buffer("y", x.shape)
+        y = self.buffer("y", tuple(x.shape))
         self.backend.group_norm(x, *scale, self.groups, self.eps, out=y, mean_rstd=self.mean_rstd)
         return y
 
-    def _backward(self, dy: Array, need_dx: bool) -> Array | None:
-        dx = self.buffer("dx", dy.shape)
+    def backward(self, dy: Array, *, need_dx: bool) -> Array | None:
+        dx = self.buffer("dx", tuple(dy.shape))
         self.backend.group_norm_dx(dy, self.x, self.gamma.value, self.mean_rstd, out=dx, **self._gradients())
         return dx if need_dx else None

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from gpucnn.checks import number
+from functools import partial
+from typing import ClassVar
+
+from gpucnn.checks import flag, number
 from gpucnn.errors import InputError
-from gpucnn.execution.lifetimes import Spec
-from gpucnn.geometry import Window
+from gpucnn.geometry import Pair, Window
 from gpucnn.layers.base import Array, Layer, Shape
 from gpucnn.layers.window import Padding, fit_window
 from gpucnn.representation import representation
@@ -26,17 +28,22 @@ class Pool2D(Layer):
         padding: the size of the output is then rounded up. What hangs over counts like padding, but in no mean
     """
 
+    from_operations = per_sample = True
+    window: Window | None = None
+    argmax: Array = None
+
     def __init__(
         self,
-        kernel_size: int | tuple[int, int],
-        stride: int | tuple[int, int] | None = None,
+        kernel_size: int | Pair,
+        *misplaced: object,
+        stride: int | Pair | None = None,
         padding: Padding = 0,
-        dilation: int | tuple[int, int] = 1,
-        *,
+        dilation: int | Pair = 1,
         ceil_mode: bool = False,
         name: str | None = None,
     ):
         super().__init__(name)
+        self._refuse_positions(misplaced, f"{type(self).__name__}(2, stride=2)")
         self.kernel_size, self.padding, self.dilation = kernel_size, padding, dilation
         self.stride = kernel_size if stride is None else stride
         self.ceil_mode = ceil_mode
@@ -69,19 +76,13 @@ class MaxPool2D(Pool2D):
     Backward, the whole error goes to the winning unit: on a tie to the first, row by row.
     """
 
-    keeps = ("argmax",)
-
-    def forward_buffers(self, train: bool) -> dict[str, Spec]:
-        argmax = Spec(self.output_shape, self.backend.argmax_dtype(self.window))
-        return super().forward_buffers(train) | {"argmax": argmax}
-
-    def _forward(self, x: Array, train: bool, *, relu: bool = False) -> Array:
+    def forward(self, x: Array, *, train: bool, relu: bool = False) -> Array:
         y = self._output_buffer(x)
         self.argmax = self.buffer("argmax", y.shape, self.backend.argmax_dtype(self.window))
         self.backend.max_pool2d(x, self.window, relu=relu, out=y, argmax=self.argmax)
         return y
 
-    def _backward(self, dy: Array, need_dx: bool) -> Array | None:
+    def backward(self, dy: Array, *, need_dx: bool) -> Array | None:
         if not need_dx:
             return None
         dx = self._input_gradient(dy)
@@ -95,27 +96,29 @@ class AveragePool2D(Pool2D):
     (PyTorch's default).
     """
 
-    keeps = ()
+
+    changeable: ClassVar = {"count_include_pad": flag}
 
     def __init__(
         self,
-        kernel_size,
-        stride=None,
+        kernel_size: int | Pair,
+        *misplaced: object,
+        stride: int | Pair | None = None,
         padding: Padding = 0,
-        dilation=1,
-        *,
-        count_include_pad=False,
-        ceil_mode=False,
-        name=None,
+        dilation: int | Pair = 1,
+        count_include_pad: bool = False,
+        ceil_mode: bool = False,
+        name: str | None = None,
     ):
-        super().__init__(kernel_size, stride, padding, dilation, ceil_mode=ceil_mode, name=name)
-        self.count_include_pad = count_include_pad
+        window = {"stride": stride, "padding": padding, "dilation": dilation, "ceil_mode": ceil_mode}
+        super().__init__(kernel_size, *misplaced, **window, name=name)
+        self.count_include_pad = flag(count_include_pad, f"{self.label}: count_include_pad")
 
-    def _forward(self, x: Array, train: bool) -> Array:
+    def forward(self, x: Array, *, train: bool) -> Array:
         y = self._output_buffer(x)
         return self.backend.average_pool2d(x, self.window, count_include_pad=self.count_include_pad, out=y)
 
-    def _backward(self, dy: Array, need_dx: bool) -> Array | None:
+    def backward(self, dy: Array, *, need_dx: bool) -> Array | None:
         if not need_dx:
             return None
         dx = self._input_gradient(dy)
@@ -127,20 +130,30 @@ class AveragePool2D(Pool2D):
 class LpPool2D(Pool2D):
     """Lp norm of the pixels under each window, `(sum |x|^p)^(1/p)`; p = 2 is the paper's L2 pooling (section 2.3)."""
 
-    keeps = ("x", "y")
+
+    changeable: ClassVar = {"p": partial(number, least=1.0)}
 
     def __init__(
-        self, kernel_size, stride=None, padding: Padding = 0, dilation=1, *, p: float = 2.0, ceil_mode=False, name=None
+        self,
+        kernel_size: int | Pair,
+        *misplaced: object,
+        stride: int | Pair | None = None,
+        padding: Padding = 0,
+        dilation: int | Pair = 1,
+        p: float = 2.0,
+        ceil_mode: bool = False,
+        name: str | None = None,
     ):
-        super().__init__(kernel_size, stride, padding, dilation, ceil_mode=ceil_mode, name=name)
+        window = {"stride": stride, "padding": padding, "dilation": dilation, "ceil_mode": ceil_mode}
+        super().__init__(kernel_size, *misplaced, **window, name=name)
         self.p = number(p, f"{self.label}: p", least=1.0)
 
-    def _forward(self, x: Array, train: bool) -> Array:
+    def forward(self, x: Array, *, train: bool) -> Array:
         self.x = x
         self.y = self._output_buffer(x)
         return self.backend.lp_pool2d(x, self.p, self.window, out=self.y)
 
-    def _backward(self, dy: Array, need_dx: bool) -> Array | None:
+    def backward(self, dy: Array, *, need_dx: bool) -> Array | None:
         if not need_dx:
             return None
         dx = self._input_gradient(dy)
@@ -150,18 +163,22 @@ class LpPool2D(Pool2D):
 class GlobalPool2D(Layer):
     """What the global poolings share: one window takes the whole image, (N, H, W, C) -> (N, C)."""
 
+    from_operations = per_sample = True
+    window: Window | None = None
+    argmax: Array = None
+
     def infer_shape(self, input_shape: Shape) -> Shape:
         H, W, C = self._image_shape(input_shape)
         self.window = Window((H, W))
         return (C,)
 
-    def _forward(self, x: Array, train: bool) -> Array:
+    def forward(self, x: Array, *, train: bool) -> Array:
         N, _, _, C = x.shape
         y = self.buffer("y", (N, 1, 1, C))
         self._pool(x, y)
         return self.backend.xp.reshape(y, (N, C))
 
-    def _backward(self, dy: Array, need_dx: bool) -> Array | None:
+    def backward(self, dy: Array, *, need_dx: bool) -> Array | None:
         if not need_dx:
             return None
         N, C = dy.shape
@@ -178,8 +195,6 @@ class GlobalPool2D(Layer):
 class GlobalAveragePool2D(GlobalPool2D):
     """Mean of each feature map: (N, H, W, C) -> (N, C)."""
 
-    keeps = ()
-
     def _pool(self, x: Array, y: Array) -> None:
         self.backend.average_pool2d(x, self.window, out=y)
 
@@ -189,12 +204,6 @@ class GlobalAveragePool2D(GlobalPool2D):
 
 class GlobalMaxPool2D(GlobalPool2D):
     """Largest pixel of each feature map: (N, H, W, C) -> (N, C). On a tie the error goes to the first, row by row."""
-
-    keeps = ("argmax",)
-
-    def forward_buffers(self, train: bool) -> dict[str, Spec]:
-        argmax = Spec(self.output_shape, self.backend.argmax_dtype(self.window))
-        return super().forward_buffers(train) | {"argmax": argmax}
 
     def _pool(self, x: Array, y: Array) -> None:
         self.argmax = self.buffer("argmax", y.shape, self.backend.argmax_dtype(self.window))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from gpucnn.errors import InputError
-from gpucnn.execution.lifetimes import Spec
+from gpucnn.geometry import Window
 from gpucnn.layers.base import Array, Layer, Shape
 from gpucnn.layers.window import Padding, fit_window
 
@@ -15,13 +15,8 @@ __all__ = ["Flatten", "Reshape", "ZeroPad2D"]
 class Reshape(Layer):
     """Give each sample another shape with as many elements: (N, ...) -> (N, *shape)."""
 
-    keeps = ()
 
-    def forward_buffers(self, train: bool) -> dict[str, Spec]:
-        return {}
-
-    def backward_buffers(self, need_dx: bool) -> dict[str, Spec]:
-        return {}
+    from_operations = per_sample = True
 
     def __init__(self, shape: int | Shape, *, name: str | None = None):
         super().__init__(name)
@@ -35,17 +30,15 @@ class Reshape(Layer):
             )
         return self.shape
 
-    def _forward(self, x: Array, train: bool) -> Array:
+    def forward(self, x: Array, *, train: bool) -> Array:
         return self.backend.xp.reshape(x, (x.shape[0], *self.output_shape))
 
-    def _backward(self, dy: Array, need_dx: bool) -> Array | None:
+    def backward(self, dy: Array, *, need_dx: bool) -> Array | None:
         return self.backend.xp.reshape(dy, (dy.shape[0], *self.input_shape)) if need_dx else None
 
 
 class Flatten(Reshape):
     """Concatenate the feature maps of a sample into one long vector: (N, ...) -> (N, product) (paper, section 2.4)."""
-
-    keeps = ()
 
     def __init__(self, *, name: str | None = None):
         super().__init__((), name=name)
@@ -57,7 +50,9 @@ class Flatten(Reshape):
 class ZeroPad2D(Layer):
     """Add zeros around each image; `padding` is an int, a pair or a pair of pairs, as in `Conv2D`."""
 
-    keeps = ()
+
+    from_operations = per_sample = True
+    window: Window | None = None
 
     def __init__(self, padding: Padding, *, name: str | None = None):
         super().__init__(name)
@@ -68,20 +63,12 @@ class ZeroPad2D(Layer):
         self.window = fit_window(self.label, (H, W), 1, padding=self.padding)
         return (*self.window.padded_size(H, W), C)
 
-    def _interior(self, padded: Array) -> Array:
-        H, W, _ = self.input_shape
-        rows, columns = self.window.interior(H, W)
-        return padded[:, rows, columns, :]
-
-    def _forward(self, x: Array, train: bool) -> Array:
+    def forward(self, x: Array, *, train: bool) -> Array:
         y = self.buffer("y", (x.shape[0], *self.output_shape))
-        y[...] = 0
-        self._interior(y)[...] = x
-        return y
+        return self.backend.zero_pad2d(x, self.window, out=y)
 
-    def _backward(self, dy: Array, need_dx: bool) -> Array | None:
+    def backward(self, dy: Array, *, need_dx: bool) -> Array | None:
         if not need_dx:
             return None
         dx = self.buffer("dx", (dy.shape[0], *self.input_shape))
-        dx[...] = self._interior(dy)
-        return dx
+        return self.backend.zero_pad2d_dx(dy, dx.shape, self.window, out=dx)

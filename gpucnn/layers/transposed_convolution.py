@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from gpucnn.checks import pair
 from gpucnn.errors import InputError
+from gpucnn.geometry import Pair
 from gpucnn.layers.base import Array, Shape
 from gpucnn.layers.convolution import Convolution
 from gpucnn.layers.window import Padding, sized_window
@@ -31,24 +34,23 @@ class Conv2DTranspose(Convolution):
     w, b : Parameter, (KH, KW, filters/groups, C) and (filters,); b is None without a bias
     """
 
-    keeps = ("x",)
-
     def __init__(
         self,
         filters: int,
-        kernel_size: int | tuple[int, int],
-        stride: int | tuple[int, int] = 1,
+        kernel_size: int | Pair,
+        *misplaced: object,
+        stride: int | Pair = 1,
         padding: Padding = 0,
-        dilation: int | tuple[int, int] = 1,
+        dilation: int | Pair = 1,
         bias: bool = True,
-        *,
         groups: int = 1,
-        output_padding: int | tuple[int, int] = 0,
-        initializer="he_normal",
+        output_padding: int | Pair = 0,
+        initializer: Any = "he_normal",
         name: str | None = None,
     ):
-        arguments = filters, kernel_size, stride, padding, dilation, bias
-        super().__init__(*arguments, groups=groups, initializer=initializer, name=name)
+        window = {"stride": stride, "padding": padding, "dilation": dilation}
+        how = {"bias": bias, "groups": groups, "initializer": initializer, "name": name}
+        super().__init__(filters, kernel_size, *misplaced, **window, **how)
         self.output_padding = pair(output_padding, f"{self.label}: output_padding", least=0)
 
     def infer_shape(self, input_shape: Shape) -> Shape:
@@ -78,20 +80,18 @@ class Conv2DTranspose(Convolution):
         KH, KW, filters, C = shape
         return self.initializer(rng, (KH, KW, C, filters)).swapaxes(2, 3)
 
-    def _forward(self, x: Array, train: bool) -> Array:
+    def forward(self, x: Array, *, train: bool) -> Array:
         self.x = x
         y = self.buffer("y", (x.shape[0], *self.output_shape))
         self.backend.conv2d_dx(x, self.w.value, y.shape, self.window, out=y)
-        if self.bias:
-            y += self.b.value
-        return y
+        return self.backend.add_bias(y, self.b.value, out=y) if self.bias else y
 
-    def _backward(self, dy: Array, need_dx: bool) -> Array | None:
+    def backward(self, dy: Array, *, need_dx: bool) -> Array | None:
         self.backend.conv2d_dw_db(dy, self.x, self.window, dw=self.w.gradient, db=None)
         if self.bias:
             rows = self.backend.xp.reshape(dy, (-1, self.filters))
             self.backend.sum_rows(rows, out=self.b.gradient)
         if not need_dx:
             return None
-        dx = self.buffer("dx", self.x.shape)
+        dx = self.buffer("dx", tuple(self.x.shape))
         return self.backend.conv2d(dy, self.w.value, None, self.window, out=dx)

@@ -81,6 +81,17 @@ class Arrays:
         """Whether `array` is an array of this device."""
         return type(array).__module__.partition(".")[0] == self.xp.__name__.partition(".")[0]
 
+    @property
+    def tells_views(self) -> bool:
+        """Whether `memory_of` tells views of one array from others."""
+        return self.xp.__name__ in ("numpy", "cupy")
+
+    def memory_of(self, array: Array) -> int:
+        """Return a number that an array has in common with its views alone, as long as it lives."""
+        while getattr(array, "base", None) is not None:
+            array = array.base
+        return id(array)
+
     def scratch(self, name: str, shape: tuple[int, ...], dtype: Any) -> Array:
         """Return an intermediate array, for overrides that allocate nothing; it lasts until the next operation."""
         return self.workspace.take(name, shape, dtype)

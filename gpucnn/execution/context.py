@@ -1,0 +1,93 @@
+"""What the layers of one network share, and where their buffers come from."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+import numpy as np
+
+from gpucnn.backend import Backend
+from gpucnn.backend.memory import Workspace
+
+__all__ = ["Context", "FreshMemory", "Memory", "PlannedMemory", "Slots"]
+
+Array = Any
+Shape = tuple[int, ...]
+Key = tuple[int, str]  # of a buffer: the number of its layer, and its name in it
+Slots = Mapping[Key, Hashable]  # where each buffer lies that a plan knows
+
+
+class Memory(Protocol):
+    """Where the buffers of layers come from."""
+
+    def take(self, layer: Any, name: str, shape: Shape, dtype: Any, per_sample: bool, min_batch: int) -> Array:
+        """Return a layer's buffer; its contents are whatever was left in it."""
+
+
+class FreshMemory:
+    """New arrays, for layers that are called alone: what they return stays what it is."""
+
+    def __init__(self, backend: Backend):
+        self._backend = backend
+
+    def take(self, layer: Any, name: str, shape: Shape, dtype: Any, per_sample: bool, min_batch: int) -> Array:
+        """Return a new array."""
+        return self._backend.empty(shape, dtype)
+
+
+class PlannedMemory:
+    """Buffers that take turns in the slots of a plan; those that the plan does not know keep memory of their own."""
+
+    def __init__(self, workspace: Workspace, slots: Slots):
+        self.workspace, self.slots = workspace, slots
+
+    def take(self, layer: Any, name: str, shape: Shape, dtype: Any, per_sample: bool, min_batch: int) -> Array:
+        """Return the buffer in its slot, which grows when asked for more."""
+        key = layer.id, name
+        return self.workspace.take(self.slots.get(key, key), shape, dtype)
+
+
+class Context:
+    """The backend, the memory, and the seed of the random streams of one network, or of a layer alone.
+
+    Attributes
+    ----------
+    memory : where the pass that is under way gets its buffers
+    version : goes up with each change of a layer's settings
+    """
+
+    def __init__(self, backend: Backend, seed: int = 0):
+        self.backend, self.seed = backend, seed
+        self.memory: Memory = FreshMemory(backend)
+        self.version = 0
+        self._layers = 0
+
+    def next_layer_id(self) -> int:
+        """Return a new number for a layer: it keeps the buffers and the random streams of two layers apart."""
+        self._layers += 1
+        return self._layers
+
+    def random_key(self, layer_id: int) -> tuple[int, int]:
+        """Return the Philox key of the layer with this number, the same on every device."""
+        low, high = np.random.SeedSequence((self.seed, layer_id)).generate_state(2)
+        return int(low), int(high)
+
+    @contextmanager
+    def using(self, memory: Memory) -> Iterator[None]:
+        """Take buffers from a memory for a while."""
+        before, self.memory = self.memory, memory
+        try:
+            yield
+        finally:
+            self.memory = before
+
+    @contextmanager
+    def computing_on(self, backend: Any) -> Iterator[None]:
+        """Compute on another backend for a while."""
+        before, self.backend = self.backend, backend
+        try:
+            yield
+        finally:
+            self.backend = before
