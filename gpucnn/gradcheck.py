@@ -1,7 +1,7 @@
 """Gradients against finite differences along random directions: for tests, and for anyone who writes a layer.
 
 With a random upstream gradient `u` and a random direction `d`, the derivative of `<u, f(x + h d)>` in h is `<dx, d>`,
-where dx is what `backward(u)` returned. One direction checks every element of dx at the price of two forward passes.
+where dx is what `backpropagate(u)` returned. One direction checks every element of dx at the price of two forward passes.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def check_layer(layer: Layer, x: np.ndarray, *, device: str = "cpu", seed: int =
 
     def forward(x: np.ndarray) -> float:
         layer.reset()  # the same dropout mask each time
-        return float(np.sum(upstream * backend.to_host(layer.forward(backend.from_host(x)))))
+        return float(np.sum(upstream * backend.to_host(layer(backend.from_host(x), train=True))))
 
     def with_value(parameter: Any) -> Callable[[np.ndarray], float]:
         def function(value: np.ndarray) -> float:
@@ -61,7 +61,7 @@ def check_layer(layer: Layer, x: np.ndarray, *, device: str = "cpu", seed: int =
         return function
 
     forward(x)
-    gradients = {"x": backend.to_host(layer.backward(backend.from_host(upstream)))}
+    gradients = {"x": backend.to_host(layer.backpropagate(backend.from_host(upstream)))}
     points = {"x": (x, forward)}
     for name, parameter in layer.named_parameters():
         gradients[name] = backend.to_host(parameter.gradient)

@@ -126,7 +126,7 @@ def _resnet(name: str, blocks: int, widths: tuple[int, ...], classes: int) -> Se
 
 def _convolution(filters: int, stride: int = 1, kernel_size: int = 3) -> list[Layer]:
     """A convolution and its batch normalization, which has a bias of its own."""
-    return [Conv2D(filters, kernel_size, stride, padding=kernel_size // 2, bias=False), BatchNorm2D()]
+    return [Conv2D(filters, kernel_size, stride=stride, padding=kernel_size // 2, bias=False), BatchNorm2D()]
 
 
 @dataclass(frozen=True)

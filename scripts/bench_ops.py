@@ -149,7 +149,7 @@ def toolbox() -> Sequential:
     return Sequential(
         [
             *(Conv2D(16, 3, padding=1), BatchNorm2D(), Tanh(), Sigmoid(), Dropout(0.5), GELU(), GELU(approximate=True)),
-            *(Residual(body), Softmax(), AveragePool2D(2), Conv2D(16, 3, 2), LpPool2D(2), Sigmoid(), Tanh()),
+            *(Residual(body), Softmax(), AveragePool2D(2), Conv2D(16, 3, stride=2), LpPool2D(2), Sigmoid(), Tanh()),
             *(Dropout(0.5), Flatten(), Dense(10), Softmax()),
         ]
     )

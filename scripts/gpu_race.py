@@ -42,7 +42,7 @@ N, SHAPE, WIDE = 8, (9, 10, 20), 70  # more than one tile of maps
 def launch_all(device: str, precisions: Sequence[str]) -> None:
     """Take steps that together launch all kernels: convolutions in each precision, all others once."""
     for precision in precisions:
-        layers = [Conv2D(WIDE, 3, padding=1), ReLU(), Conv2D(8, 3, 2), Flatten(), Dense(10)]
+        layers = [Conv2D(WIDE, 3, padding=1), ReLU(), Conv2D(8, 3, stride=2), Flatten(), Dense(10)]
         train(make_backend(device, precision, "implicit"), layers, SoftmaxCrossEntropy())
     backend = make_backend(device)
     for loss in (SoftmaxCrossEntropy(label_smoothing=0.1), SigmoidCrossEntropy(), MeanSquaredError()):

@@ -111,7 +111,7 @@ def _prepare(
     model.build(dataset.image_shape, backend, seed=options.seed)
     batch = min(options.batch_size or model.largest_batch(train.samples + 1, optimizer), train.samples)
     model.require_memory(max(batch, 1), optimizer)
-    model.warm_up(batch)
+    model.reserve(batch)
     settings = {"batch_size": batch, "seed": options.seed, "graph": not options.eager}
     return Trainer(model, get_loss(recipe.loss), optimizer, average=average, **settings), train, test
 

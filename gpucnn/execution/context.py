@@ -10,6 +10,7 @@ import numpy as np
 
 from gpucnn.backend import Backend
 from gpucnn.backend.memory import Workspace
+from gpucnn.execution.trace import Buffer
 
 __all__ = ["Context", "FreshMemory", "Memory", "PlannedMemory", "Slots"]
 
@@ -42,11 +43,19 @@ class PlannedMemory:
 
     def __init__(self, workspace: Workspace, slots: Slots):
         self.workspace, self.slots = workspace, slots
+        self.given: dict[Key, Array] = {}  # memory of somebody else's that some buffers lie in
 
     def take(self, layer: Any, name: str, shape: Shape, dtype: Any, per_sample: bool, min_batch: int) -> Array:
         """Return the buffer in its slot, which grows when asked for more."""
         key = layer.id, name
+        if key in self.given:
+            return self.given[key].reshape(shape)
         return self.workspace.take(self.slots.get(key, key), shape, dtype)
+
+    def reserve(self, buffer: Buffer, batch: int) -> None:
+        """Allocate a buffer for a batch, if it is large enough to take it."""
+        if batch >= buffer.min_batch:
+            self.workspace.take(self.slots[buffer.key], (buffer.elements(batch),), buffer.array.dtype)
 
 
 class Context:

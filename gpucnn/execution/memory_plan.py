@@ -72,11 +72,11 @@ class MemoryPlan:
         return self.parameters + self.gradients + self.optimizer + self.copies + self.kept + self.shared + self.workspace
 
     @classmethod
-    def of(cls, network: Any, batch: int, *, train: bool, optimizer_slots: int, copies: int) -> MemoryPlan:
+    def of(cls, network: Any, batch: int, *, train: bool, slots: int, copies: int) -> MemoryPlan:
         """Count the memory of a built network.
 
         Each thread takes an equal part of the batch through the first steps, with buffers and gradients of its own, and
-        their outputs are joined. `optimizer_slots` is how many arrays as large as all parameters an optimizer keeps,
+        their outputs are joined. `slots` is how many arrays as large as all parameters an optimizer keeps,
         `copies` how many copies of all that a run carries from step to step.
         """
         program, arena = network.program, network.arena
@@ -85,17 +85,16 @@ class MemoryPlan:
         parts = Counter(filter(None, [(batch + thread) // threads for thread in range(threads)]))
         shared_layers = set(front.segment.layers()) if front else set()
         held, kept = 0, Counter()
-        slots = program.memory[train].slots
+        places = program.slots[train]
         for samples, times, is_shared in [(batch, 1, False), *((N, times, True) for N, times in parts.items())]:
-            buffers = [one for one in program.traces[train].buffers if (one.layer in shared_layers) == is_shared]
-            buffers = [buffer for buffer in buffers if not buffer.for_dx]
-            held += times * held_bytes(buffers, slots, samples)
+            buffers = [one for one in program.buffers(train) if (one.layer in shared_layers) == is_shared]
+            held += times * held_bytes(buffers, places, samples)
             for layer, size in kept_bytes(buffers, samples).items():
                 kept[layer] += times * size
         outputs = math.prod(front.output_shape) * batch if front else 0
         own_gradients = sum(parameter.size for parameter in front.parameters) if front else 0
         state = sum(array.nbytes for array in network.arrays().values())
-        optimizer = arena.size * optimizer_slots * itemsize
+        optimizer = arena.size * slots * itemsize
         return cls(
             batch=batch,
             train=train,
@@ -133,7 +132,7 @@ def workspace_bytes(network: Any, batch: int, *, train: bool) -> int:
 def _rehearse(network: Any, samples: int, train: bool) -> int:
     """Run the network once over zeros on another backend, and return what that holds then."""
     backend = network.backend.rehearsal()
-    memory = PlannedMemory(Workspace(backend), network.program.memory[train].slots)
+    memory = PlannedMemory(Workspace(backend), network.program.slots[train])
     with network.undone(), network.context.computing_on(backend), network.context.using(memory):
         with np.errstate(all="ignore"):
             y = network.program.whole.forward(backend.zeros((samples, *network.input_shape)), train, samples)

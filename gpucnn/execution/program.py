@@ -9,18 +9,19 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import takewhile
 from typing import Any
 
 import numpy as np
 
-from gpucnn.execution.context import PlannedMemory
+from gpucnn.backend.memory import Workspace
+from gpucnn.execution.context import PlannedMemory, Slots
 from gpucnn.execution.memory_plan import assign_slots
 from gpucnn.execution.replicas import Replicas
 from gpucnn.execution.segment import Observer, Pattern, Segment, Step
-from gpucnn.execution.trace import Trace, TracedBackend
+from gpucnn.execution.trace import Buffer, Trace, TracedBackend
 
 __all__ = ["Program"]
 
@@ -43,13 +44,14 @@ class Program:
     def __init__(self, network: Layer, patterns: Sequence[Pattern], *, is_planned: bool):
         self.network, self.context, self.is_planned = network, network.context, is_planned
         self._calls: list[Step] = []
-        target = self.add(network, INPUT)
+        target = network.connect(self, INPUT)
         self.whole = Segment(self._fused(patterns, self._calls), INPUT, target)
         self.front: Replicas | None = None
         self.rest = self.whole
         if is_planned and self.context.backend.threads > 1:
             self._split(patterns)
         self._traces: dict[bool, Trace] | None = None
+        self._slots: dict[bool, Slots] | None = None
         self._memory: dict[bool, PlannedMemory] | None = None
 
     # ---- compiling ------------------------------------------------------------------------------------------------
@@ -139,14 +141,42 @@ class Program:
     # ---- memory ---------------------------------------------------------------------------------------------------
 
     @property
-    def memory(self) -> dict[bool, PlannedMemory]:
+    def slots(self) -> dict[bool, Slots]:
         """Where the buffers of inference and of training lie."""
+        if self._slots is None:
+            self._slots = {train: assign_slots(trace.buffers) for train, trace in self.traces.items()}
+        return self._slots
+
+    @property
+    def memory(self) -> dict[bool, PlannedMemory]:
+        """What hands out the buffers of inference and of training."""
         if self._memory is None:
-            self.slots = {train: assign_slots(trace.buffers) for train, trace in self.traces.items()}
-            self._memory = {train: PlannedMemory(self.network.workspace, some) for train, some in self.slots.items()}
+            workspace = self.network.workspace
+            self._memory = {train: PlannedMemory(workspace, slots) for train, slots in self.slots.items()}
             if self.front:
-                self.front.use(self.slots)
+                self.front.use(self.slots, self.traces)
         return self._memory
+
+    def buffers(self, train: bool) -> list[Buffer]:
+        """Return the buffers of inference or of a training step, which needs no gradient in the network's input."""
+        trace = self.traces[train]
+        elsewhere = self.front.output_buffers(trace) if self.front else []
+        return [buffer for buffer in trace.buffers if not buffer.for_dx and buffer not in elsewhere]
+
+    def reserve(self, batch: int) -> None:
+        """Allocate the buffers for a batch, in training and in inference."""
+        shared = set(self.front.segment.layers()) if self.front else set()
+        for train, memory in self.memory.items():
+            buffers = self.buffers(train)
+            for buffer in buffers:
+                if buffer.layer not in shared:
+                    memory.reserve(buffer, batch)
+            if self.front:
+                self.front.reserve([buffer for buffer in buffers if buffer.layer in shared], batch, train)
+
+    def workspaces(self) -> list[Workspace]:
+        """Return the memory of the buffers, on all threads."""
+        return [self.network.workspace, *(self.front.workspaces if self.front else [])]
 
     @property
     def traces(self) -> dict[bool, Trace]:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
 from gpucnn.backend.memory import Parameter, Workspace
 from gpucnn.execution.context import Context, PlannedMemory, Slots
 from gpucnn.execution.segment import Segment
+from gpucnn.execution.trace import Buffer, Trace
 
 __all__ = ["Replicas", "replicate"]
 
@@ -72,21 +74,39 @@ class Replicas:
         """Return the layers of all threads."""
         return [layer for segment in self.segments for layer in segment.layers()]
 
-    def use(self, slots: Mapping[bool, Slots]) -> None:
+    def use(self, slots: Mapping[bool, Slots], traces: Mapping[bool, Trace]) -> None:
         """Take buffers from the slots of a plan, each thread in a workspace of its own."""
         self._memory = [
             {train: PlannedMemory(workspace, some) for train, some in slots.items()} for workspace in self.workspaces
         ]
+        self._outputs = {train: self.output_buffers(trace) for train, trace in traces.items()}
+
+    def output_buffers(self, trace: Trace) -> list[Buffer]:
+        """Return the buffer that the output lies in, if it is all of one: it then lies in that of the whole batch."""
+        found = trace.outputs.get(self.segment.steps[True][-1].layers[-1], [])
+        is_whole = len(found) == 1 and found[0].layer in self.segment.layers() and found[0].per_sample
+        return found if is_whole and found[0].array.size == math.prod(self.output_shape) else []
+
+    def reserve(self, buffers: Sequence[Buffer], batch: int, train: bool) -> None:
+        """Allocate buffers for the parts of a batch, and what joins them."""
+        self.network.workspace.take((self.network.id, "front"), (batch, *self.output_shape), self.backend.float_dtype)
+        for memory, part in zip(self._memory, self.backend.parts(batch), strict=False):
+            for buffer in buffers:
+                memory[train].reserve(buffer, part.stop - part.start)
 
     def forward(self, x: Array, train: bool) -> Array:
         """Return the outputs of a batch."""
         y = self.network.buffer("front", (x.shape[0], *self.output_shape))
         self._parts = self.backend.parts(x.shape[0])
-        segments = self.segments
+        segments, outputs = self.segments, self._outputs[train]
 
         def run(number: int, part: slice) -> None:
-            self.contexts[number].memory = self._memory[number][train]
-            y[part] = segments[number].forward(x[part], train, part.stop - part.start)
+            memory = self.contexts[number].memory = self._memory[number][train]
+            memory.given = {buffer.key: y[part] for buffer in outputs}
+            part_y = segments[number].forward(x[part], train, part.stop - part.start)
+            memory.given = {}
+            if not outputs:
+                y[part] = part_y
 
         self._share(run)
         return y

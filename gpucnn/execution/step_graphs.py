@@ -228,7 +228,7 @@ class Inferences:
         self.replay.run(N, partial(self._infer, network, held))
 
     def _infer(self, network: Any, x: Array) -> None:
-        self._arrays[len(x)] = x, network._forward(x, train=False)
+        self._arrays[len(x)] = x, network.forward(x, train=False)
 
     def _look(self, owners: list[object], work: Callable[[], None]) -> None:
         """Run a pass, and note all attributes but those that it replaces."""

@@ -84,6 +84,7 @@ class Trace:
     buffers: list[Buffer] = field(default_factory=list)
     now: int = START
     is_forward: bool = True
+    outputs: dict[Any, list[Buffer]] = field(default_factory=dict)  # what the output of each layer lies in
     _by_key: dict[tuple[int, str], Buffer] = field(default_factory=dict)
     _by_memory: dict[int, Buffer] = field(default_factory=dict)
     _taken_before: int = 0
@@ -141,6 +142,8 @@ class Trace:
 
     def after(self, what: str, layers: Sequence[Any], arrays: Sequence[Array | None]) -> None:
         """Keep what an opaque layer has made and returned."""
+        if self.is_forward:
+            self.outputs[layers[-1]] = list(self.of(*arrays))
         if any(layer.is_opaque for layer in layers):
             self.keep([*self.of(*arrays), *self.buffers[self._taken_before :]])
 

@@ -181,7 +181,8 @@ class Layer:
 
     def _speaks(self, declaration: str) -> bool:
         """Whether a declaration holds: not if something of the class that makes it, or of ours, is redefined."""
-        redefined = {name for name, value in vars(self).items() if callable(value)}
+        methods = ((name, getattr(type(self), name, None)) for name in vars(self))
+        redefined = {name for name, method in methods if callable(method)}
         for kind in type(self).__mro__:
             if declaration in vars(kind) or is_builtin(kind):
                 return not any(hasattr(kind, name) for name in redefined)

@@ -91,9 +91,8 @@ class Container(Layer):
                     layer.name = name
 
     def children(self) -> dict[str, Layer]:
-        return {layer.name: layer for layer in self.layers} | {
-            name: child for name, child in super().children().items() if child.owner is not self or "." not in name
-        }
+        own = {name: child for name, child in super().children().items() if child not in self.layers}
+        return {layer.name: layer for layer in self.layers} | own
 
     def bind(self, context: Context) -> None:
         self._program = None

@@ -2,21 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from gpucnn.layers.base import Layer
 from gpucnn.model import Sequential
 
 __all__ = ["DivergenceTracer"]
 
 Array = Any
-RESULTS = {  # of a layer's methods
-    "_forward": "the output of",
-    "_forward_normalized": "the output of",
-    "_backward": "the gradient in the input of",
-}
 
 
 class NotFinite(Exception):
@@ -46,10 +39,7 @@ class DivergenceTracer:
             array[...] = self._copies[name]
         try:
             self._check_values("at the start of the epoch")
-            with ExitStack() as stack:
-                for network in (self.model, *self.model.copies()):
-                    for layer in network.parts():
-                        stack.enter_context(self._watched(layer))
+            with self.model.program.observed(self):
                 for step in steps:
                     step()
                     for name, parameter in self.model.named_parameters():
@@ -59,6 +49,14 @@ class DivergenceTracer:
             return str(found)
         return ""
 
+    def before(self, layers: Sequence[Any], arrays: Sequence[Array]) -> None:
+        """Look at nothing: what a step is given was checked when it was made."""
+
+    def after(self, what: str, layers: Sequence[Any], arrays: Sequence[Array | None]) -> None:
+        """Check what a step of the network has returned."""
+        for array in arrays:
+            self._check(array, f"{what} {layers[0].label}")
+
     def _check_values(self, when: str) -> None:
         for name, parameter in self.model.named_parameters():
             self._check(parameter.value, f"{name} {when}")
@@ -66,26 +64,3 @@ class DivergenceTracer:
     def _check(self, array: Array | None, what: str) -> None:
         if array is not None and not bool(self.backend.xp.all(self.backend.xp.isfinite(array))):
             raise NotFinite(what)
-
-    @contextmanager
-    def _watched(self, layer: Layer) -> Iterator[None]:
-        """Check what a layer returns, for a while."""
-        if isinstance(layer, Sequential):  # its parts speak for themselves
-            yield
-            return
-        methods = [name for name in RESULTS if hasattr(layer, name)]
-        for name in methods:
-            setattr(layer, name, self._checked(getattr(layer, name), f"{RESULTS[name]} {layer.label}"))
-        try:
-            yield
-        finally:
-            for name in methods:
-                delattr(layer, name)
-
-    def _checked(self, method: Callable[..., Array], what: str) -> Callable[..., Array]:
-        def call(*arguments: Any, **options: Any) -> Array:
-            result = method(*arguments, **options)
-            self._check(result, what)
-            return result
-
-        return call

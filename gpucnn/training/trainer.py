@@ -90,9 +90,9 @@ class Trainer:
     def step(self, x: Array, y: Array) -> None:
         """Enqueue one update from a batch; nothing is read back."""
         with self.backend.limit_blas_threads(), self.model.explained(x.shape[0]):
-            outputs = self.model._forward(x, train=True)
+            outputs = self.model.forward(x, train=True)
             self.loss.forward(outputs, y, totals=self._totals)
-            self.model._backward(self.loss.backward(), need_dx=False)
+            self.model.backward(self.loss.backward(), need_dx=False)
             self.optimizer.step()
             if self.average:
                 self.average.update()
@@ -114,7 +114,7 @@ class Trainer:
     @contextmanager
     def _replayed(self, data: DeviceDataset) -> Iterator[Replay]:
         """Give what runs steps on these data; afterwards its recordings are of no more use."""
-        parts = [part for network in (self.model, *self.model.copies()) for part in network.parts()]
+        parts = [*self.model.parts(), *self.model.program.replica_layers()]
         owners = [*parts, self.loss, self.optimizer, data, *filter(None, [self.average])]
         replay = Replay(self.backend, is_wanted=self.graph, state=partial(self.state, data), owners=owners)
         try:
@@ -188,7 +188,7 @@ class Trainer:
 
     def _next_test(self, data: DeviceDataset, N: int) -> None:
         x, y = data.next_batch(N, train=False)
-        self.loss.forward(self.model._forward(x, train=False), y, train=False, totals=self._totals)
+        self.loss.forward(self.model.forward(x, train=False), y, train=False, totals=self._totals)
 
     def _check(self, data: DeviceDataset) -> None:
         """Check that the data suit the model."""

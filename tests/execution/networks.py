@@ -55,53 +55,53 @@ class Own(Layer):
 class Returned(Own):
     """Returns its input, and dy."""
 
-    def _forward(self, x, train):
+    def forward(self, x, *, train):
         return x
 
-    def _backward(self, dy, need_dx):
+    def backward(self, dy, *, need_dx):
         return dy
 
 
 class Mirrored(Own):
     """Returns views of its input and of dy."""
 
-    def _forward(self, x, train):
+    def forward(self, x, *, train):
         return x[..., ::-1]
 
-    def _backward(self, dy, need_dx):
+    def backward(self, dy, *, need_dx):
         return dy[..., ::-1]
 
 
 class Sine(Own):
     """Keeps x."""
 
-    def _forward(self, x, train):
+    def forward(self, x, *, train):
         self.x = x
         return np.sin(x)
 
-    def _backward(self, dy, need_dx):
+    def backward(self, dy, *, need_dx):
         return dy * np.cos(self.x)
 
 
 class Exponential(Own):
     """Keeps its output, in a buffer that it calls y as other layers do."""
 
-    def _forward(self, x, train):
+    def forward(self, x, *, train):
         self.y = np.exp(-np.abs(x), out=self.buffer("y", x.shape))
         return self.y
 
-    def _backward(self, dy, need_dx):
+    def backward(self, dy, *, need_dx):
         return np.multiply(dy, self.y, out=self.buffer("dx", dy.shape))
 
 
 class Delayed(Own):
     """Returns in a backward pass the dy that it has kept, after another part of the network has had its turn."""
 
-    def _forward(self, x, train):
+    def forward(self, x, *, train):
         self.seen = x
         return x + 1
 
-    def _backward(self, dy, need_dx):
+    def backward(self, dy, *, need_dx):
         self.kept = dy
         return self.kept
 
@@ -112,44 +112,44 @@ class Declared(Own):
     keeps = ("y",)
     in_place = ("y", "dx")
 
-    def _forward(self, x, train):
+    def forward(self, x, *, train):
         self.y = np.multiply(x, 2, out=self.buffer("y", x.shape))
         return self.y
 
-    def _backward(self, dy, need_dx):
+    def backward(self, dy, *, need_dx):
         return np.multiply(dy, self.y, out=self.buffer("dx", dy.shape))
 
 
 class Halved(Conv2D):
     """A layer of the library with another gradient, which the library's declaration does not speak of."""
 
-    def _forward(self, x, train):
-        self.y = super()._forward(x, train)
+    def forward(self, x, *, train):
+        self.y = super().forward(x, train=train)
         return self.y
 
-    def _backward(self, dy, need_dx):
-        super()._backward(dy * self.y, need_dx)
+    def backward(self, dy, *, need_dx):
+        super().backward(dy * self.y, need_dx=need_dx)
         return 0.5 * self.buffer("dx", self.x.shape)
 
 
 class Shifted(ReLU):
     """A layer of the library with another function."""
 
-    def _forward(self, x, train):
-        return super()._forward(x - 0.5, train)
+    def forward(self, x, *, train):
+        return super().forward(x - 0.5, train=train)
 
 
-class Product(layers.join.Join):
+class Product(layers.joins.Join):
     """A join of a user's own, which keeps its inputs and returns dy itself for all but the first."""
 
     def infer_shape(self, input_shapes):
         return input_shapes[0]
 
-    def _forward(self, xs, train):
+    def forward(self, xs, *, train):
         self.xs, self.seen = xs, xs[1]
         return np.prod(xs, axis=0)
 
-    def _backward(self, dy, need_dx):
+    def backward(self, dy, *, need_dx):
         self.kept = dy
         return [dy * self.xs[1], *[dy] * (len(self.xs) - 1)]
 
@@ -157,8 +157,8 @@ class Product(layers.join.Join):
 class Twice(Sequential):
     """A network whose forward pass is its own."""
 
-    def _forward(self, x, train):
-        y = super()._forward(x, train)
+    def forward(self, x, *, train):
+        y = super().forward(x, train=train)
         return y + x
 
 
@@ -195,7 +195,7 @@ NETWORKS: dict[str, Callable[[], list[Layer]]] = {
     ],
     "dropouts": lambda: [Conv2D(4, 1), Dropout(0.5), Dropout(0.2), ReLU(), Dropout(0.1), Conv2D(4, 1), Dropout(0.5)],
     "norms": lambda: [BatchNorm2D(), Conv2D(4, 3), BatchNorm2D(), ReLU(), GroupNorm(2), Tanh(), Conv2D(4, 1)],
-    "pools": lambda: [AveragePool2D(2, 1), LpPool2D(2), AdaptiveMaxPool2D(5), AdaptiveMaxPool2D(3)],
+    "pools": lambda: [AveragePool2D(2, stride=1), LpPool2D(2), AdaptiveMaxPool2D(5), AdaptiveMaxPool2D(3)],
     "global pools": lambda: [ReLU(), Parallel([GlobalAveragePool2D(), GlobalMaxPool2D()]), Dense(3), ReLU()],
     "padding": lambda: [AdaptiveAveragePool2D(5), ZeroPad2D(1), ReLU(), Conv2D(3, 1), Conv2DTranspose(2, 3), ReLU()],
     "identity shortcuts": lambda: [Conv2D(4, 1), Residual(block(ReLU(), Conv2D(4, 1))), Residual(block()), ReLU()],
@@ -206,7 +206,7 @@ NETWORKS: dict[str, Callable[[], list[Layer]]] = {
     "one input three times": lambda: [Conv2D(4, 1), Parallel([Identity(), Tanh(), Identity()], Add()), Tanh()],
     "the third input first": lambda: [Conv2D(4, 1), Parallel([Conv2D(4, 1), Tanh(), Identity()], Add()), Tanh()],
     "the same twice": lambda: [Conv2D(4, 1), Parallel([Identity(), Identity()], Add()), Parallel([ReLU(), Identity()])],
-    "concatenated": lambda: [Parallel([Conv2D(2, 1), MaxPool2D(3, 1, 1), Identity(), block(ReLU())]), Conv2D(2, 1)],
+    "concatenated": lambda: [Parallel([Conv2D(2, 1), MaxPool2D(3, stride=1, padding=1), Identity(), block(ReLU())]), Conv2D(2, 1)],
     "nested": lambda: [
         *(Conv2D(4, 1), Parallel([Sequential([ReLU(), Residual(block(ReLU()))]), Residual(ReLU()), Identity()], Add())),
         *(Sequential([Sequential([ReLU(), MaxPool2D(2)]), Dropout(0.4)]), Parallel([Residual(Tanh()), ReLU()])),
@@ -238,7 +238,7 @@ def random_layers(rng: np.random.Generator, depth: int) -> Iterator[Layer]:
     for _ in range(rng.integers(1, 5)):
         kinds = [ReLU, Tanh, Swish, Softmax, Identity, BatchNorm2D, PReLU, Returned, Sine, Exponential, Declared]
         kinds += [lambda: Conv2D(4, 1), lambda: Conv2D(4, 3, padding=1), lambda: Dropout(0.4), lambda: GroupNorm(2)]
-        kinds += [lambda: MaxPool2D(3, 1, 1), lambda: LpPool2D(3, 1, 1), lambda: AveragePool2D(3, 1, 1)]
+        kinds += [lambda: MaxPool2D(3, stride=1, padding=1), lambda: LpPool2D(3, stride=1, padding=1), lambda: AveragePool2D(3, stride=1, padding=1)]
         if depth:
             inner = [Sequential(random_layers(rng, depth - 1)) for _ in range(rng.integers(2, 4))]
             kinds += 3 * [lambda inner=inner: Parallel(inner, Add()), lambda inner=inner: Residual(inner[0])]

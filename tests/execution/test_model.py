@@ -439,8 +439,8 @@ def test_relu_and_max_pooling_are_one_to_the_bit(device: str) -> None:
     """`Sequential` does both at once; the layers one after another do it as written. Zeros and ties are frequent."""
     rng = np.random.default_rng(0)
     x, dy = (rng.integers(-2, 3, size).astype(np.float32) for size in ((5, 8, 8, 3), (5, 4, 4, 3)))
-    relu, pool = ReLU(), MaxPool2D(3, 2, padding=1)
-    model = Sequential([ReLU(), MaxPool2D(3, 2, padding=1)])
+    relu, pool = ReLU(), MaxPool2D(3, stride=2, padding=1)
+    model = Sequential([ReLU(), MaxPool2D(3, stride=2, padding=1)])
     model.build((8, 8, 3), device)
     relu.build((8, 8, 3), device)
     pool.build((8, 8, 3), device)
@@ -488,7 +488,7 @@ def test_a_subclass_computes_by_itself() -> None:
 # Networks, and a shape that only their last layers refuse, when the first have already taken it.
 REBUILT = {
     "sequential": ([Conv2D(2, 3), ReLU(), Residual(Conv2D(2, 3, padding=1)), MaxPool2D(4), Flatten()], (5, 5, 1)),
-    "batch norm": ([Residual(Sequential([BatchNorm2D(), Conv2D(3, 5, padding=2)])), Conv2D(3, 3, 2)], (2, 2, 3)),
+    "batch norm": ([Residual(Sequential([BatchNorm2D(), Conv2D(3, 5, padding=2)])), Conv2D(3, 3, stride=2)], (2, 2, 3)),
     "transpose": ([Conv2DTranspose(2, 3, padding=2), Conv2D(3, 2)], (3, 3, 1)),
 }
 

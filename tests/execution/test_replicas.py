@@ -39,7 +39,7 @@ def network() -> Sequential:
     return Sequential(
         [
             *(Conv2D(4, 3, padding="same"), PReLU(), Residual(Sequential([Conv2D(4, 3, padding=1), GroupNorm(2)]))),
-            *(Conv2DTranspose(3, 2, 2), ReLU(), MaxPool2D(2), Parallel([Conv2D(2, 1), AveragePool2D(3, 1, 1)])),
+            *(Conv2DTranspose(3, 2, stride=2), ReLU(), MaxPool2D(2), Parallel([Conv2D(2, 1), AveragePool2D(3, stride=1, padding=1)])),
             *(GELU(), AdaptiveAveragePool2D((3, 2)), Flatten(), Dense(5)),
         ]
     )
@@ -139,18 +139,18 @@ class Custom(Layer):
     def infer_shape(self, input_shape):
         return input_shape
 
-    def _forward(self, x, train):
+    def forward(self, x, *, train):
         return x - x.mean(axis=0)
 
-    def _backward(self, dy, need_dx):
+    def backward(self, dy, *, need_dx):
         return dy - dy.mean(axis=0)
 
 
 class Normalized(ReLU):
     """Derived from a layer that treats each sample by itself, which this one does not."""
 
-    def _forward(self, x, train):
-        return super()._forward(x - x.mean(axis=0), train)
+    def forward(self, x, *, train):
+        return super().forward(x - x.mean(axis=0), train=train)
 
 
 @pytest.mark.parametrize(

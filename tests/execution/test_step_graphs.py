@@ -206,11 +206,11 @@ class Doing(Layer):
     def infer_shape(self, input_shape):
         return input_shape
 
-    def _forward(self, x, train):
+    def forward(self, x, *, train):
         self.what(self.backend, x)
         return x
 
-    def _backward(self, dy, need_dx):
+    def backward(self, dy, *, need_dx):
         return dy
 
 
@@ -256,7 +256,7 @@ class Own(Doing):
     def state(self):
         return {"mean": self.mean}
 
-    def _forward(self, x, train):
+    def forward(self, x, *, train):
         self.doubled = x * self.scale
         mean = 0.9 * self.mean + 0.1 * self.doubled.mean(axis=0)
         if self.replaces:
@@ -265,7 +265,7 @@ class Own(Doing):
             self.mean[...] = mean
         return self.doubled + 0
 
-    def _backward(self, dy, need_dx):
+    def backward(self, dy, *, need_dx):
         return dy * self.scale + 0 * self.doubled
 
 
@@ -353,8 +353,8 @@ def test_trap_random_numbers_of_python(cupy: ModuleType) -> None:
             super().__init__()
             self.rng = np.random.default_rng(0)
 
-        def _forward(self, x, train):
-            return super()._forward(x + float(self.rng.random()), train)
+        def forward(self, x, *, train):
+            return super().forward(x + float(self.rng.random()), train=train)
 
     results = []
     for graph in (True, False):
@@ -379,11 +379,11 @@ def test_trap_array_in_a_list(cupy: ModuleType) -> None:
 class Late(Own):
     """Has something to carry along only from its second step on."""
 
-    def _forward(self, x, train):
+    def forward(self, x, *, train):
         self.steps = (*getattr(self, "steps", ()), None)
         if len(self.steps) > 1 and not hasattr(self, "late"):
             self.late = x * 0
-        return super()._forward(x, train)
+        return super().forward(x, train=train)
 
     def state(self):
         return super().state() | ({"late": self.late} if hasattr(self, "late") else {})
@@ -403,11 +403,11 @@ def test_trap_containers_of_a_recording_that_fails(cupy: ModuleType) -> None:
             super().__init__()
             self.cache, self.sums = {}, []
 
-        def _forward(self, x, train):
+        def forward(self, x, *, train):
             turn = len(self.sums) % 2
             self.cache.setdefault(turn, x[:1] * 0 + 1 + turn)
             self.sums.append(x.sum())
-            return super()._forward(x * self.cache[turn], train)
+            return super().forward(x * self.cache[turn], train=train)
 
     results = []
     for graph in (True, False):

@@ -168,7 +168,7 @@ class Scaled(Layer):
         self.scale, self.share = context.backend.zeros((4,)) + 2, np.float32(0.5)
         self.numbers, self.tables, self.function = [1.0], {"one": context.backend.zeros((4,))}, abs
 
-    def _forward(self, x, train):
+    def forward(self, x, *, train):
         self.seen = x * self.scale
         return self.function(self.seen * self.share * self.numbers[0] + self.tables["one"])
 

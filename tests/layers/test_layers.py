@@ -82,29 +82,29 @@ GRADIENT_CASES: dict[str, tuple[Callable[[], Layer], tuple[int, ...]]] = {
     "conv no bias": (lambda: Conv2D(3, 3, bias=False), IMAGES),
     "conv 1x1": (lambda: Conv2D(3, 1), IMAGES),
     "conv whole image": (lambda: Conv2D(3, (7, 6)), IMAGES),
-    "conv groups": (lambda: Conv2D(6, 3, 2, 1, groups=2), (3, 7, 6, 4)),
+    "conv groups": (lambda: Conv2D(6, 3, stride=2, padding=1, groups=2), (3, 7, 6, 4)),
     "conv depthwise": (lambda: Conv2D(2, (3, 2), padding="same", dilation=(1, 2), groups=2), IMAGES),
     "conv depthwise multiplier": (lambda: Conv2D(4, 3, stride=(2, 1), groups=2, bias=False), IMAGES),
     "transpose": (lambda: Conv2DTranspose(3, 3), IMAGES),
     "transpose stride": (lambda: Conv2DTranspose(2, (3, 2), stride=(2, 3), padding=((1, 0), (0, 1))), IMAGES),
     "transpose all": (
-        lambda: Conv2DTranspose(2, 3, 3, padding=1, dilation=2, bias=False, output_padding=(1, 2)),
+        lambda: Conv2DTranspose(2, 3, stride=3, padding=1, dilation=2, bias=False, output_padding=(1, 2)),
         IMAGES,
     ),
-    "transpose groups": (lambda: Conv2DTranspose(6, 3, 2, padding=1, groups=2, output_padding=1), (3, 5, 4, 4)),
-    "transpose depthwise": (lambda: Conv2DTranspose(2, 2, 2, groups=2), IMAGES),
+    "transpose groups": (lambda: Conv2DTranspose(6, 3, stride=2, padding=1, groups=2, output_padding=1), (3, 5, 4, 4)),
+    "transpose depthwise": (lambda: Conv2DTranspose(2, 2, stride=2, groups=2), IMAGES),
     "max pool": (lambda: MaxPool2D(2), IMAGES),
     "max pool overlapping": (lambda: MaxPool2D(3, stride=1, padding=1), IMAGES),
     "max pool gaps": (lambda: MaxPool2D(2, stride=3), IMAGES),
     "average pool": (lambda: AveragePool2D(2), IMAGES),
     "average pool without padding": (lambda: AveragePool2D(3, stride=2, padding=1), IMAGES),
     "average pool with padding": (lambda: AveragePool2D(3, stride=2, padding=1, count_include_pad=True), IMAGES),
-    "max pool dilation": (lambda: MaxPool2D(2, 1, padding=1, dilation=2), IMAGES),
+    "max pool dilation": (lambda: MaxPool2D(2, stride=1, padding=1, dilation=2), IMAGES),
     "average pool dilation": (lambda: AveragePool2D((2, 3), dilation=(3, 2)), IMAGES),
-    "lp pool dilation": (lambda: LpPool2D(2, 2, dilation=3), IMAGES),
-    "max pool ceil": (lambda: MaxPool2D(3, 2, ceil_mode=True), (3, 8, 6, 2)),
-    "average pool ceil": (lambda: AveragePool2D((3, 2), 3, 1, ceil_mode=True, count_include_pad=True), (3, 8, 6, 2)),
-    "lp pool ceil": (lambda: LpPool2D(3, 2, ((1, 0), (0, 1)), ceil_mode=True, p=3), IMAGES),
+    "lp pool dilation": (lambda: LpPool2D(2, stride=2, dilation=3), IMAGES),
+    "max pool ceil": (lambda: MaxPool2D(3, stride=2, ceil_mode=True), (3, 8, 6, 2)),
+    "average pool ceil": (lambda: AveragePool2D((3, 2), stride=3, padding=1, ceil_mode=True, count_include_pad=True), (3, 8, 6, 2)),
+    "lp pool ceil": (lambda: LpPool2D(3, stride=2, padding=((1, 0), (0, 1)), ceil_mode=True, p=3), IMAGES),
     "zero padding": (lambda: ZeroPad2D(((1, 0), (2, 3))), IMAGES),
     "reshape": (lambda: Reshape((2, 21, 2)), IMAGES),
     "reshape to one axis": (lambda: Reshape(84), IMAGES),
@@ -148,14 +148,14 @@ GRADIENT_CASES: dict[str, tuple[Callable[[], Layer], tuple[int, ...]]] = {
     "residual": (lambda: Residual(Sequential([Conv2D(2, 3, padding=1), Tanh(), Conv2D(2, 3, padding=1)])), IMAGES),
     "residual with shortcut": (
         lambda: Residual(
-            Sequential([Conv2D(4, 3, 2, 1, bias=False), BatchNorm2D(), Tanh(), Residual(Conv2D(4, 3, padding="same"))]),
-            Conv2D(4, 1, 2),
+            Sequential([Conv2D(4, 3, stride=2, padding=1, bias=False), BatchNorm2D(), Tanh(), Residual(Conv2D(4, 3, padding="same"))]),
+            Conv2D(4, 1, stride=2),
         ),
         IMAGES,
     ),
     "parallel": (
         lambda: Parallel(
-            [Conv2D(3, 1), Sequential([Conv2D(2, 3, padding=1), Tanh()]), AveragePool2D(3, 1, 1), Identity()]
+            [Conv2D(3, 1), Sequential([Conv2D(2, 3, padding=1), Tanh()]), AveragePool2D(3, stride=1, padding=1), Identity()]
         ),
         IMAGES,
     ),
@@ -168,7 +168,7 @@ GRADIENT_CASES: dict[str, tuple[Callable[[], Layer], tuple[int, ...]]] = {
     "relu behind": (  # with so many inputs to each sum that none is of zeros alone, where ReLU has a kink
         lambda: Sequential(
             [
-                *(Conv2D(8, 3), ReLU(), Residual(Sequential([Conv2D(8, 3, 1, 1), ReLU(), Conv2D(8, 3, 1, 1)]))),
+                *(Conv2D(8, 3), ReLU(), Residual(Sequential([Conv2D(8, 3, stride=1, padding=1), ReLU(), Conv2D(8, 3, stride=1, padding=1)]))),
                 *(ReLU(), Residual(Sequential([Conv2D(8, 3, padding=1), ReLU()])), Conv2D(8, 2, groups=2), ReLU()),
                 *(Flatten(), Dense(16), ReLU(), Dense(4), ReLU()),
             ]
@@ -217,22 +217,22 @@ def test_gradients(case: str, device: str) -> None:
 
 
 class HalvedGradient(Tanh):
-    def _backward(self, dy, need_dx):
-        return 0.5 * super()._backward(dy, need_dx)
+    def backward(self, dy, *, need_dx):
+        return 0.5 * super().backward(dy, need_dx=need_dx)
 
 
 class WrongFeature(Dense):
     """Gives the gradient of one weight to its neighbour."""
 
-    def _backward(self, dy, need_dx):
-        dx = super()._backward(dy, need_dx)
+    def backward(self, dy, *, need_dx):
+        dx = super().backward(dy, need_dx=need_dx)
         self.w.gradient[0] = np.roll(self.w.gradient[0], 1)
         return dx
 
 
 class ForgottenBias(Conv2D):
-    def _backward(self, dy, need_dx):
-        dx = super()._backward(dy, need_dx)
+    def backward(self, dy, *, need_dx):
+        dx = super().backward(dy, need_dx=need_dx)
         self.b.gradient[...] = 0
         return dx
 

@@ -117,7 +117,7 @@ REFUSALS = {
         "AdaptiveMaxPool2D: expected images of shape (H, W, C), received samples of shape (8, 8)",
     ),
     "rounding up to a window around the image": (
-        lambda: MaxPool2D((2, 1), 3, ((1, 0), (0, 0)), (5, 1), ceil_mode=True).build((3, 4, 1)),
+        lambda: MaxPool2D((2, 1), stride=3, padding=((1, 0), (0, 0)), dilation=(5, 1), ceil_mode=True).build((3, 4, 1)),
         "MaxPool2D: with padding ((1, 0), (0, 0)) a window of (2, 1) lies wholly in the padding of an input 3x4",
     ),
     "no inputs": (
@@ -285,11 +285,11 @@ REFUSALS = {
         "AveragePool2D: with padding ((0, 0), (0, 3)) a window of (4, 3) lies wholly in the padding of an input 8x9",
     ),
     "taps on both sides of the image": (
-        lambda: MaxPool2D(2, 1, padding=1, dilation=3).build((1, 4, 1)),
+        lambda: MaxPool2D(2, stride=1, padding=1, dilation=3).build((1, 4, 1)),
         "MaxPool2D: kernel 2x2 dilated by (3, 3) does not fit input 1x4",
     ),
     "taps around the image": (
-        lambda: MaxPool2D(2, 1, padding=1, dilation=2).build((1, 4, 1)),
+        lambda: MaxPool2D(2, stride=1, padding=1, dilation=2).build((1, 4, 1)),
         "MaxPool2D: with padding ((1, 1), (1, 1)) a window of (2, 2) lies wholly in the padding of an input 1x4",
     ),
     "transpose same": (
@@ -297,7 +297,7 @@ REFUSALS = {
         "Conv2DTranspose: padding must be an integer, a pair or \"valid\", received 'same'",
     ),
     "transpose output padding": (
-        lambda: Conv2DTranspose(1, 3, 2, output_padding=(1, 2)).build((4, 4, 1)),
+        lambda: Conv2DTranspose(1, 3, stride=2, output_padding=(1, 2)).build((4, 4, 1)),
         "Conv2DTranspose: output_padding (1, 2) must be less than the stride (2, 2)",
     ),
     "transpose of nothing": (
@@ -426,8 +426,8 @@ def test_numbers_of_numpy_are_numbers() -> None:
     ("layer", "shape", "refused"),
     [
         (Conv2D(4, 3), (8, 8, 2), (2, 2, 2)),
-        (Conv2D(4, 3, 2, "same", groups=2), (8, 8, 2), (7, 7, 3)),
-        (MaxPool2D(2, 2, "same_lower", 3), (8, 8, 2), (1, 4, 2)),
+        (Conv2D(4, 3, stride=2, padding="same", groups=2), (8, 8, 2), (7, 7, 3)),
+        (MaxPool2D(2, stride=2, padding="same_lower", dilation=3), (8, 8, 2), (1, 4, 2)),
         (GroupNorm(2), (8, 8, 2), (8, 8, 3)),
     ],
 )

@@ -105,8 +105,8 @@ def test_training_and_a_batch_norm_elsewhere_are_not_folded(monkeypatch: pytest.
 
 def test_a_convolution_that_computes_something_else_is_not_folded() -> None:
     class Doubled(Conv2D):
-        def _forward(self, x, train):
-            y = super()._forward(x, train)
+        def forward(self, x, *, train):
+            y = super().forward(x, train=train)
             y *= 2
             return y
 

@@ -28,16 +28,16 @@ def numbers(shape: tuple[int, ...]) -> np.ndarray:
 
 KERNEL, ALL_PADDED = (1, 3), ((0, 0), (1, 1))
 CEIL = {
-    "max, rounded down": (MaxPool2D(KERNEL, 2), [3]),
-    "max": (MaxPool2D(KERNEL, 2, ceil_mode=True), [3, 4]),
-    "no window starts in the padding": (MaxPool2D((1, 2), 2, ALL_PADDED, ceil_mode=True), [1, 3, 4]),
-    "average": (AveragePool2D(KERNEL, 2, ceil_mode=True), [2, 3.5]),
-    "average, padding does not count": (AveragePool2D(KERNEL, 3, ALL_PADDED, ceil_mode=True), [1.5, 3.5]),
+    "max, rounded down": (MaxPool2D(KERNEL, stride=2), [3]),
+    "max": (MaxPool2D(KERNEL, stride=2, ceil_mode=True), [3, 4]),
+    "no window starts in the padding": (MaxPool2D((1, 2), stride=2, padding=ALL_PADDED, ceil_mode=True), [1, 3, 4]),
+    "average": (AveragePool2D(KERNEL, stride=2, ceil_mode=True), [2, 3.5]),
+    "average, padding does not count": (AveragePool2D(KERNEL, stride=3, padding=ALL_PADDED, ceil_mode=True), [1.5, 3.5]),
     "average, padding counts, the rest does not": (
-        AveragePool2D((1, 4), 3, ALL_PADDED, ceil_mode=True, count_include_pad=True),
+        AveragePool2D((1, 4), stride=3, padding=ALL_PADDED, ceil_mode=True, count_include_pad=True),
         [6 / 4, 7 / 3],
     ),
-    "p = 1": (LpPool2D(KERNEL, 2, ceil_mode=True, p=1), [6, 7]),
+    "p = 1": (LpPool2D(KERNEL, stride=2, ceil_mode=True, p=1), [6, 7]),
 }
 
 
@@ -48,7 +48,7 @@ def test_ceil_mode_by_hand(case: str) -> None:
 
 
 def test_what_hangs_over_is_less_than_every_number() -> None:
-    np.testing.assert_array_equal(MaxPool2D((1, 2), 3, ceil_mode=True)(row(-1, -2, -3, -4)).ravel(), [-1, -4])
+    np.testing.assert_array_equal(MaxPool2D((1, 2), stride=3, ceil_mode=True)(row(-1, -2, -3, -4)).ravel(), [-1, -4])
 
 
 def test_global_max_pool_takes_the_first_of_equals() -> None:

@@ -53,7 +53,7 @@ LAYERS = _named(
         "Concat": lambda: layers.Parallel(_branches(), layers.Concat()),
         "Conv2D": lambda: layers.Conv2D(6, 3, padding=1),
         "Conv2D in groups": lambda: layers.Conv2D(8, 3, groups=4),
-        "Conv2D without bias": lambda: layers.Conv2D(6, 3, 2, bias=False),
+        "Conv2D without bias": lambda: layers.Conv2D(6, 3, stride=2, bias=False),
         "Conv2DTranspose": lambda: layers.Conv2DTranspose(6, 3),
         "Dense": lambda: Sequential([layers.Flatten(), layers.Dense(6, bias=False)]),
         "Dropout": lambda: layers.Dropout(0.5),
