@@ -61,7 +61,7 @@ class Sequential(Container):
         return shape
 
     def reserve(self, batch: int) -> None:
-        """Watch what a pass of one sample does, and allocate the buffers for a batch by the plan that follows from it."""
+        """Watch what a pass of one sample does, and allocate the buffers for a batch by the plan that follows."""
         with self.backend.on_device(), self.explained(batch):
             self.program.reserve(batch)
 
@@ -115,7 +115,7 @@ class Sequential(Container):
     # ---- running --------------------------------------------------------------------------------------------------
 
     def __call__(self, x: Array, *, train: bool = False) -> Array:
-        """Check a batch (N, *input_shape) and return the outputs, an array of its own; `train` is for `backpropagate`."""
+        """Check a batch (N, *input_shape) and return the outputs, an array of its own; `train` for `backpropagate`."""
         with self.explained(x.shape[0] if getattr(x, "ndim", 0) else 1):
             return super().__call__(x, train=train)
 
@@ -126,10 +126,6 @@ class Sequential(Container):
         """
         with self.explained(self._batch or 1):
             return super().backpropagate(dy, need_dx=need_dx)
-
-    def _own(self, result: Any, given: Array) -> Any:
-        """Copy what lies in planned memory."""
-        return None if result is None else self._copy(result)
 
     def predict(self, x: Array) -> Array:
         """Return the outputs of a batch, an array of its own: as `model(x)`, which is never recorded.

@@ -111,6 +111,10 @@ class Workspace:
         """Bytes of all buffers."""
         return sum(buffer.nbytes for buffer in self._buffers.values())
 
+    def buffers(self) -> list[Array]:
+        """Return all buffers."""
+        return list(self._buffers.values())
+
     def take(self, name: Hashable, shape: tuple[int, ...], dtype: Any) -> Array:
         """Return the buffer `name` as a contiguous array of this shape; its contents are whatever was left in it."""
         key = (name, shape, dtype)

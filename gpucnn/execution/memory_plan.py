@@ -69,7 +69,8 @@ class MemoryPlan:
     @property
     def peak(self) -> int:
         """Bytes of all together."""
-        return self.parameters + self.gradients + self.optimizer + self.copies + self.kept + self.shared + self.workspace
+        held = self.parameters + self.gradients + self.optimizer + self.copies
+        return held + self.kept + self.shared + self.workspace
 
     @classmethod
     def of(cls, network: Any, batch: int, *, train: bool, slots: int, copies: int) -> MemoryPlan:
@@ -133,11 +134,11 @@ def _rehearse(network: Any, samples: int, train: bool) -> int:
     """Run the network once over zeros on another backend, and return what that holds then."""
     backend = network.backend.rehearsal()
     memory = PlannedMemory(Workspace(backend), network.program.slots[train])
-    with network.undone(), network.context.computing_on(backend), network.context.using(memory):
-        with np.errstate(all="ignore"):
-            y = network.program.whole.forward(backend.zeros((samples, *network.input_shape)), train, samples)
-            if train:
-                network.program.whole.backward(backend.zeros(tuple(y.shape)), False)
+    whole, context = network.program.whole, network.context
+    with network.undone(), context.computing_on(backend), context.using(memory), np.errstate(all="ignore"):
+        y = whole.forward(backend.zeros((samples, *network.input_shape)), train, samples)
+        if train:
+            whole.backward(backend.zeros(tuple(y.shape)), False)
     return backend.held_bytes()
 
 

@@ -34,8 +34,10 @@ def explain_memory_error(error: MemoryError, network: Any, batch: int) -> OutOfM
     with contextlib.suppress(MemoryError):  # the plan may need some itself
         fitting = 0 if free is None else largest_batch(network, free + network.held_bytes(), batch)
     told = _left(network, free, fitting)
-    label, cause = (error.layer.label, error.__cause__) if isinstance(error, LayerMemoryError) else (network.label, error)
-    return OutOfMemoryError(f"{label}: out of memory with a batch of {batch:,} ({cause}); {told}")
+    layer, cause = network, error
+    if isinstance(error, LayerMemoryError):
+        layer, cause = error.layer, error.__cause__
+    return OutOfMemoryError(f"{layer.label}: out of memory with a batch of {batch:,} ({cause}); {told}")
 
 
 def largest_batch(network: Any, free: int, below: int, **run: Any) -> int:

@@ -22,6 +22,7 @@ from gpucnn.backend import Backend
 __all__ = ["START", "Buffer", "Trace", "TracedBackend"]
 
 Array = Any
+Shape = tuple[int, ...]
 START = 0  # of a pass; its first operation is number 1
 
 
@@ -89,7 +90,7 @@ class Trace:
     _by_memory: dict[int, Buffer] = field(default_factory=dict)
     _taken_before: int = 0
 
-    def take(self, layer: Any, name: str, shape: tuple[int, ...], dtype: Any, per_sample: bool, min_batch: int) -> Array:
+    def take(self, layer: Any, name: str, shape: Shape, dtype: Any, per_sample: bool, min_batch: int) -> Array:
         """Return a new array for a buffer, or the one that the pass has for it already."""
         found = self._by_key.get((layer.id, name))
         if found is None or tuple(found.array.shape) != tuple(shape):
@@ -105,7 +106,7 @@ class Trace:
         for array in arrays:
             if isinstance(array, (list, tuple)):
                 yield from self.of(*array)
-            elif self.backend.owns(array):
+            elif getattr(array, "ndim", 0) and self.backend.owns(array):
                 found = self._by_memory.get(self.backend.memory_of(array))
                 if found is not None:
                     yield found

@@ -51,8 +51,8 @@ class Layer:
     returns arrays of its own. Weights and dropout masks come from the seed given to `build`, so two layers alone start
     alike unless their seeds differ.
 
-    A class of your own defines `infer_shape`, `forward` and `backward`, which trust their arguments; networks call them.
-    Its parameters are attributes of the class `Parameter`, and layers that it consists of are attributes, too: in its
+    A class of your own defines `infer_shape`, `forward` and `backward`, which networks call and which trust their
+    arguments. Its parameters are attributes of the class `Parameter`, and layers that it consists of are attributes, too: in its
     `infer_shape` it passes the shape on to them by `set_input_shape`, in `forward` and `backward` it calls theirs.
 
     Attributes
@@ -192,7 +192,7 @@ class Layer:
     # ---- parts ------------------------------------------------------------------------------------------------------
 
     def children(self) -> dict[str, Layer]:
-        """Return the layers that this one consists of, by name: those in its attributes, and in lists and dicts there."""
+        """Return the layers that this one consists of, by name: its attributes, and what is in lists and dicts there."""
         found: dict[str, Layer] = {}
         for name, value in vars(self).items():
             if name != "owner":
@@ -293,7 +293,7 @@ class Layer:
     # ---- calling ----------------------------------------------------------------------------------------------------
 
     def __call__(self, x: Array, *, train: bool = False) -> Array:
-        """Check a batch (N, *input_shape) and return the output, an array of its own; `train` is for `backpropagate`."""
+        """Check a batch (N, *input_shape) and return the output, an array of its own; `train` for `backpropagate`."""
         N = self._accept(x)
         with self._pass():
             y = self._own(self.forward(x, train=train), x)

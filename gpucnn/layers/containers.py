@@ -49,9 +49,11 @@ class Container(Layer):
                 raise InputError(f"{kind}: expected layers, such as ReLU(), received {layer!r}")
             if layer.owner is not None or any(layer is other for other in self.layers[:place]):
                 raise InputError(f"{kind}: {layer.label} has its place already; make a new layer for each place")
-        self._name_layers()
         for layer in self.layers:
             layer.owner = self
+            for part in layer.parts():  # which may have been built alone before
+                part.context = None
+        self._name_layers()
 
     def __len__(self) -> int:
         """Return the number of layers, those inside of others not counted."""
@@ -117,6 +119,10 @@ class Container(Layer):
     def connect(self, program: Program, x: int) -> int:
         """Add the steps of all parts to a program, from the number of the input to that of the output."""
         raise NotImplementedError(f"{type(self).__name__}: defines no connect(self, program, x)")
+
+    def _own(self, result: Any, given: Array) -> Any:
+        """Copy what lies in planned memory."""
+        return None if result is None else self._copy(result)
 
     def forward(self, x: Array, *, train: bool) -> Array:
         return self.program.forward(x, train=train)

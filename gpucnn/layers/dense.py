@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from gpucnn.backend.memory import Parameter
 from typing import Any
 
+from gpucnn.backend.memory import Parameter
 from gpucnn.checks import integer
 from gpucnn.errors import InputError
 from gpucnn.layers.base import Array, Layer, Shape
@@ -28,7 +28,6 @@ class Dense(Layer):
     ----------
     w, b : Parameter, (I, units) and (units,); b is None without a bias
     """
-
 
     from_operations = per_sample = True
 

@@ -18,7 +18,6 @@ class Dropout(Layer):
     The mask comes from a counter, not from a generator with hidden state: a seed gives the same masks on every device.
     """
 
-
     from_operations = True
     changeable: ClassVar = {"rate": partial(number, below=1.0)}
     mask: Array = None

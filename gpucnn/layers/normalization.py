@@ -52,7 +52,6 @@ class BatchNorm2D(Normalization):
     running : (2, C), running mean and variance, at first 0 and 1
     """
 
-
     from_operations = True
     changeable: ClassVar = {"eps": number, "momentum": partial(number, below=1.0)}
 
@@ -113,7 +112,6 @@ class GroupNorm(Normalization):
     ----------
     gamma, beta : Parameter, (C,), at first 1 and 0
     """
-
 
     from_operations = per_sample = True
 

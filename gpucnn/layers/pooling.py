@@ -96,7 +96,6 @@ class AveragePool2D(Pool2D):
     (PyTorch's default).
     """
 
-
     changeable: ClassVar = {"count_include_pad": flag}
 
     def __init__(
@@ -129,7 +128,6 @@ class AveragePool2D(Pool2D):
 
 class LpPool2D(Pool2D):
     """Lp norm of the pixels under each window, `(sum |x|^p)^(1/p)`; p = 2 is the paper's L2 pooling (section 2.3)."""
-
 
     changeable: ClassVar = {"p": partial(number, least=1.0)}
 

@@ -15,7 +15,6 @@ __all__ = ["Flatten", "Reshape", "ZeroPad2D"]
 class Reshape(Layer):
     """Give each sample another shape with as many elements: (N, ...) -> (N, *shape)."""
 
-
     from_operations = per_sample = True
 
     def __init__(self, shape: int | Shape, *, name: str | None = None):
@@ -49,7 +48,6 @@ class Flatten(Reshape):
 
 class ZeroPad2D(Layer):
     """Add zeros around each image; `padding` is an int, a pair or a pair of pairs, as in `Conv2D`."""
-
 
     from_operations = per_sample = True
     window: Window | None = None

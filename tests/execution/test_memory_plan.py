@@ -25,6 +25,7 @@ from gpucnn import (
     RMSprop,
     Sequential,
     Sigmoid,
+    WeightAverage,
     Window,
     get_backend,
     zoo,
@@ -37,8 +38,7 @@ from gpucnn.execution.memory_plan import in_units
 
 def held(model: Sequential) -> int:
     """Return the bytes that the workspaces of a model hold, and those of its threads."""
-    shards = [] if model._shards is None else model._shards.copies
-    return sum(network.context.workspace.nbytes for network in (model, *shards))
+    return sum(workspace.nbytes for workspace in model.program.workspaces())
 
 
 def measured_bytes(work: Callable[[], object]) -> int:
@@ -65,9 +65,9 @@ def test_the_plan_foretells_the_workspace(name: str, N: int) -> None:
             shape = SHAPE if name in NETWORKS else (32, 32, 3)
             model.build(shape, CpuBackend(threads=threads))
             x = np.ones((N, *shape), np.float32)
-            y = model.forward(x, train=train)
+            y = model(x, train=train)
             if train:
-                model.backward(np.ones_like(y), need_dx=False)
+                model.backpropagate(np.ones_like(y), need_dx=False)
             plan = model.plan(N, train=train)
             assert plan.kept + plan.shared == held(model)
             assert sum(kept for _, _, kept in plan.rows) <= plan.kept
@@ -76,10 +76,10 @@ def test_the_plan_foretells_the_workspace(name: str, N: int) -> None:
 def test_layers_of_a_users_own_hold_what_they_hold() -> None:
     model = Sequential([Conv2D(4, 1), Exponential(), Conv2D(4, 1)])
     model.build(SHAPE, CpuBackend(threads=1))
-    y = model.forward(np.ones((5, *SHAPE), np.float32))
-    model.backward(y, need_dx=False)
+    y = model(np.ones((5, *SHAPE), np.float32), train=True)
+    model.backpropagate(y, need_dx=False)
     plan = model.plan(5)
-    assert plan.kept + plan.shared + 2 * y.nbytes == held(model)
+    assert plan.kept + plan.shared == held(model)
 
 
 def test_an_inference_lies_where_training_does() -> None:
@@ -103,7 +103,9 @@ def test_parameters_gradients_and_optimizers() -> None:
         optimizer.attach(model.arena, model.backend)
         state = [value for value in vars(optimizer).values() if getattr(value, "nbytes", 0) == arena]
         assert len(state) == slots
-    parts = plan.parameters, plan.gradients, plan.optimizer, plan.kept, plan.shared, plan.workspace
+    assert model.plan(4, optimizer=SGD()).copies == weights + arena
+    assert model.plan(4, optimizer=Adam(), average=WeightAverage()).copies == weights + 3 * arena
+    parts = plan.parameters, plan.gradients, plan.optimizer, plan.copies, plan.kept, plan.shared, plan.workspace
     assert plan.peak == sum(parts)
 
 
@@ -115,11 +117,13 @@ def check_peak(model: Sequential, backend: Backend, N: int, shape: tuple[int, ..
         if model.arena is None:
             model.build(shape, backend)
             optimizer.attach(model.arena, model.backend)
-        model.forward(x)
+        model.forward(x, train=True)
         model.backward(dy, need_dx=False)
         optimizer.step()
 
-    assert measured_bytes(step) == pytest.approx(model.plan(N, optimizer=optimizer).peak, rel=0.1)
+    measured = measured_bytes(step)
+    plan = model.plan(N, optimizer=optimizer)
+    assert measured == pytest.approx(plan.peak - plan.copies, rel=0.1)
 
 
 @pytest.mark.parametrize("N", [64, 256])
@@ -147,14 +151,6 @@ def test_batches_of_all_sizes_lie_in_the_same_memory() -> None:
     for N in range(1, 64, 9):
         model.predict(np.ones((N, 8, 8, 16), np.float32))
     assert backend.held_bytes() == before
-
-
-def test_threads_are_not_given_what_the_last_pass_left() -> None:
-    model = Sequential([Conv2D(8, 3), ReLU(), Conv2D(8, 3)])
-    model.build((16, 16, 1), CpuBackend(threads=1))
-    model.forward(np.ones((100, 16, 16, 1), np.float32))
-    model.build((16, 16, 1), CpuBackend(threads=2))
-    assert [layer.x for copy in model._shards.copies for layer in (copy.layers[0], copy.layers[2])] == [None] * 4
 
 
 def test_columns_on_a_gpu_are_bounded(make_backend: Callable) -> None:
@@ -189,6 +185,7 @@ def test_a_plan_as_a_table() -> None:
         "parameters              1.02 kB",
         "gradients               1.02 kB",
         "optimizer               1.02 kB",
+        "copies                  1.21 kB",
         "kept                    5.20 kB",
         "shared                  16.0 kB",
         "workspace               83.2 kB",

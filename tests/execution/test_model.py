@@ -100,7 +100,7 @@ def test_errors_name_the_layer_in_the_model() -> None:
         model.build((20, 20, 1), max_batch=-1)
     model.build((20, 20, 1), "cpu")
     with pytest.raises(InputError, match=r'^Sequential "net": expected input of shape \(N, 20, 20, 1\)'):
-        model.forward(np.zeros((1, 8, 8, 1), np.float32))
+        model(np.zeros((1, 8, 8, 1), np.float32), train=True)
 
 
 def test_a_model_in_a_model() -> None:
@@ -200,18 +200,18 @@ def test_predict_keeps_nothing_for_backward() -> None:
     first = model.predict(x).copy()
     np.testing.assert_array_equal(model.predict(x), first)  # no dropout
     assert not model.state_dict()["dropout1.counter"].any()
-    with pytest.raises(InputError, match="backward needs a forward with train=True before it"):
-        model.backward(np.zeros((2, 3), np.float32))
+    with pytest.raises(InputError, match="backpropagate needs a call with train=True before it"):
+        model.backpropagate(np.zeros((2, 3), np.float32))
 
 
 def test_need_dx_reaches_the_first_layer_only() -> None:
     model, x = small(), np.random.default_rng(0).standard_normal((2, 6, 6, 1)).astype(np.float32)
     dy = np.ones((2, 3), np.float32)
-    model.forward(x)
-    dx = model.backward(dy)
+    model(x, train=True)
+    dx = model.backpropagate(dy)
     assert dx.shape == x.shape
     gradients = model.arena.gradients.copy()
-    assert model.backward(dy, need_dx=False) is None
+    assert model.backpropagate(dy, need_dx=False) is None
     np.testing.assert_array_equal(model.arena.gradients, gradients)
     assert gradients.any()
 
@@ -221,17 +221,17 @@ def test_need_dx_reaches_the_first_layer_only() -> None:
 
 def test_state_round_trip() -> None:
     model, x = small(seed=1), np.ones((2, 6, 6, 1), np.float32)
-    model.forward(x)  # advances the counter of the dropout
+    model(x, train=True)  # advances the counter of the dropout
     state = model.state_dict()
     assert set(state) == {"first.w", "first.b", "dense1.w", "dense1.b", "dropout1.counter"}
     assert state["dropout1.counter"].tolist() == [1]
-    expected = model.forward(x).copy()
+    expected = model(x, train=True).copy()
     model.arena.values[...] = 0
     assert state["first.w"].any(), "state_dict copies"
     other = small(seed=1)  # the masks of dropout come from the seed
     other.arena.values[...] = np.nan
     other.load_state_dict(state)
-    np.testing.assert_array_equal(other.forward(x), expected)
+    np.testing.assert_array_equal(other(x, train=True), expected)
     for name, value in state.items():
         if name != "dropout1.counter":
             np.testing.assert_array_equal(other.state_dict()[name], value)
@@ -255,7 +255,7 @@ BAD_STATES = [
     (lambda state: without(state, "first.b", "dense1.w"), "Sequential: the state lacks dense1.w, first.b"),
     (
         lambda state: {**state, "dense2.w": state["dense1.w"]},
-        "Sequential: the state has dense2.w, which this model has not",
+        "Sequential: the state has dense2.w, which this model does not have",
     ),
     (
         lambda state: {**state, "dense1.w": state["dense1.w"].T},
@@ -296,21 +296,21 @@ def test_weights_sha256() -> None:
 
 
 @pytest.mark.parametrize("device", ["reference", "cpu", pytest.param("gpu", marks=pytest.mark.gpu)])
-def test_warm_up_leaves_no_trace(device: str) -> None:
+def test_the_dry_pass_leaves_no_trace(device: str) -> None:
     models = []
     for max_batch in (0, 5):
         model = Sequential([Conv2D(2, 3), ReLU(), MaxPool2D(2), Flatten(), Dropout(0.5), Dense(3)])
         model.build((6, 6, 1), device, max_batch=max_batch, seed=4)
         models.append(model)
-    without_warm_up, with_warm_up = models
-    assert with_warm_up.weights_sha256() == without_warm_up.weights_sha256()
-    for name, value in without_warm_up.state_dict().items():
-        np.testing.assert_array_equal(with_warm_up.state_dict()[name], value)
-    assert not with_warm_up.backend.to_host(with_warm_up.arena.gradients).any()
+    without, warm = models
+    assert warm.weights_sha256() == without.weights_sha256()
+    for name, value in without.state_dict().items():
+        np.testing.assert_array_equal(warm.state_dict()[name], value)
+    assert not warm.backend.to_host(warm.arena.gradients).any()
     with pytest.raises(InputError, match="backward needs a forward"):
-        with_warm_up.backward(with_warm_up.backend.zeros((5, 3)))
+        warm.backpropagate(warm.backend.zeros((5, 3)))
     x = np.random.default_rng(0).standard_normal((4, 6, 6, 1)).astype(np.float32)
-    outputs = [model.backend.to_host(model.forward(model.backend.from_host(x))) for model in models]
+    outputs = [model.backend.to_host(model(model.backend.from_host(x), train=True)) for model in models]
     np.testing.assert_array_equal(*outputs)
 
 
@@ -378,8 +378,8 @@ def make_step(layers: list[Layer], loss: Loss, N: int) -> Callable[[], None]:
     x = np.random.default_rng(0).standard_normal((N, 8, 8, 2)).astype(np.float32)
 
     def step() -> None:
-        loss.forward(model.forward(x), labels, totals=totals)
-        model.backward(loss.backward())
+        loss.forward(model.forward(x, train=True), labels, totals=totals)
+        model.backward(loss.backward(), need_dx=True)
         optimizer.step()
 
     return step
@@ -444,8 +444,8 @@ def test_relu_and_max_pooling_are_one_to_the_bit(device: str) -> None:
     model.build((8, 8, 3), device)
     relu.build((8, 8, 3), device)
     pool.build((8, 8, 3), device)
-    np.testing.assert_array_equal(model.forward(x), pool.forward(relu.forward(x)))
-    np.testing.assert_array_equal(model.backward(dy), relu.backward(pool.backward(dy)))
+    np.testing.assert_array_equal(model(x, train=True), pool(relu(x, train=True), train=True))
+    np.testing.assert_array_equal(model.backpropagate(dy), relu.backpropagate(pool.backpropagate(dy)))
 
 
 @pytest.mark.parametrize("device", ["reference", "cpu"])
@@ -465,24 +465,28 @@ def test_a_layer_and_the_relu_behind_it_are_one_to_the_bit(make: Callable[[], La
         built.build(x.shape[1:], get_backend(device, threads=1 if device == "cpu" else None))
     for parameter, value in zip(layer.parameters(), model.parameters(), strict=True):
         value.value[...] = parameter.value[...] = rng.standard_normal(parameter.shape)
-    y = layer.forward(x)
+    y = layer(x, train=True)
     assert y.min() < 0
-    y, dy = relu.forward(y), rng.standard_normal(y.shape).astype(np.float32)
-    assert model.predict(x).tobytes() == model.forward(x).tobytes() == y.tobytes()
-    assert model.backward(dy).tobytes() == layer.backward(relu.backward(dy)).tobytes()
+    y, dy = relu(y, train=True), rng.standard_normal(y.shape).astype(np.float32)
+    assert model.predict(x).tobytes() == model(x, train=True).tobytes() == y.tobytes()
+    assert model.backpropagate(dy).tobytes() == layer.backpropagate(relu.backpropagate(dy)).tobytes()
     for parameter, value in zip(layer.parameters(), model.parameters(), strict=True):
         assert value.gradient.tobytes() == parameter.gradient.tobytes()
-    np.testing.assert_array_equal(model.layers[0].forward(x), layer.forward(x))
+    np.testing.assert_array_equal(model.layers[0](x, train=True), layer(x, train=True))
 
 
-def test_a_subclass_computes_by_itself() -> None:
+@pytest.mark.parametrize("redefines", [False, True])
+def test_a_subclass_is_fused_unless_it_redefines_something(redefines: bool) -> None:
     """It may compute something else than the class that it is derived from."""
-    kinds = {kind: type("Odd", (kind,), {}) for kind in (Conv2D, Dense, ReLU)}
+
+    def derived(kind: type[Layer]) -> type[Layer]:
+        return type("Odd", (kind,), {"forward": lambda self, x, *, train: x} if redefines else {"colour": "blue"})
+
     for first, arguments in ((Conv2D, (4, 3)), (Dense, (4,))):
-        for pair in ((kinds[first], ReLU), (first, kinds[ReLU])):
+        for pair in ((derived(first), ReLU), (first, derived(ReLU))):
             model = Sequential([pair[0](*arguments), pair[1]()])
             model.build((6, 6, 2) if first is Conv2D else (6,), "cpu")
-            assert not model._rectified
+            assert len(model.program.whole.steps[True]) == 1 + redefines
 
 
 # Networks, and a shape that only their last layers refuse, when the first have already taken it.
@@ -498,10 +502,10 @@ def test_a_refused_build_changes_nothing(name: str) -> None:
     layers, refused = REBUILT[name]
     model, x = Sequential(layers), np.random.default_rng(0).standard_normal((4, 8, 8, 3)).astype(np.float32)
     model.build((8, 8, 3), "cpu", seed=1)
-    y = model.forward(x).copy()
-    dx = model.backward(y).copy()
+    y = model(x, train=True).copy()
+    dx = model.backpropagate(y).copy()
     for shape in (refused, (8, 8)):
         with pytest.raises(InputError):
             model.build(shape, "cpu", seed=2)
-    np.testing.assert_array_equal(model.forward(x), y)
-    np.testing.assert_array_equal(model.backward(y), dx)
+    np.testing.assert_array_equal(model(x, train=True), y)
+    np.testing.assert_array_equal(model.backpropagate(y), dx)

@@ -49,7 +49,7 @@ def test_the_layer_is_named_and_a_batch_that_fits(threads: int, train: bool, mon
     model = network(CpuBackend(threads=threads))
     x = np.zeros((9000, *SHAPE), np.float32)
     with memory_of(model.backend, 18_000_000, monkeypatch), pytest.raises(OutOfMemoryError) as error:
-        model.forward(x, train=train)
+        model(x, train=train)
     message = str(error.value)
     assert message.startswith('Conv2D "conv2d1": out of memory with a batch of 9,000 (Unable to allocate ')
     assert "; cpu has 18.0 MB left, where by plan a batch of " in message
@@ -58,21 +58,21 @@ def test_the_layer_is_named_and_a_batch_that_fits(threads: int, train: bool, mon
     assert 0 < fitting < 9000
     assert model.plan(fitting).peak <= SPARE * (18_000_000 + model.held_bytes())
     assert model.plan(2 * fitting).peak > SPARE * 18_000_000
-    model.forward(x[:10])  # and it goes on
+    model(x[:10], train=True)  # and it goes on
 
 
 def test_a_layer_inside_of_another_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     model = Sequential([ReLU(), Residual(Sequential([Conv2D(64, 3, padding=1, name="wide"), Conv2D(3, 1)]))])
     model.build(SHAPE, CpuBackend(threads=1))
     with memory_of(model.backend, 2_000_000, monkeypatch), pytest.raises(OutOfMemoryError, match='Conv2D "wide"'):
-        model.forward(np.zeros((100, *SHAPE), np.float32))
+        model(np.zeros((100, *SHAPE), np.float32), train=True)
 
 
 def test_the_backward_pass_too(monkeypatch: pytest.MonkeyPatch) -> None:
     model = network(CpuBackend(threads=1))
-    y = model.forward(np.zeros((200, *SHAPE), np.float32))
+    y = model(np.zeros((200, *SHAPE), np.float32), train=True)
     with memory_of(model.backend, 300_000, monkeypatch), pytest.raises(OutOfMemoryError, match="a batch of 200"):
-        model.backward(np.ones_like(y))
+        model.backpropagate(np.ones_like(y))
 
 
 def test_other_errors_are_left_alone() -> None:
@@ -122,7 +122,7 @@ def test_a_gpu_without_memory() -> None:
         model = network(get_backend("gpu"))
         x = model.backend.zeros((100, *SHAPE))
         with cupy.cuda.using_allocator(refuse), pytest.raises(OutOfMemoryError) as error:
-            model.forward(x)
+            model(x, train=True)
     assert 'Conv2D "conv2d1": out of memory with a batch of 100 (Out of memory allocating ' in str(error.value)
     assert "gpu:0 has 85.9 GB left" in str(error.value)
 

@@ -20,6 +20,8 @@ from gpucnn import (
     Flatten,
     GroupNorm,
     Layer,
+    LeakyReLU,
+    LpPool2D,
     MaxPool2D,
     Parallel,
     PReLU,
@@ -39,7 +41,12 @@ def network() -> Sequential:
     return Sequential(
         [
             *(Conv2D(4, 3, padding="same"), PReLU(), Residual(Sequential([Conv2D(4, 3, padding=1), GroupNorm(2)]))),
-            *(Conv2DTranspose(3, 2, stride=2), ReLU(), MaxPool2D(2), Parallel([Conv2D(2, 1), AveragePool2D(3, stride=1, padding=1)])),
+            *(
+                Conv2DTranspose(3, 2, stride=2),
+                ReLU(),
+                MaxPool2D(2),
+                Parallel([Conv2D(2, 1), AveragePool2D(3, stride=1, padding=1)]),
+            ),
             *(GELU(), AdaptiveAveragePool2D((3, 2)), Flatten(), Dense(5)),
         ]
     )
@@ -63,11 +70,11 @@ def gradients(model: Sequential) -> dict[str, np.ndarray]:
 @pytest.mark.parametrize("threads", [2, 3])
 def test_outputs_and_gradients_are_those_of_one_thread(threads: int, N: int) -> None:
     alone, together = built(network, 1), built(network, threads)
-    assert alone._shards is None
-    assert together._shards is not None
+    assert alone.program.front is None
+    assert together.program.front is not None
     x, dy = batch(N), np.random.default_rng(1).standard_normal((N, 5))
-    np.testing.assert_allclose(together.forward(x), alone.forward(x), rtol=1e-12, atol=1e-12)
-    np.testing.assert_allclose(together.backward(dy), alone.backward(dy), rtol=1e-12, atol=1e-12)
+    np.testing.assert_allclose(together(x, train=True), alone(x, train=True), rtol=1e-12, atol=1e-12)
+    np.testing.assert_allclose(together.backpropagate(dy), alone.backpropagate(dy), rtol=1e-12, atol=1e-12)
     expected = gradients(alone)
     for name, gradient in gradients(together).items():
         np.testing.assert_allclose(gradient, expected[name], rtol=1e-10, atol=1e-12, err_msg=name)
@@ -77,10 +84,10 @@ def test_batches_of_changing_size() -> None:
     alone, together = built(network, 1), built(network, 3)
     for seed, N in enumerate((5, 1, 8, 2, 8)):
         x = batch(N, seed)
-        y = together.forward(x)
-        np.testing.assert_allclose(y, alone.forward(x), rtol=1e-12, atol=1e-12)
-        together.backward(y, need_dx=False)
-        alone.backward(y, need_dx=False)
+        y = together(x, train=True)
+        np.testing.assert_allclose(y, alone(x, train=True), rtol=1e-12, atol=1e-12)
+        together.backpropagate(y, need_dx=False)
+        alone.backpropagate(y, need_dx=False)
         expected = gradients(alone)
         for name, gradient in gradients(together).items():
             np.testing.assert_allclose(gradient, expected[name], rtol=1e-10, atol=1e-12, err_msg=name)
@@ -110,29 +117,50 @@ def test_training_agrees_and_repeats() -> None:
         np.testing.assert_array_equal(first[name], second[name], err_msg=name)
 
 
-def test_a_network_built_again_has_new_shards() -> None:
+def test_a_network_built_again_has_new_replicas() -> None:
     model = built(network, 3)
-    before = model._shards
+    before = model.program.front
     model.build(SHAPE, CpuBackend("float32", threads=2))
-    assert model._shards is not before
-    assert len(model._shards.copies) == 2
-    assert model.forward(batch(4).astype(np.float32)).dtype == np.float32
+    assert model.program.front is not before
+    assert len(model.program.front.segments) == 2
+    assert model(batch(4).astype(np.float32), train=True).dtype == np.float32
 
 
 def test_layers_that_compute_together_stay_together() -> None:
-    model = Sequential(
-        [
-            *(Conv2D(4, 1), ReLU(), Conv2D(4, 1), ReLU(), MaxPool2D(2), Conv2D(4, 1), BatchNorm2D(), ReLU(), Flatten()),
-            *(Dense(4), ReLU(), Dense(3)),
+    """In training or in inference: threads share the samples up to a value that no fusion hides."""
+    chain = lambda: [Conv2D(4, 1), ReLU(), Conv2D(4, 1), ReLU(), MaxPool2D(2), Conv2D(4, 1)]  # noqa: E731
+    for behind, shared in (([BatchNorm2D()], 5), ([Dropout(0.5)], 6), ([ReLU(), Dropout(0.5)], 7)):
+        model = Sequential([*chain(), *behind, Conv2D(2, 1)])
+        model.build(SHAPE, CpuBackend(threads=2))
+        assert [type(layer) for layer in model.program.front.segment.layers()] == [
+            type(layer) for layer in model.layers[:shared]
         ]
-    )
-    model.build(SHAPE, "cpu")
-    ends = [model.layers.index(front.layers[-1]) + 1 for front in map(model.front, range(2, len(model.order) + 1))]
-    assert ends == [2, 3, 5, 5, 7, 8, 9, 9, 11, 12]
-    for front in map(model.front, range(len(model.order) + 1)):
-        assert front.order == model.order[: len(front.order)]
-        assert front._normalized | front._rectified <= set(front.order), "copies for threads would hold more layers"
-    assert model.front(0).layers == model.front(1).layers == []
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_settings_take_effect_on_all_threads(threads: int) -> None:
+    """Whether they are changed before a pass, between two, or as weights."""
+
+    def make(slope: float, p: float) -> Sequential:
+        layers = [Conv2D(2, 3), LeakyReLU(slope), LpPool2D(2, stride=1, p=p), Flatten(), Dense(3)]
+        model = Sequential(layers)
+        model.build(SHAPE, CpuBackend("float64", threads=threads), seed=1)
+        return model
+
+    model, x = make(0.1, 2.0), batch(6)
+    first = model(x)
+    model.layers[1].slope, model.layers[2].p = 0.5, 3.0
+    expected = make(0.5, 3.0)
+    assert not np.array_equal(model(x), first)
+    np.testing.assert_array_equal(model(x), expected(x))
+    np.testing.assert_array_equal(model.predict(x), expected.predict(x))
+    model(x, train=True)
+    expected(x, train=True)
+    dy = np.ones((6, 3))
+    np.testing.assert_array_equal(model.backpropagate(dy), expected.backpropagate(dy))
+    model.layers[0].w.value = 2 * model.layers[0].w.value
+    expected.layers[0].w.value *= 2
+    np.testing.assert_array_equal(model(x), expected(x))
 
 
 class Custom(Layer):
@@ -164,7 +192,7 @@ class Normalized(ReLU):
         (lambda: Residual(BatchNorm2D()), 1),
         (lambda: Dense(3), 4),
         (lambda: Dense(20_000), 2),  # its matrix is shared by columns
-        (lambda: Sequential([ReLU(), Custom()]), 1),
+        (lambda: Sequential([ReLU(), Custom()]), 2),
     ],
 )
 def test_what_needs_the_whole_batch_gets_it(layer: Callable[[], Layer], shared: int) -> None:
@@ -173,10 +201,11 @@ def test_what_needs_the_whole_batch_gets_it(layer: Callable[[], Layer], shared: 
         return Sequential([Conv2D(2, 3), *flat, Dense(3)])
 
     alone, together, x = built(make, 1), built(make, 3), batch(6)
-    assert (len(together._shards.network.order) if together._shards else 0) == shared
-    np.testing.assert_allclose(together.forward(x), alone.forward(x), rtol=1e-12, atol=1e-12)
+    front = together.program.front
+    assert (len(front.segment.layers()) if front else 0) == shared
+    np.testing.assert_allclose(together(x, train=True), alone(x, train=True), rtol=1e-12, atol=1e-12)
     dy = np.random.default_rng(1).standard_normal((6, 3))
-    np.testing.assert_allclose(together.backward(dy), alone.backward(dy), rtol=1e-12, atol=1e-12)
+    np.testing.assert_allclose(together.backpropagate(dy), alone.backpropagate(dy), rtol=1e-12, atol=1e-12)
     expected = gradients(alone)
     for name, gradient in gradients(together).items():
         np.testing.assert_allclose(gradient, expected[name], rtol=1e-10, atol=1e-12, err_msg=name)
@@ -186,5 +215,5 @@ def test_a_part_has_no_shards_of_its_own() -> None:
     inner = Sequential([Conv2D(2, 3), ReLU()])
     model = Sequential([inner, Flatten(), Dense(3)])
     model.build(SHAPE, CpuBackend("float64", threads=2))
-    assert model._shards is not None
-    assert inner._shards is None
+    assert model.program.front is not None
+    assert inner.program.front is None

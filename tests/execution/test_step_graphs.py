@@ -141,7 +141,7 @@ def test_trap_changed_buffer(layer: Callable[[], Layer], cupy: ModuleType) -> No
     def train(trainer: Trainer, data: DeviceDataset) -> None:
         def grow() -> None:
             trainer.model.predict(trainer.backend.zeros((50, *SHAPE)))
-            trainer.model.forward(trainer.backend.zeros((50, *SHAPE)))
+            trainer.model(trainer.backend.zeros((50, *SHAPE)), train=True)
 
         trainer.train_epoch(data, 0, at_batch(3, grow))
 

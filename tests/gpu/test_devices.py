@@ -45,8 +45,8 @@ def build(backend: Backend) -> None:
 
 def forward_and_backward(backend: Backend) -> None:
     model = model_on(backend)
-    y = model.forward(backend.zeros((2, 4, 4, 1)))
-    model.backward(y)
+    y = model(backend.zeros((2, 4, 4, 1)), train=True)
+    model.backpropagate(y)
 
 
 def predict(backend: Backend) -> None:
@@ -129,7 +129,7 @@ def test_transfers_wait_for_the_streams_of_their_own_device(two: ModuleType) -> 
     dense = Dense(3)
     with two.cuda.Stream(non_blocking=True), two.cuda.Device(1), side, two.cuda.Device(0):
         x = backend.from_host(np.ones((2, 4), "float32"))
-        y = backend.to_host(dense.forward(x))
+        y = backend.to_host(dense(x, train=True))
     np.testing.assert_allclose(y, np.ones((2, 4)) @ backend.to_host(dense.w.value), rtol=1e-6)
 
 
@@ -146,9 +146,9 @@ def test_after_a_fork_the_reason_is_named(cupy: ModuleType, monkeypatch: pytest.
     """CUDA calls it an initialization error: neither a driver nor a library is missing."""
     dense = Dense(3)
     x = cupy.ones((2, 4), "float32")
-    dense.forward(x)
+    dense(x, train=True)
     monkeypatch.setattr(os, "getpid", lambda: 1)  # as in a child
-    for call in (lambda: get_backend("gpu"), lambda: dense.forward(x), lambda: dense.backend.zeros((3,))):
+    for call in (lambda: get_backend("gpu"), lambda: dense(x, train=True), lambda: dense.backend.zeros((3,))):
         with pytest.raises(DeviceError, match=r'forked after its parent had used it .*get_context\("spawn"\)'):
             call()
     assert get_backend("auto").name == "cpu"
@@ -168,7 +168,7 @@ def test_the_memory_of_a_backend_goes_with_it(device: str, cupy: ModuleType) -> 
             backend = get_backend(device)
             dense = Dense(3)
             dense.build((4,), backend)
-            dense.backward(dense.forward(backend.zeros((2, 4))))
+            dense.backpropagate(dense(backend.zeros((2, 4)), train=True))
             gone = weakref.ref(backend)
             del dense, backend
             assert gone() is None

@@ -104,7 +104,7 @@ def test_a_layer_follows_its_array_to_the_gpu(cupy: ModuleType) -> None:
     conv.build((9, 9, 3))
     conv.b.value[...] = 1.5
     weights = conv.w.value.copy()
-    y = conv.forward(cupy.asarray(x))
+    y = conv(cupy.asarray(x), train=True)
     assert conv.backend.name == "gpu:0"
     np.testing.assert_array_equal(conv.w.value.get(), weights)
     expected = get_backend("cpu").conv2d(x, weights, np.full(4, 1.5, "float32"), conv.window)
@@ -118,9 +118,9 @@ def test_mixing_devices_names_the_layer_both_devices_and_the_cure(built_on: str,
     host = np.zeros((1, 5, 5, 1), "float32")
     device = cupy.asarray(host)
     conv = Conv2D(2, 3, name="conv1")
-    conv.forward(host if built_on == "cpu" else device)
+    conv(host if built_on == "cpu" else device, train=True)
     with pytest.raises(DeviceError, match=r'Conv2D "conv1": built on (cpu|gpu:0), .* a (cupy|numpy) ndarray; move'):
-        conv.forward(device if built_on == "cpu" else host)
+        conv(device if built_on == "cpu" else host, train=True)
 
 
 @requires_compiler
@@ -133,7 +133,7 @@ def test_two_gpus_in_one_thread() -> None:
                 layers.append((Dense(3), cupy.ones((2, 4), "float32")))
         for _ in range(2):
             for device, (layer, x) in enumerate(layers):
-                assert layer.forward(x).device.id == device
+                assert layer(x, train=True).device.id == device
                 assert layer.w.value.device.id == device
 
 

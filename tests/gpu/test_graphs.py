@@ -109,7 +109,7 @@ def check_inferences(network: Sequential, *batches: np.ndarray) -> None:
     for batch in batches:
         x = network.backend.from_host(batch)
         found = network.backend.to_host(network.predict(x))
-        np.testing.assert_array_equal(found, network.backend.to_host(network.forward(x, train=False)))
+        np.testing.assert_array_equal(found, network.backend.to_host(network(x)))
 
 
 def test_an_inference_is_a_copy_and_a_launch(cupy: ModuleType) -> None:
@@ -226,7 +226,7 @@ def test_training_in_between_needs_no_new_recording(cupy: ModuleType) -> None:
     x = network.backend.from_host(images(4))
     replays = []
     for _ in range(5):
-        network.backward(network.forward(x, train=True))
+        network.backpropagate(network(x, train=True))
         for _ in range(3):
             network.predict(x)
         replays.append(network._inferences.replay)
@@ -256,4 +256,4 @@ def test_an_inference_in_a_recording_is_a_part_of_it(cupy: ModuleType) -> None:
     recording = network.backend.record(work)
     y[...] = 0
     recording()
-    np.testing.assert_array_equal(y.get(), network.forward(x, train=False).get())
+    np.testing.assert_array_equal(y.get(), network(x).get())

@@ -42,7 +42,7 @@ def conv(name: str = "conv1", **settings) -> Conv2D:
 
 def after_forward(train: bool = True) -> Conv2D:
     layer = conv()
-    layer.forward(np.zeros((5, 8, 8, 2), np.float32), train=train)
+    layer(np.zeros((5, 8, 8, 2), np.float32), train=train)
     return layer
 
 
@@ -64,15 +64,15 @@ REFUSALS = {
         'GroupNorm "g": 6 channels cannot be divided into 4 equal groups; use a number of groups that divides 6',
     ),
     "numbers to normalize": (
-        lambda: BatchNorm2D(name="b").forward(np.zeros(5, np.float32)),
+        lambda: BatchNorm2D(name="b")(np.zeros(5, np.float32), train=True),
         'BatchNorm2D "b": expected samples of shape (..., C), received (); reshape (N,) to (N, 1)',
     ),
     "numbers to normalize in groups": (
-        lambda: GroupNorm(1).forward(np.zeros(5, np.float32)),
+        lambda: GroupNorm(1)(np.zeros(5, np.float32), train=True),
         "GroupNorm: expected samples of shape (..., C), received (); reshape (N,) to (N, 1)",
     ),
     "numbers without a slope": (
-        lambda: PReLU().forward(np.zeros(5, np.float32)),
+        lambda: PReLU()(np.zeros(5, np.float32), train=True),
         "PReLU: expected samples of shape (..., C), received (); reshape (N,) to (N, 1)",
     ),
     "PyTorch's word for an exact GELU": (
@@ -150,7 +150,7 @@ REFUSALS = {
     ),
     "a class as a layer": (
         lambda: Sequential([Dense]),
-        "Sequential: expected layers, as ReLU(), received <class",
+        "Sequential: expected layers, such as ReLU(), received <class",
     ),
     "labels in a list": (
         lambda: softmax_loss(np.zeros((2, 3)), [0, 1]),
@@ -169,7 +169,7 @@ REFUSALS = {
         "MeanSquaredError: expected targets of dtype float64, received float32; use astype",
     ),
     "an empty batch": (
-        lambda: conv().forward(np.zeros((0, 8, 8, 2), np.float32)),
+        lambda: conv()(np.zeros((0, 8, 8, 2), np.float32), train=True),
         'Conv2D "conv1": received an empty batch; give at least one sample',
     ),
     "a part built alone": (
@@ -177,7 +177,7 @@ REFUSALS = {
         'Dense "dense1": is a part of Sequential; build that instead',
     ),
     "a part given another precision": (
-        lambda: trained()[0].layers[0].forward(np.zeros((1, 3))),
+        lambda: trained()[0].layers[0](np.zeros((1, 3)), train=True),
         'Dense "dense1": expected input of dtype float32, received float64',
     ),
     "a part of two models": (
@@ -201,16 +201,16 @@ REFUSALS = {
         "Conv2D: padding must be ((top, bottom), (left, right)), received ((1, 2, 3), (0, 0))",
     ),
     "channels": (
-        lambda: conv().forward(np.zeros((5, 8, 8, 3), np.float32)),
+        lambda: conv()(np.zeros((5, 8, 8, 3), np.float32), train=True),
         'Conv2D "conv1": expected input of shape (N, 8, 8, 2), received (5, 8, 8, 3); reshape it, or build the layer '
         "for that shape",
     ),
     "rank": (
-        lambda: conv().forward(np.zeros((8, 8, 2), np.float32)),
+        lambda: conv()(np.zeros((8, 8, 2), np.float32), train=True),
         'Conv2D "conv1": expected input of shape (N, 8, 8, 2), received (8, 8, 2)',
     ),
     "rank 0": (
-        lambda: conv().forward(np.zeros((), np.float32)),
+        lambda: conv()(np.zeros((), np.float32), train=True),
         'Conv2D "conv1": expected input of shape (N, 8, 8, 2), received ()',
     ),
     "not an image": (
@@ -219,7 +219,7 @@ REFUSALS = {
         "channel axis even for grey images",
     ),
     "not an image to pool": (
-        lambda: MaxPool2D(2).forward(np.zeros((5, 8, 8), np.float32)),
+        lambda: MaxPool2D(2)(np.zeros((5, 8, 8), np.float32), train=True),
         "MaxPool2D: expected images of shape (H, W, C), received samples of shape (8, 8)",
     ),
     "not flat": (
@@ -227,52 +227,52 @@ REFUSALS = {
         'Dense "d": expected flat samples of shape (I,), received (4, 4, 2); put Flatten() before it',
     ),
     "dtype": (
-        lambda: conv().forward(np.zeros((5, 8, 8, 2))),
+        lambda: conv()(np.zeros((5, 8, 8, 2)), train=True),
         'Conv2D "conv1": expected input of dtype float32, received float64; convert it with astype, or build the '
         "layer for that precision",
     ),
     "dtype of dy": (
-        lambda: after_forward().backward(np.zeros((5, 6, 6, 4))),
+        lambda: after_forward().backpropagate(np.zeros((5, 6, 6, 4))),
         'Conv2D "conv1": expected dy of dtype float32, received float64',
     ),
     "float16": (
-        lambda: Dense(3).forward(np.zeros((2, 4), np.float16)),
+        lambda: Dense(3)(np.zeros((2, 4), np.float16), train=True),
         "Dense: expected floats (float32 or float64), received float16; convert with astype",
     ),
     "integers": (
-        lambda: Dense(3).forward(np.zeros((2, 4), np.int64)),
+        lambda: Dense(3)(np.zeros((2, 4), np.int64), train=True),
         "Dense: expected floats (float32 or float64), received int64; convert with astype",
     ),
     "integers when built": (
-        lambda: conv().forward(np.zeros((5, 8, 8, 2), np.uint8)),
+        lambda: conv()(np.zeros((5, 8, 8, 2), np.uint8), train=True),
         'Conv2D "conv1": expected input of dtype float32, received uint8',
     ),
     "a list": (
-        lambda: Dense(3).forward([[1.0, 2.0]]),
+        lambda: Dense(3)([[1.0, 2.0]], train=True),
         "Dense: expected a NumPy or CuPy array, received list",
     ),
     "dy a list": (
-        lambda: after_forward().backward([1.0]),
+        lambda: after_forward().backpropagate([1.0]),
         'Conv2D "conv1": built on cpu, but its dy is a builtins list',
     ),
     "backward first": (
-        lambda: conv().backward(np.zeros((5, 6, 6, 4), np.float32)),
-        'Conv2D "conv1": backward needs a forward with train=True before it',
+        lambda: conv().backpropagate(np.zeros((5, 6, 6, 4), np.float32)),
+        'Conv2D "conv1": backpropagate needs a call with train=True before it',
     ),
     "backward of a new layer": (
-        lambda: Dense(3).backward(np.zeros((5, 3), np.float32)),
-        "Dense: backward needs a forward with train=True before it",
+        lambda: Dense(3).backpropagate(np.zeros((5, 3), np.float32)),
+        "Dense: backpropagate needs a call with train=True before it",
     ),
     "backward after train=False": (
-        lambda: after_forward(train=False).backward(np.zeros((5, 6, 6, 4), np.float32)),
-        'Conv2D "conv1": backward needs a forward with train=True before it',
+        lambda: after_forward(train=False).backpropagate(np.zeros((5, 6, 6, 4), np.float32)),
+        'Conv2D "conv1": backpropagate needs a call with train=True before it',
     ),
     "dy of wrong shape": (
-        lambda: after_forward().backward(np.zeros((5, 6, 6, 3), np.float32)),
+        lambda: after_forward().backpropagate(np.zeros((5, 6, 6, 3), np.float32)),
         'Conv2D "conv1": expected dy of shape (5, 6, 6, 4), received (5, 6, 6, 3)',
     ),
     "dy of another batch": (
-        lambda: after_forward().backward(np.zeros((4, 6, 6, 4), np.float32)),
+        lambda: after_forward().backpropagate(np.zeros((4, 6, 6, 4), np.float32)),
         'Conv2D "conv1": expected dy of shape (5, 6, 6, 4), received (4, 6, 6, 4)',
     ),
     "padding as large as the window": (
@@ -370,13 +370,13 @@ def test_refusals(case: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "build", [lambda layer: layer.build((2,), "cpu"), lambda layer: layer.forward(np.zeros((1, 2), np.float32))]
+    "build", [lambda layer: layer.build((2,), "cpu"), lambda layer: layer(np.zeros((1, 2), np.float32), train=True)]
 )
 def test_a_list_is_refused_by_a_built_layer(build: Callable) -> None:
     layer = Dense(3, name="out")
     build(layer)
     with pytest.raises((InputError, DeviceError), match='Dense "out": .* list'):
-        layer.forward([[1.0, 2.0]])
+        layer([[1.0, 2.0]], train=True)
 
 
 class DeviceArray:
@@ -398,11 +398,11 @@ def test_mixing_devices(device: str) -> None:
         "backend.from_host/to_host, or build the layer on the array's device"
     )
     with pytest.raises(DeviceError) as error:
-        layer.forward(DeviceArray())
+        layer(DeviceArray(), train=True)
     assert str(error.value) == message
-    layer.forward(np.zeros((5, 8, 8, 2), np.float32))
+    layer(np.zeros((5, 8, 8, 2), np.float32), train=True)
     with pytest.raises(DeviceError) as error:
-        layer.backward(DeviceArray())
+        layer.backpropagate(DeviceArray())
     assert str(error.value) == message.replace("its input", "its dy")
 
 
@@ -434,10 +434,10 @@ def test_numbers_of_numpy_are_numbers() -> None:
 def test_a_refused_build_changes_nothing(layer: Layer, shape: tuple, refused: tuple) -> None:
     x = np.random.default_rng(0).standard_normal((2, *shape), np.float32)
     layer.build(shape, "cpu")
-    y = layer.forward(x).copy()
+    y = layer(x, train=True).copy()
     with pytest.raises(InputError):
         layer.build(refused, "cpu")
-    np.testing.assert_array_equal(layer.forward(x), y)
+    np.testing.assert_array_equal(layer(x, train=True), y)
 
 
 def test_a_refused_state_changes_nothing() -> None:
@@ -452,7 +452,7 @@ def test_a_move_keeps_the_state() -> None:
     layer = Dropout(0.5)
     layer.build((3,))
     layer.counter[...] = 7
-    layer.forward(np.ones((2, 3)))
+    layer(np.ones((2, 3)), train=True)
     assert int(layer.counter[0]) == 8
 
 

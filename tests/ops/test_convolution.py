@@ -28,7 +28,7 @@ def test_groups_are_convolutions_side_by_side(kind: str) -> None:
     grouped.b.value[...] = random.standard_normal(9)
     y = grouped(x)
     dy = random.standard_normal(y.shape)
-    dx = grouped.backward(dy)
+    dx = grouped.backpropagate(dy)
     for group in range(3):
         inputs, outputs = slice(2 * group, 2 * group + 2), slice(3 * group, 3 * group + 3)
         weights = outputs if kind == "convolution" else inputs
@@ -36,7 +36,7 @@ def test_groups_are_convolutions_side_by_side(kind: str) -> None:
         alone.w.value[...] = grouped.w.value[..., weights]
         alone.b.value[...] = grouped.b.value[outputs]
         np.testing.assert_allclose(y[..., outputs], alone(np.ascontiguousarray(x[..., inputs])), atol=1e-12)
-        alone_dx = alone.backward(np.ascontiguousarray(dy[..., outputs]))
+        alone_dx = alone.backpropagate(np.ascontiguousarray(dy[..., outputs]))
         np.testing.assert_allclose(dx[..., inputs], alone_dx, atol=1e-12)
         np.testing.assert_allclose(grouped.w.gradient[..., weights], alone.w.gradient, atol=1e-12)
         np.testing.assert_allclose(grouped.b.gradient[outputs], alone.b.gradient, atol=1e-12)
@@ -82,9 +82,9 @@ def test_what_32_bit_indices_cannot_reach_is_refused(
     monkeypatch.setattr("gpucnn.backend.gpu.arrays.INDEX_LIMIT", 4 * 2 * 25)
     backend, layer = make_backend("fake-gpu", "float32"), Conv2D(filters, 1, groups=groups)
     layer.build((5, 5, 2), backend)
-    layer.forward(backend.zeros((most, 5, 5, 2)))
+    layer(backend.zeros((most, 5, 5, 2)), train=True)
     with pytest.raises(InputError, match=f"^a batch of {message}"):
-        layer.forward(backend.zeros((most + 1, 5, 5, 2)))
+        layer(backend.zeros((most + 1, 5, 5, 2)), train=True)
 
 
 @pytest.mark.parametrize("taps", TAPS)
@@ -124,6 +124,6 @@ def test_how_far_a_nan_reaches(channels: int, filters: int, reach: int) -> None:
     x[0, 2, 17, 0] = np.nan
     layer = Conv2D(filters, 3, padding=1)
     layer.build(x.shape[1:], "cpu")
-    _, _, columns, _ = np.nonzero(np.isnan(layer.forward(x)))
+    _, _, columns, _ = np.nonzero(np.isnan(layer(x, train=True)))
     assert {16, 17, 18} <= set(columns)
     assert max(abs(columns - 17)) <= reach / 2

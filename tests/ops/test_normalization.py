@@ -28,7 +28,7 @@ def normalized_model(backend: Backend, **settings) -> Sequential:
     for seed, (_, parameter) in enumerate(model.named_parameters()):
         backend.from_host(1 + batch(seed, parameter.shape) / 2, out=parameter.value)
     for seed in range(3):
-        model.forward(backend.from_host(3 + 2 * batch(seed)))
+        model(backend.from_host(3 + 2 * batch(seed)), train=True)
     return model
 
 
@@ -89,7 +89,7 @@ def test_training_and_a_batch_norm_elsewhere_are_not_folded(monkeypatch: pytest.
     model = normalized_model(get_backend("cpu"))
     norm = model.layers[1]
     forbid(norm, "fold", monkeypatch)
-    model.forward(batch(7))
+    model(batch(7), train=True)
     for layers in ([Conv2D(3, 3), ReLU(), BatchNorm2D()], [BatchNorm2D(), Conv2D(3, 3)]):
         model = Sequential(layers)
         model.build(IMAGE, "cpu")
@@ -222,10 +222,10 @@ def test_group_norm_from_layer_norm_to_instance_norm(groups: int, backend_name: 
     layer = GroupNorm(groups, eps=0.0)
     layer.build(IMAGE, backend)
     for train in (True, False):
-        y = backend.to_host(layer.forward(backend.from_host(x), train=train))
+        y = backend.to_host(layer(backend.from_host(x), train=train))
         parts = y.reshape(N, 30, groups, 4 // groups)
         np.testing.assert_allclose(parts.mean(axis=(1, 3)), 0, atol=1e-5)
         np.testing.assert_allclose(parts.var(axis=(1, 3)), 1, rtol=1e-5)
-        alone = backend.to_host(layer.forward(backend.from_host(x[2:3]), train=train))
+        alone = backend.to_host(layer(backend.from_host(x[2:3]), train=train))
         assert_close(alone[0], y[2], "float32", terms=30, scale=4.0)
     assert layer.arrays().keys() == {"gamma", "beta"}

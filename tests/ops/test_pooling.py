@@ -32,7 +32,10 @@ CEIL = {
     "max": (MaxPool2D(KERNEL, stride=2, ceil_mode=True), [3, 4]),
     "no window starts in the padding": (MaxPool2D((1, 2), stride=2, padding=ALL_PADDED, ceil_mode=True), [1, 3, 4]),
     "average": (AveragePool2D(KERNEL, stride=2, ceil_mode=True), [2, 3.5]),
-    "average, padding does not count": (AveragePool2D(KERNEL, stride=3, padding=ALL_PADDED, ceil_mode=True), [1.5, 3.5]),
+    "average, padding does not count": (
+        AveragePool2D(KERNEL, stride=3, padding=ALL_PADDED, ceil_mode=True),
+        [1.5, 3.5],
+    ),
     "average, padding counts, the rest does not": (
         AveragePool2D((1, 4), stride=3, padding=ALL_PADDED, ceil_mode=True, count_include_pad=True),
         [6 / 4, 7 / 3],
@@ -61,7 +64,7 @@ def test_global_max_pool_takes_the_first_of_equals() -> None:
     expected = np.zeros_like(x)
     expected[:, 0, 0] = [[0, 2, 3], [4, 5, 6]]
     expected[0, 3, 4, 0] = 1
-    np.testing.assert_array_equal(layer.backward(np.array([[1.0, 2, 3], [4, 5, 6]])), expected)
+    np.testing.assert_array_equal(layer.backpropagate(np.array([[1.0, 2, 3], [4, 5, 6]])), expected)
 
 
 @pytest.mark.parametrize("device", ["reference", "cpu"])
@@ -82,7 +85,7 @@ def test_equal_bins_are_windows(adaptive: Layer, fixed: Layer, device: str) -> N
     y = adaptive(x)
     np.testing.assert_allclose(y, fixed(x))
     dy = numbers(y.shape)
-    np.testing.assert_allclose(adaptive.backward(dy), fixed.backward(dy))
+    np.testing.assert_allclose(adaptive.backpropagate(dy), fixed.backpropagate(dy))
 
 
 def test_unequal_bins_by_hand() -> None:

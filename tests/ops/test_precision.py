@@ -218,5 +218,5 @@ def test_a_layer_built_for_a_precision_keeps_it() -> None:
     layer, x = Dense(1, bias=False), np.full((1, 1), 1 + 2.0**-9, "float32")
     layer.build((1,), get_backend("reference", "bf16"))
     layer.w.value[...] = 1
-    assert layer.forward(x)[0, 0] == 1
+    assert layer(x, train=True)[0, 0] == 1
     assert layer.backend.matmul_precision == "bf16"

@@ -24,10 +24,10 @@ def train(backend: Backend, name: str, image_shape: tuple[int, int, int]) -> dic
     optimizer.attach(model.arena, backend)
     found = {}
     for step in range(2):
-        logits = model.forward(images)
+        logits = model(images, train=True)
         found[f"logits {step}"] = backend.to_host(logits)
         found[f"loss {step}"] = backend.to_host(loss.forward(logits, labels))
-        model.backward(loss.backward(), need_dx=False)
+        model.backpropagate(loss.backward(), need_dx=False)
         optimizer.step()
     return found | model.state_dict() | {"gradients": backend.to_host(model.arena.gradients)}
 

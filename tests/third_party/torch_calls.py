@@ -112,8 +112,8 @@ class LayerCall:
             getattr(layer, name).value[...] = layout.to(array(tensor))
         for name, values in self.state.items():
             getattr(layer, name)[...] = values
-        outputs = [self.layout.back(layer.forward(x)), *self.also(layer)]
-        gradients: Gradients = [(self.x, self.layout.back(layer.backward(self.layout.to(dy))))]
+        outputs = [self.layout.back(layer(x, train=True)), *self.also(layer)]
+        gradients: Gradients = [(self.x, self.layout.back(layer.backpropagate(self.layout.to(dy))))]
         for name, (tensor, layout) in self.parameters.items():
             gradients.append((tensor, layout.back(getattr(layer, name).gradient)))
         return outputs, gradients

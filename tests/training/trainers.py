@@ -72,7 +72,11 @@ def kitchen_sink(device: str):
 
 def residual(device: str):
     """What the resnets of the zoo are made of, narrower: the emulator takes seconds for their channels."""
-    blocks = [Residual(Sequential(normalized(4))), Residual(Sequential(normalized(6, 2)), Conv2D(6, 1, stride=2)), ReLU()]
+    blocks = [
+        Residual(Sequential(normalized(4))),
+        Residual(Sequential(normalized(6, 2)), Conv2D(6, 1, stride=2)),
+        ReLU(),
+    ]
     layers = [*normalized(4), *blocks, GlobalAveragePool2D(), Dense(10)]
     return make_trainer(Sequential(layers), get_loss("softmax_cross_entropy"), SGD(0.01, 0.9), device, (9, 9, 2))
 
@@ -83,7 +87,12 @@ def normalized(filters: int, stride: int = 1) -> list[Layer]:
 
 def implicit(device: str):
     """Convolutions that write no columns; the gradient of the first is summed up in parts."""
-    layers = [Conv2D(4, 3, padding=1), ReLU(), Conv2D(6, 3, stride=2, padding="same", bias=False), Conv2D(6, 3, groups=2)]
+    layers = [
+        Conv2D(4, 3, padding=1),
+        ReLU(),
+        Conv2D(6, 3, stride=2, padding="same", bias=False),
+        Conv2D(6, 3, groups=2),
+    ]
     backend = get_backend("gpu", convolution="implicit") if device == "gpu" else device
     model, loss = Sequential([*layers, Flatten(), Dense(10)]), get_loss("softmax_cross_entropy")
     return make_trainer(model, loss, SGD(0.01, 0.9), backend, (9, 9, 2))
