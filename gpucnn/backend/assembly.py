@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from types import ModuleType
 from typing import TypeVar
 
-__all__ = ["with_operations"]
+__all__ = ["in_place", "with_operations"]
 
 Kind = TypeVar("Kind", bound=type)
+Operation = TypeVar("Operation", bound=Callable)
 
 
 def with_operations(*topics: ModuleType) -> Callable[[Kind], Kind]:
@@ -27,3 +29,19 @@ def with_operations(*topics: ModuleType) -> Callable[[Kind], Kind]:
         return kind
 
     return give
+
+
+def in_place(*arguments: str) -> Callable[[Operation], Operation]:
+    """Say of an operation that its first result may lie over any one of these arguments: it works element by element.
+
+    The names are its attribute `in_place`. They are said at the reference's operation and bind all overrides.
+    """
+
+    def mark(operation: Operation) -> Operation:
+        unknown = set(arguments) - inspect.signature(operation).parameters.keys()
+        if unknown:
+            raise TypeError(f"{operation.__name__}: has no argument {', '.join(sorted(unknown))} to lie over")
+        operation.in_place = arguments
+        return operation
+
+    return mark

@@ -86,8 +86,8 @@ class Output:
 class Case:
     """One call of an operation.
 
-    `arguments` maps names to NumPy arrays, windows and numbers; `outputs` maps keywords to result arrays to
-    provide; `changed` names the arguments that are updated in place; `layouts` names those that lie
+    `arguments` maps names to NumPy arrays, lists of them, windows and numbers; `outputs` maps keywords to result
+    arrays to provide; `changed` names the arguments that are updated in place; `layouts` names those that lie
     "strided" or "transposed" in memory. `terms` values of size about `scale` are summed into each result.
     `smooth` says that derivatives exist; `large` that nested loops would take too long.
     """
@@ -153,8 +153,13 @@ def run(backend: Backend, case: Case, *, give_outputs: bool = True) -> dict[str,
     method = getattr(backend, case.operation)
     wholes, arguments = {}, dict(case.arguments)
     for name, value in case.arguments.items():
+        layout = case.layouts.get(name)
         if isinstance(value, np.ndarray):
-            wholes[name], arguments[name] = place(backend, value, case.layouts.get(name))
+            wholes[name], arguments[name] = place(backend, value, layout)
+        elif isinstance(value, list):
+            placed = [place(backend, array, layout) for array in value]
+            wholes |= {f"{name}[{number}]": whole for number, (whole, _) in enumerate(placed)}
+            arguments[name] = [view for _, view in placed]
     before = {name: backend.to_host(whole) for name, whole in wholes.items()}
     parameters = inspect.signature(getattr(Backend, case.operation)).parameters
     outputs = {

@@ -11,10 +11,19 @@ import pytest
 from cases import CASES, Case, run
 from tolerances import assert_close
 
+from gpucnn.backend.assembly import in_place
 from gpucnn.backend.reference import Backend
 
+BACKENDS = ["cpu", "cpu-3-threads", "fake-gpu", pytest.param("gpu", marks=[pytest.mark.gpu])]
 SMALL = [case for case in CASES if not case.large]
 RECTIFIED = [case for case in CASES if case.operation in ("conv2d", "dense") and "relu" in case.arguments]
+
+
+IN_PLACE = [
+    (operation, argument)
+    for operation, function in inspect.getmembers(Backend, inspect.isfunction)
+    for argument in getattr(function, "in_place", ())
+]
 
 
 def compare(backend: Backend, reference: Backend, case: Case) -> None:
@@ -32,9 +41,7 @@ def test_agrees_with_the_reference(case: Case, backend_name: str, make_backend: 
     compare(make_backend(backend_name, case.dtype), make_backend("reference", case.dtype), case)
 
 
-@pytest.mark.parametrize(
-    "name", ["reference", *("cpu", "cpu-3-threads", "fake-gpu"), pytest.param("gpu", marks=[pytest.mark.gpu])]
-)
+@pytest.mark.parametrize("name", ["reference", *BACKENDS])
 @pytest.mark.parametrize("case", RECTIFIED, ids=str)
 def test_rectified_it_is_relu_of_it_to_the_bit(case: Case, name: str, make_backend: Callable) -> None:
     backend = make_backend(name, case.dtype)
@@ -43,6 +50,40 @@ def test_rectified_it_is_relu_of_it_to_the_bit(case: Case, name: str, make_backe
         y, rectified = (run(backend, each)["out"] for each in (plain, case))
     assert np.any(y < 0)
     assert rectified.tobytes() == backend.to_host(backend.relu(backend.from_host(y))).tobytes()
+
+
+@pytest.mark.parametrize("name", ["reference", *BACKENDS])
+@pytest.mark.parametrize(("operation", "argument"), IN_PLACE)
+def test_a_result_over_an_argument_is_that_elsewhere_to_the_bit(
+    name: str, operation: str, argument: str, make_backend: Callable
+) -> None:
+    cases = [case for case in CASES if case.operation == operation and not case.layouts]
+    assert len({case.dtype for case in cases}) == 2
+    for case in cases:
+        backend = make_backend(name, case.dtype)
+        elsewhere, over = (outputs_of(backend, case, where) for where in (None, argument))
+        assert over == elsewhere, case
+
+
+def outputs_of(backend: Backend, case: Case, over: str | None) -> list[bytes]:
+    """Return the bits of all outputs of a case, the first of which lies over one of its arguments."""
+    arguments = {
+        name: backend.from_host(value) if isinstance(value, np.ndarray) else value
+        for name, value in case.arguments.items()
+    }
+    outputs = {
+        name: backend.zeros(output.shape, getattr(backend.xp, output.dtype)) for name, output in case.outputs.items()
+    }
+    if over is not None:
+        outputs["out"] = arguments[over]
+    with np.errstate(all="ignore"):
+        getattr(backend, case.operation)(**arguments, **outputs)
+    return [backend.to_host(output).tobytes() for output in outputs.values()]
+
+
+def test_only_arguments_can_be_worked_on_in_place() -> None:
+    with pytest.raises(TypeError, match="relu: has no argument y to lie over"):
+        in_place("y")(Backend.relu)
 
 
 @pytest.mark.parametrize("case", SMALL, ids=str)

@@ -49,6 +49,15 @@ class CpuArrays(Backend):
         """As the reference, in place."""
         return np.add(a, b, out=out)
 
+    def add_bias(self, x: Array, b: Array, *, out: Array = None) -> Array:
+        """As the reference, on whole samples, as NumPy is slow on rows of a few channels."""
+        out = self._result(out, x.shape, x.dtype)
+        sample = self.scratch("bias", x.shape[1:], x.dtype)
+        np.copyto(sample, b)
+        samples = (len(x), sample.size)
+        np.add(x.reshape(samples), sample.reshape(-1), out=out.reshape(samples))
+        return out
+
     def sum_rows(self, rows: Array, *, out: Array = None) -> Array:
         """As the reference, as a matrix product with ones: faster there than `sum`, and more exact."""
         ones = self._ones.get(rows.dtype)
@@ -57,12 +66,9 @@ class CpuArrays(Backend):
         return np.matmul(ones[: len(rows)], rows, out=out)
 
     def _finish(self, y: Array, b: Array | None, relu: bool) -> Array:
-        """As the reference, in place: the bias on whole samples, as NumPy is slow on rows of a few channels."""
+        """As the reference, in place."""
         if b is not None:
-            sample = self.scratch("bias", y.shape[1:], y.dtype)
-            np.copyto(sample, b)
-            samples = y.reshape(len(y), -1)
-            np.add(samples, sample.reshape(-1), out=samples)
+            self.add_bias(y, b, out=y)
         return self._clip(y, y) if relu else y
 
     def _clip(self, x: Array, out: Array) -> Array:

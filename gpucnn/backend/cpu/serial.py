@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from gpucnn.backend.assembly import with_operations
+from gpucnn.backend.cpu import shapes
 from gpucnn.backend.cpu.activations import CpuActivations
 from gpucnn.backend.cpu.batches import CpuBatches
 from gpucnn.backend.cpu.convolution import CpuConvolution
@@ -24,6 +26,7 @@ from gpucnn.backend.cpu.updates import CpuUpdates
 __all__ = ["SerialCpuBackend"]
 
 
+@with_operations(shapes)
 class SerialCpuBackend(
     CpuPooling,
     CpuConvolution,

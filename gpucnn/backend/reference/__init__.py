@@ -9,6 +9,8 @@ Network", arXiv 1711.03278 (2017); docstrings name its sections.
 
 from __future__ import annotations
 
+from gpucnn.backend.assembly import with_operations
+from gpucnn.backend.reference import shapes
 from gpucnn.backend.reference.activations import Activations
 from gpucnn.backend.reference.adaptive import AdaptivePooling
 from gpucnn.backend.reference.batches import Batches
@@ -23,6 +25,7 @@ from gpucnn.backend.reference.updates import Updates
 __all__ = ["Backend"]
 
 
+@with_operations(shapes)
 class Backend(
     Convolution, Pooling, AdaptivePooling, Dense, Activations, Normalization, Dropout, Losses, Updates, Batches
 ):

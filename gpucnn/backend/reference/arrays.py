@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from gpucnn.backend.assembly import in_place
 from gpucnn.backend.host_memory import available_memory
 from gpucnn.backend.memory import Workspace
 from gpucnn.geometry import Window
@@ -131,6 +132,10 @@ class Arrays:
         """Return what operations one after another hold of such bytes: the most, as each leaves its own to the next."""
         return max(operations, default=0)
 
+    def output(self, out: Array | None, shape: tuple[int, ...], dtype: Any) -> Array:
+        """Return `out`, or where it is None a new array."""
+        return self.empty(shape, dtype) if out is None else out
+
     def _store(self, result: Array, out: Array) -> Array:
         if out is None:
             return result
@@ -162,9 +167,15 @@ class Arrays:
         large = 2.0 ** (53 - SIGNIFICANT_BITS[self.matmul_precision]) * self.xp.clip(size, 2.0**-126, 2.0**128)
         return self.cast(self.xp.copysign((size + large) - large, x), self.xp.float32)
 
+    @in_place("a", "b")
     def add(self, a: Array, b: Array, *, out: Array = None) -> Array:
-        """`a + b`, of one shape; `out` may be either."""
+        """`a + b`, of one shape."""
         return self._store(a + b, out)
+
+    @in_place("x")
+    def add_bias(self, x: Array, b: Array, *, out: Array = None) -> Array:
+        """`x + b`, the same number for all elements of a channel. x (N, ..., C), b (C,) -> (N, ..., C)."""
+        return self._store(x + b, out)
 
     def _finish(self, y: Array, b: Array | None, relu: bool) -> Array:
         """Return what a sum of products becomes by a bias (OC,), if there is one, and by a ReLU, if it is asked for."""

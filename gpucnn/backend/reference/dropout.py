@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from gpucnn.backend import philox
+from gpucnn.backend.assembly import in_place
 from gpucnn.backend.reference.arrays import Array, Arrays
 
 __all__ = ["Dropout"]
@@ -11,6 +12,7 @@ __all__ = ["Dropout"]
 class Dropout(Arrays):
     """Part of `Backend`."""
 
+    @in_place("x")
     def dropout(
         self, x: Array, rate: float, key: tuple[int, int], counter: Array, *, out: Array = None, mask: Array = None
     ) -> tuple[Array, Array]:
@@ -26,6 +28,7 @@ class Dropout(Arrays):
         y = self.xp.where(kept, x * (1.0 / (1.0 - rate)), self.xp.zeros((), dtype=x.dtype))
         return self._store(y, out), self._store(self.cast(kept, self.xp.uint8), mask)
 
+    @in_place("dy")
     def dropout_dx(self, dy: Array, mask: Array, rate: float, *, out: Array = None) -> Array:
         """Gradient of `dropout`: the same elements dropped, the rest scaled alike."""
         zero = self.xp.zeros((), dtype=dy.dtype)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from gpucnn.backend.assembly import in_place
 from gpucnn.backend.reference.arrays import Array, Arrays
 
 __all__ = ["Normalization"]
@@ -38,6 +39,7 @@ class Normalization(Arrays):
         y = self._store((x - mean) * (gamma * inverse) + beta, out)
         return y, self._store(xp.stack([mean, inverse]), mean_rstd)
 
+    @in_place("x")
     def batch_norm_inference(
         self, x: Array, gamma: Array, beta: Array, running: Array, eps: float, *, out: Array = None
     ) -> Array:

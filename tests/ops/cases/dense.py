@@ -64,6 +64,16 @@ def add(dtype: str) -> Iterator[Case]:
 
 
 @cases_of
+def add_bias(dtype: str) -> Iterator[Case]:
+    for shape in ((2, 3, 5, 4), (6, 3), (1, 1), (0, 2, 2, 3)):
+        for layout in (None, *LAYOUTS):
+            draw, out = Draw(f"add_bias {shape} {layout}", dtype), {"out": Output(shape, dtype)}
+            more = {"layouts": {"x": layout}} if layout else {}
+            label = f"{shape} {layout or ''}".strip()
+            yield Case("add_bias", label, dtype, {"x": draw.normal(*shape), "b": draw.normal(shape[-1])}, out, **more)
+
+
+@cases_of
 def sum_rows(dtype: str) -> Iterator[Case]:
     """Among them what a GPU sums up in one launch or in two, in one block of rows or columns or in several."""
     wide = (2, 1000), (19, 1000)

@@ -15,5 +15,6 @@ from oracles.dropout import *
 from oracles.losses import *
 from oracles.normalization import *
 from oracles.pooling import *
+from oracles.shapes import *
 from oracles.updates import *
 from oracles.windows import *

@@ -36,6 +36,13 @@ def add(a: Array, b: Array) -> Array:
     return each(lambda a, b: a + b, a, b)
 
 
+def add_bias(x: Array, b: Array) -> Array:
+    y = zeros(*x.shape)
+    for *place, c in indices(y):
+        y[(*place, c)] = float(x[(*place, c)]) + float(b[c])
+    return y
+
+
 def sum_rows(rows: Array) -> Array:
     total = zeros(rows.shape[1])
     for m, c in product(*map(range, rows.shape)):
