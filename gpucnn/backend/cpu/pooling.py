@@ -15,7 +15,7 @@ from gpucnn.backend.reference import pooling as reference
 from gpucnn.geometry import Window
 
 __all__ = [
-    *("average_pool2d", "average_pool2d_dx", "lp_pool2d", "lp_pool2d_dx", "max_pool2d", "max_pool2d_dx", "pool_counts"),
+    *("average_pool2d", "average_pool2d_dx", "lp_pool2d", "lp_pool2d_dx", "max_pool2d", "max_pool2d_dx", "pool_counts")
 ]
 
 
@@ -95,13 +95,7 @@ def average_pool2d(self, x: Array, window: Window, *, count_include_pad: bool = 
 
 @shared("dy", "out", min_bytes=POOLING)
 def average_pool2d_dx(
-    self,
-    dy: Array,
-    x_shape: tuple[int, ...],
-    window: Window,
-    *,
-    count_include_pad: bool = False,
-    out: Array = None,
+    self, dy: Array, x_shape: tuple[int, ...], window: Window, *, count_include_pad: bool = False, out: Array = None
 ) -> Array:
     """As the reference, from one buffer of shares."""
     share = self.scratch("share", (1, *dy.shape), dy.dtype)

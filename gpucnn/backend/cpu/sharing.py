@@ -35,8 +35,9 @@ def shared(*rows: str, min_bytes: int = PASS) -> Callable[[Operation], Operation
             if parameter.kind == parameter.KEYWORD_ONLY and parameter.annotation == "Array"
         ]
         in_reference = inspect.signature(getattr(Backend, operation.__name__, operation)).parameters
-        if unknown := [row for row in rows if row not in order or row not in in_reference]:
-            raise TypeError(f"{operation.__name__}: cannot share the rows of {unknown}; its arguments are {order}")
+        known = [name for name in order if name in in_reference]
+        if unknown := [row for row in rows if row not in known]:
+            raise TypeError(f"{operation.__name__}: cannot share the rows of {unknown}; its arguments are {known}")
         if whole := [result for result in results if result not in rows]:
             raise TypeError(f"{operation.__name__}: each thread would write all of {whole}; share their rows too")
 

@@ -199,14 +199,7 @@ def mean_absolute_percentage_error(
 
 
 def huber(
-    self,
-    outputs: Array,
-    targets: Array,
-    delta: float,
-    *,
-    loss: Array = None,
-    dx: Array = None,
-    totals: Array = None,
+    self, outputs: Array, targets: Array, delta: float, *, loss: Array = None, dx: Array = None, totals: Array = None
 ) -> Array:
     """`L = 1/(N K) sum h(y - t)`, `h(d) = d^2/2` where |d| <= delta, else `delta (|d| - delta/2)`.
 

@@ -86,15 +86,7 @@ def fold_batch_norm(
 
 
 def group_norm(
-    self,
-    x: Array,
-    gamma: Array,
-    beta: Array,
-    groups: int,
-    eps: float,
-    *,
-    out: Array = None,
-    mean_rstd: Array = None,
+    self, x: Array, gamma: Array, beta: Array, groups: int, eps: float, *, out: Array = None, mean_rstd: Array = None
 ) -> tuple[Array, Array]:
     """Normalize each sample and group of channels by itself: `y = gamma (x - mean)/sqrt(variance + eps) + beta`.
 

@@ -64,13 +64,7 @@ def average_pool2d(self, x: Array, window: Window, *, count_include_pad: bool = 
 
 
 def average_pool2d_dx(
-    self,
-    dy: Array,
-    x_shape: tuple[int, ...],
-    window: Window,
-    *,
-    count_include_pad: bool = False,
-    out: Array = None,
+    self, dy: Array, x_shape: tuple[int, ...], window: Window, *, count_include_pad: bool = False, out: Array = None
 ) -> Array:
     """Gradient of `average_pool2d`: the error is shared equally. Paper: section 3, backward, pooling, average."""
     share = dy / self.pool_counts(x_shape, window, count_include_pad, dy.dtype)
