@@ -55,7 +55,7 @@ Call = tuple[str, tuple, dict[str, Any]]  # an operation, its arguments, its key
 
 NO_OPERATIONS = {
     *("from_host", "to_host", "owns", "describe", "versions", "on_device", "limit_blas_threads", "taps"),
-    *("empty", "zeros", "scratch", "output", "argmax_dtype"),
+    *("empty", "zeros", "scratch", "result", "store", "argmax_dtype", "finish", "pool_counts"),
     *("conv2d_workspace", "together", "rehearsal", "free_bytes"),  # tell of memory
     *("record", "keep"),  # record operations
 }

@@ -21,7 +21,7 @@ def blas_threads() -> set[int]:
     return {pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"}
 
 
-def test_a_crew_works_side_by_side() -> None:
+def test_a_pool_works_side_by_side() -> None:
     meeting = threading.Barrier(3, timeout=10)  # nobody passes before all three are there
     ThreadPool(3).run([meeting.wait] * 3)
 
@@ -48,16 +48,16 @@ def test_an_error_of_any_thread_is_raised_after_all_have_stopped(place: int) -> 
 
 
 def test_blas_is_held_to_one_thread_and_let_go() -> None:
-    crew, seen = ThreadPool(2), []
+    pool, seen = ThreadPool(2), []
     with threadpool_limits(2, user_api="blas"):
-        with crew.limit_blas_threads():
+        with pool.limit_blas_threads():
             seen.append(blas_threads())
-            crew.run([lambda: seen.append(blas_threads())])
+            pool.run([lambda: seen.append(blas_threads())])
             seen.append(blas_threads())
         assert seen == [{1}] * 3
         assert blas_threads() == {2}
         with pytest.raises(ZeroDivisionError):
-            crew.run([lambda: 1 / 0])
+            pool.run([lambda: 1 / 0])
         assert blas_threads() == {2}
 
 
@@ -71,12 +71,12 @@ def test_every_thread_has_the_callers_error_state() -> None:
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
 @pytest.mark.filterwarnings("ignore:.*use of fork.*:DeprecationWarning")
 def test_a_forked_process_has_threads_too() -> None:
-    crew = ThreadPool(2)
-    crew.run([lambda: None] * 2)  # now there are threads, which a fork does not copy
+    pool = ThreadPool(2)
+    pool.run([lambda: None] * 2)  # now there are threads, which a fork does not copy
     child = os.fork()
     if child == 0:
         signal.alarm(10)  # rather killed than waiting for ever
-        crew.run([threading.Barrier(2).wait] * 2)
+        pool.run([threading.Barrier(2).wait] * 2)
         os._exit(0)
     assert os.waitpid(child, 0)[1] == 0
 
@@ -152,7 +152,7 @@ def test_an_interrupted_run_is_over_when_it_returns_and_the_next_is_whole() -> N
     def interrupt(*_: object) -> None:
         raise TimeoutError
 
-    crew, done = ThreadPool(3), []
+    pool, done = ThreadPool(3), []
 
     def job() -> None:
         time.sleep(0.1)
@@ -163,23 +163,23 @@ def test_an_interrupted_run_is_over_when_it_returns_and_the_next_is_whole() -> N
         for delay in (0.02, 0.07):
             signal.setitimer(signal.ITIMER_REAL, delay)
             with pytest.raises(TimeoutError):
-                crew.run([lambda: time.sleep(0.05), job, job])
+                pool.run([lambda: time.sleep(0.05), job, job])
             assert len(done) == 2, "a job was still at work"
             done.clear()
-            crew.run([job] * 3)
+            pool.run([job] * 3)
             assert len(done) == 3, "the run was over before its jobs were"
             done.clear()
     finally:
         signal.signal(signal.SIGALRM, before)
 
 
-def test_the_threads_of_a_crew_end_with_it() -> None:
-    crew, before = ThreadPool(3), set(threading.enumerate())
-    crew.run([lambda: None] * 3)
-    hired = set(threading.enumerate()) - before
-    assert len(hired) == 2
-    del crew
+def test_the_threads_of_a_pool_end_with_it() -> None:
+    pool, before = ThreadPool(3), set(threading.enumerate())
+    pool.run([lambda: None] * 3)
+    started = set(threading.enumerate()) - before
+    assert len(started) == 2
+    del pool
     gc.collect()
-    for thread in hired:
+    for thread in started:
         thread.join(timeout=10)
-    assert not any(thread.is_alive() for thread in hired)
+    assert not any(thread.is_alive() for thread in started)

@@ -11,7 +11,6 @@ import pytest
 from cases import CASES, Case, run
 from tolerances import assert_close
 
-from gpucnn.backend.assembly import in_place
 from gpucnn.backend.reference import Backend
 
 BACKENDS = ["cpu", "cpu-3-threads", "fake-gpu", pytest.param("gpu", marks=[pytest.mark.gpu])]
@@ -79,11 +78,6 @@ def outputs_of(backend: Backend, case: Case, over: str | None) -> list[bytes]:
     with np.errstate(all="ignore"):
         getattr(backend, case.operation)(**arguments, **outputs)
     return [backend.to_host(output).tobytes() for output in outputs.values()]
-
-
-def test_only_arguments_can_be_worked_on_in_place() -> None:
-    with pytest.raises(TypeError, match="relu: has no argument y to lie over"):
-        in_place("y")(Backend.relu)
 
 
 @pytest.mark.parametrize("case", SMALL, ids=str)

@@ -25,7 +25,10 @@ NO_OPERATIONS = {"empty", "zeros", "from_host", "to_host", "cast", "owns", "on_d
 NO_OPERATIONS |= {
     "limit_blas_threads",
     "scratch",
-    "output",
+    "result",
+    "store",
+    "finish",
+    "pool_counts",
     "pad",
     "taps",
     "sum_taps",

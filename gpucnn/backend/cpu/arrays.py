@@ -1,101 +1,92 @@
-"""What the parts of the CPU backend share."""
+"""The arrays of the CPU, what operations keep for their next call, and the threads that share them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Hashable, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
 
+from gpucnn.backend.cpu.threads import ThreadPool, core_count
 from gpucnn.backend.reference import Backend
+from gpucnn.checks import integer
 from gpucnn.errors import InputError
 
-__all__ = ["BLOCK", "Array", "CpuArrays", "blocks"]
+__all__ = ["CpuArrays"]
 
-Array = np.ndarray
-
-BLOCK = 1 << 16  # elements at a time in optimizers, Philox and ReLU
+MAX_THREADS = 1024
+MIN_MATRIX = 1 << 20  # bytes from which on threads share the products with a matrix
 
 
 class CpuArrays(Backend):
-    """NumPy arrays, and sums and products of them in place."""
+    """NumPy arrays, and threads.
+
+    Attributes
+    ----------
+    threads : how many share an operation on large arrays
+    workers : backends of one thread each, for the jobs of `run`; none where there is one thread
+    shares_everything : for tests, share small arrays too
+    cache : what operations keep from call to call, by a key that begins with its name: arrays, or what has `nbytes`
+    """
 
     name = "cpu"
 
-    def __init__(self, float_dtype: Any = "float32"):
+    def __init__(self, float_dtype: Any = "float32", *, threads: int | None = None):
         super().__init__(float_dtype)
         if self.matmul_precision != self.precision:
             raise InputError(
                 f"products in {self.matmul_precision} are for a GPU, and for the device reference, which shows what "
                 "they do to a training; use float32 or float64 on a CPU"
             )
-        self._ones: dict[np.dtype, Array] = {}
-        self._zeros: dict[np.dtype, Array] = {}
-        self._ramp = np.arange(0, dtype=np.uint64)
+        self.threads = core_count() if threads is None else integer(threads, "threads", least=1, most=MAX_THREADS)
+        self.shares_everything = False
+        self._pool = ThreadPool(self.threads)
+        self.workers = [type(self)(float_dtype, threads=1) for _ in range(self.threads)] if self.threads > 1 else []
+        self.cache: dict[Hashable, Any] = {}
 
-    def _count_to(self, count: int) -> Array:
-        """Return 0, 1, .., count - 1 as uint64."""
-        if len(self._ramp) < count:
-            self._ramp = np.arange(count, dtype=np.uint64)
-        return self._ramp[:count]
-
-    def _result(self, out: Array | None, shape: tuple[int, ...], dtype: Any) -> Array:
-        return np.empty(shape, dtype) if out is None else out
+    def describe(self) -> str:
+        threads = "1 thread" if self.threads == 1 else f"{self.threads} threads"
+        return f"{super().describe().removesuffix(')')}, {threads})"
 
     def owns(self, array: object) -> bool:
         return isinstance(array, np.ndarray)
 
-    def add(self, a: Array, b: Array, *, out: Array = None) -> Array:
-        """As the reference, in place."""
-        return np.add(a, b, out=out)
+    # ---- memory ---------------------------------------------------------------------------------------------------
 
-    def add_bias(self, x: Array, b: Array, *, out: Array = None) -> Array:
-        """As the reference, on whole samples, as NumPy is slow on rows of a few channels."""
-        out = self._result(out, x.shape, x.dtype)
-        sample = self.scratch("bias", x.shape[1:], x.dtype)
-        np.copyto(sample, b)
-        samples = (len(x), sample.size)
-        np.add(x.reshape(samples), sample.reshape(-1), out=out.reshape(samples))
-        return out
+    def cached(self, key: Hashable, make: Callable[[], Any]) -> Any:
+        """Return what `make` returned for a key, made once."""
+        if key not in self.cache:
+            self.cache[key] = make()
+        return self.cache[key]
 
-    def sum_rows(self, rows: Array, *, out: Array = None) -> Array:
-        """As the reference, as a matrix product with ones: faster there than `sum`, and more exact."""
-        ones = self._ones.get(rows.dtype)
-        if ones is None or len(ones) < len(rows):
-            ones = self._ones[rows.dtype] = np.ones(len(rows), rows.dtype)
-        return np.matmul(ones[: len(rows)], rows, out=out)
+    def rehearsal(self) -> Any:
+        """As the reference: what operations hold is bounded by the cache, and much of it they share."""
+        return type(self)(self.float_dtype, threads=1)
 
-    def _finish(self, y: Array, b: Array | None, relu: bool) -> Array:
-        """As the reference, in place."""
-        if b is not None:
-            self.add_bias(y, b, out=y)
-        return self._clip(y, y) if relu else y
+    def held_bytes(self) -> int:
+        """Return the bytes of what the operations keep for their next call."""
+        return self.workspace.nbytes + sum(kept.nbytes for kept in self.cache.values())
 
-    def _clip(self, x: Array, out: Array) -> Array:
-        """Write max(x, 0), beside an array of zeros: with a number NumPy uses no vector instructions here."""
-        if x.dtype not in self._zeros:
-            self._zeros[x.dtype] = np.zeros(BLOCK, x.dtype)
-        zeros, x, y = self._zeros[x.dtype], x.reshape(-1), out.reshape(-1)
-        for block in blocks(x.size):
-            np.maximum(x[block], zeros[: block.stop - block.start], out=y[block])
-        return out
+    # ---- threads --------------------------------------------------------------------------------------------------
 
-    def _keep(self, x: Array, mask: Array, out: Array) -> Array:
-        """Write x where the mask is set, else 0, by its bits: as fast as a product, and exact for inf and NaN.
+    def limit_blas_threads(self) -> AbstractContextManager[Any]:
+        """Hold BLAS to one thread: here several share the work."""
+        return self._pool.limit_blas_threads()
 
-        `out` may be x: NumPy then widens the mask in small blocks, where there is no room for it.
-        """
-        integer = np.int32 if x.dtype == np.float32 else np.int64
-        mask = mask.view(np.int8)
-        np.negative(mask, out=mask)  # 0 or -1: no bit or all bits
-        bits, x = out.view(integer), np.ascontiguousarray(x).view(integer)
-        if not np.may_share_memory(bits, x):
-            np.copyto(bits, mask)
-            mask = bits
-        np.bitwise_and(mask, x, out=bits)
-        return out
+    def shares(self, array: np.ndarray, min_bytes: int) -> bool:
+        """Whether there are threads to share an array, and it is large enough."""
+        return self.threads > 1 and len(array) > 0 and (array.nbytes >= min_bytes or self.shares_everything)
 
+    def splits(self, matrix: np.ndarray) -> bool:
+        """Whether the threads share products with a matrix by its columns."""
+        return self.shares(matrix, MIN_MATRIX)
 
-def blocks(size: int) -> Iterator[slice]:
-    """Split a flat array into slices of `BLOCK` elements."""
-    return (slice(start, min(start + BLOCK, size)) for start in range(0, size, BLOCK))
+    def parts(self, rows: int) -> list[slice]:
+        """Share rows evenly among the threads, fewer if there are fewer rows."""
+        count = min(rows, self.threads)
+        return [slice(rows * i // count, rows * (i + 1) // count) for i in range(count)]
+
+    def run(self, jobs: Sequence[Callable[[], object]]) -> None:
+        """Do at most one job for each thread side by side; who computes with a backend takes one of `workers`."""
+        self._pool.run(jobs)

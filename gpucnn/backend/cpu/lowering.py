@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
-from gpucnn.backend.cpu.arrays import Array
+from gpucnn.backend.cpu.blocks import Array
 from gpucnn.backend.cpu.windows import CACHE_BYTES, copy_contiguous_runs, strided, windows_of
 from gpucnn.geometry import Window
 
-__all__ = ["Bands", "Columns", "Planes", "by_group"]
+__all__ = ["Bands", "Columns", "Planes", "by_group", "lowering_of"]
 
 MIN_PIXELS = 256  # of outputs at a time: matrix products of fewer rows are slow
+
+
+def lowering_of(self, kind: Callable, x: Array, *arguments: Any) -> Any:
+    """Return the lowering of a kind for images of x's size, made once."""
+    key = (kind, x.shape[1:], x.dtype, *arguments)
+    return self.cached(key, lambda: kind(x.shape[1:], *arguments, x.dtype, self.workspace.take))
 
 
 class Lowering:
@@ -35,6 +42,11 @@ class Lowering:
         rows, columns = window.interior(H, W)
         self.interior = self.padded[:, rows, columns]
         self._scratch = scratch
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the padded copy."""
+        return self.padded.nbytes
 
     def pad(self, x: Array) -> int:
         """Copy at most `images` images into the padded copy; return how many."""

@@ -1,4 +1,4 @@
-"""Which pixels of an image meet which taps of a window that moves by a stride."""
+"""The polyphase decomposition: which pixels of an image meet which taps of a window that moves by a stride."""
 
 from __future__ import annotations
 

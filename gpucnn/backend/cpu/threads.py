@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import threading
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextvars import copy_context
-from functools import partial
+from typing import Any
 
 from threadpoolctl import ThreadpoolController
 
@@ -102,25 +103,29 @@ class ThreadPool:
     """A fixed number of threads, the caller's own among them.
 
     BLAS libraries have threads of their own, and the two kinds together are slower than either alone. So BLAS is held
-    to one thread while the crew works, and has afterwards what it had before.
+    to one thread while these work, and has afterwards what it had before.
     """
 
     def __init__(self, threads: int):
         self._threads = threads
-        self._blas = ThreadpoolController().select(user_api="blas").lib_controllers
         self._holds_blas = False
-        self._process: int | None = None  # in which the others were hired
+        self._process: int | None = None  # in which the others were started
         self._free = threading.Lock()
 
+    @functools.cached_property
+    def _blas(self) -> list[Any]:
+        """The BLAS libraries of the process; looking for them takes milliseconds, which workers are spared."""
+        return ThreadpoolController().select(user_api="blas").lib_controllers
+
     def _start(self) -> None:
-        """Get the other threads; a process that was forked has to do so again."""
+        """Start the other threads; a process that was forked has to do so again."""
         self._process = os.getpid()
         self._others = [Worker() for _ in range(self._threads - 1)]
         self._shutdown = weakref.finalize(self, shutdown, self._others)
 
     def run(self, jobs: Sequence[Job]) -> None:
         """Do all jobs, at most one for each thread, and return when they are done; their errors are raised here."""
-        if not self._free.acquire(blocking=False):  # the crew works for another thread of the caller's
+        if not self._free.acquire(blocking=False):  # they work for another thread of the caller's
             for job in jobs:
                 job()
             return
@@ -134,7 +139,7 @@ class ThreadPool:
         if self._process != os.getpid():
             self._start()
         first, *others = jobs
-        tasks = [Task(partial(copy_context().run, job)) for job in others]  # with the caller's np.errstate
+        tasks = [Task(functools.partial(copy_context().run, job)) for job in others]  # with the caller's np.errstate
         started: list[Task] = []
         try:
             for worker, task in zip(self._others, tasks, strict=False):
@@ -150,7 +155,7 @@ class ThreadPool:
             raise error
 
     def _leave(self) -> None:
-        """Hire anew next time: an interruption may have come anywhere."""
+        """Start others next time: an interruption may have come anywhere."""
         self._process = None
         self._shutdown()
 

@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 
-from gpucnn.backend.cpu.arrays import Array, CpuArrays
+from gpucnn.backend.cpu.blocks import Array
 from gpucnn.geometry import Window
 
-__all__ = [
-    *("CACHE_BYTES", "SMALL_PRODUCT", "CpuWindows"),
-    *("chunks", "copy_contiguous_runs", "images_at_a_time", "runs", "strided", "windows_of"),
-]
+__all__ = ["taps"]
 
 CACHE_BYTES = 1 << 21  # of images at a time, or lowered ones: small beside a third-level cache, and few calls for all
 SMALL_PRODUCT = 10**6  # multiplications of a matrix product up to which OpenBLAS reads its factors in place
@@ -51,7 +47,7 @@ def contiguous_runs(out: Array, x: Array) -> tuple[Array, Array]:
 
 
 def copy_contiguous_runs(out: Array, x: Array) -> None:
-    """Copy x to out, run by run (see `runs`)."""
+    """Copy x to out, run by run (see `contiguous_runs`)."""
     np.copyto(*contiguous_runs(out, x))
 
 
@@ -68,73 +64,63 @@ def windows_of(padded: Array, window: Window, OH: int, OW: int) -> Array:
     return strided(padded, shape, (DH * h, DW * w, n, SH * h, SW * w, c))
 
 
-class CpuWindows(CpuArrays):
-    """Part of `CpuBackend`."""
+def padded_copy(self, x: Array, window: Window, value: float) -> Array:
+    """Return x itself where there is no padding, else a padded copy kept for its shape; contiguous."""
+    if not window.is_padded:
+        return np.ascontiguousarray(x)
+    N, H, W, C = x.shape
+    key = ("padded", x.shape[1:], window, x.dtype, value)
+    padded = self.cache.get(key)
+    if padded is None or len(padded) < N:
+        padded = self.cache[key] = np.full((N, *window.padded_size(H, W), C), value, x.dtype)
+    rows, columns = window.interior(H, W)
+    copy_contiguous_runs(padded[:N, rows, columns], x)
+    return padded[:N]
 
-    def __init__(self, float_dtype: Any = "float32"):
-        super().__init__(float_dtype)
-        self._padded: dict[tuple, Array] = {}
-        self._lowerings: dict[tuple, Any] = {}
 
-    def _lowering(self, kind: Callable, x: Array, *arguments: Any) -> Any:
-        """Return the lowering of a kind for images of x's size, made once."""
-        key = (kind, x.shape[1:], x.dtype, *arguments)
-        if key not in self._lowerings:
-            self._lowerings[key] = kind(x.shape[1:], *arguments, x.dtype, self.scratch)
-        return self._lowerings[key]
+def windows(self, x: Array, window: Window, value: float) -> Array:
+    """Return the pixels that each tap meets, a view (KH, KW, N, OH, OW, C)."""
+    return windows_of(padded_copy(self, x, window, value), window, *window.output_size(*x.shape[1:3]))
 
-    def _pad(self, x: Array, window: Window, value: float) -> Array:
-        """Return x itself where there is no padding, else a padded copy kept for its shape; contiguous."""
-        if not window.is_padded:
-            return np.ascontiguousarray(x)
-        N, H, W, C = x.shape
-        key = (x.shape[1:], window, x.dtype, value)
-        padded = self._padded.get(key)
-        if padded is None or len(padded) < N:
-            padded = self._padded[key] = np.full((N, *window.padded_size(H, W), C), value, x.dtype)
-        rows, columns = window.interior(H, W)
-        copy_contiguous_runs(padded[:N, rows, columns], x)
-        return padded[:N]
 
-    def _windows(self, x: Array, window: Window, value: float) -> Array:
-        """Return the pixels that each tap meets, a view (KH, KW, N, OH, OW, C)."""
-        return windows_of(self._pad(x, window, value), window, *window.output_size(*x.shape[1:3]))
+def taps(self, x: Array, window: Window, value: float) -> list[Array]:
+    """As the reference, as views."""
+    return [tap for row in windows(self, x, window, value) for tap in row]
 
-    def taps(self, x: Array, window: Window, value: float) -> list[Array]:
-        """As the reference, as views."""
-        return [tap for row in self._windows(x, window, value) for tap in row]
 
-    def _gather(self, x: Array, window: Window, value: float) -> Array:
-        """Return the taps, one behind another in memory: (KH*KW, N, OH, OW, C)."""
-        pixels = self._windows(x, window, value)
-        gathered = self.scratch("gathered", pixels.shape, x.dtype)
-        copy_contiguous_runs(gathered, pixels)
-        return gathered.reshape(-1, *pixels.shape[2:])
+def gather(self, x: Array, window: Window, value: float) -> Array:
+    """Return the taps, one behind another in memory: (KH*KW, N, OH, OW, C)."""
+    pixels = windows(self, x, window, value)
+    gathered = self.scratch("gathered", pixels.shape, x.dtype)
+    copy_contiguous_runs(gathered, pixels)
+    return gathered.reshape(-1, *pixels.shape[2:])
 
-    def _scatter(self, taps: Array, window: Window, out: Array) -> Array:
-        """As `sum_taps` into `out`: from taps one behind another, or from one for all, (1, N, OH, OW, C)."""
-        N, OH, OW, C = taps.shape[1:]
-        apart = all(extent <= stride for extent, stride in zip(window.extent, window.stride, strict=True))
-        if window.is_padded or not apart:
-            taps = np.broadcast_to(taps, (window.taps, *taps.shape[1:]))
-            return self._sum_taps(taps, window, out)
-        if window.taps * OH * OW < out.shape[1] * out.shape[2]:
-            out.fill(0)  # there are pixels in no window
-        pixels = windows_of(out, window, OH, OW)
-        whole = window.kernel if len(taps) > 1 else (1, 1)
-        copy_contiguous_runs(pixels, np.broadcast_to(taps.reshape(*whole, N, OH, OW, C), pixels.shape))
-        return out
 
-    def _sum_taps(self, taps: Iterable[Array], window: Window, out: Array) -> Array:
-        """As `sum_taps`, into `out` (N, H, W, ..), from taps that may share one buffer."""
-        N, H, W, *C = out.shape
-        padded = out
-        if window.is_padded:
-            padded = self.scratch("padded", (N, *window.padded_size(H, W), *C), out.dtype)
-        padded.fill(0)
-        for (rows, columns), tap in zip(window.tap_slices(H, W), taps, strict=True):
-            pixels = padded[:, rows, columns]
-            np.add(pixels, tap, out=pixels)
-        if padded is not out:
-            np.copyto(out, padded[(slice(None), *window.interior(H, W))])
-        return out
+def scatter(self, taps: Array, window: Window, out: Array) -> Array:
+    """As `sum_taps` into `out`: from taps one behind another, or from one for all, (1, N, OH, OW, C)."""
+    N, OH, OW, C = taps.shape[1:]
+    apart = all(extent <= stride for extent, stride in zip(window.extent, window.stride, strict=True))
+    if window.is_padded or not apart:
+        taps = np.broadcast_to(taps, (window.taps, *taps.shape[1:]))
+        return add_taps(self, taps, window, out)
+    if window.taps * OH * OW < out.shape[1] * out.shape[2]:
+        out.fill(0)  # there are pixels in no window
+    pixels = windows_of(out, window, OH, OW)
+    whole = window.kernel if len(taps) > 1 else (1, 1)
+    copy_contiguous_runs(pixels, np.broadcast_to(taps.reshape(*whole, N, OH, OW, C), pixels.shape))
+    return out
+
+
+def add_taps(self, taps: Iterable[Array], window: Window, out: Array) -> Array:
+    """As `sum_taps`, into `out` (N, H, W, ..), from taps that may share one buffer."""
+    N, H, W, *C = out.shape
+    padded = out
+    if window.is_padded:
+        padded = self.scratch("padded", (N, *window.padded_size(H, W), *C), out.dtype)
+    padded.fill(0)
+    for (rows, columns), tap in zip(window.tap_slices(H, W), taps, strict=True):
+        pixels = padded[:, rows, columns]
+        np.add(pixels, tap, out=pixels)
+    if padded is not out:
+        np.copyto(out, padded[(slice(None), *window.interior(H, W))])
+    return out

@@ -1,4 +1,11 @@
-"""Convolution with fewer multiplications: Winograd's minimal filtering along the rows of images."""
+"""Convolution with fewer multiplications: Winograd's minimal filtering along the rows of images.
+
+For convolutions of stride 1 with kernels three to five pixels wide, and many channels. Along the height nothing
+changes: KH rows of a tile lie one behind another, as in `Bands`. So a kernel of 3 x 3 costs half of the multiplications
+and one of 5 x 5 two fifths, and the transforms are matrix products too. Rounding errors are six to eight times those of
+the plain sum, of the order of 1e-6 of the result in float32, and an infinity or NaN reaches all four pixels of a tile
+that sees it.
+"""
 
 from __future__ import annotations
 
@@ -7,12 +14,12 @@ from collections.abc import Callable
 
 import numpy as np
 
-from gpucnn.backend.cpu.arrays import Array
-from gpucnn.backend.cpu.depthwise import CpuDepthwise
+from gpucnn.backend.cpu.blocks import Array
+from gpucnn.backend.cpu.lowering import lowering_of
 from gpucnn.backend.cpu.windows import SMALL_PRODUCT, chunks, copy_contiguous_runs, strided
 from gpucnn.geometry import Window
 
-__all__ = ["CpuWinograd", "filtering"]
+__all__ = ["filtering", "is_filtered", "winograd", "winograd_dw"]
 
 OUTPUTS = 4  # pixels of a row computed together
 POINTS = (0.0, 1.0, -1.0, 0.5, -2.0, -0.5, 2.0)  # and infinity; in this order the rounding errors are small
@@ -64,6 +71,11 @@ class Tiles:
         sizes = {"n": images, "h": self.H, "w": OUTPUTS * self.T + KW - 1, "c": self.C}
         self.padded = np.zeros([sizes[axis] for axis in self.order], dtype)
         self.interior = self.padded.transpose([self.order.index(axis) for axis in "nhwc"])[:, rows, columns]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the padded copy."""
+        return self.padded.nbytes
 
     def by_tile(self, y: Array) -> list[tuple[Array, slice]]:
         """Return the pixels of y (n, OH, OW, C) by tile: of all whole ones, (n, OH, T, 4, C), and of one that is not.
@@ -132,58 +144,52 @@ class TilesByRow(Tiles):
         return products
 
 
-class CpuWinograd(CpuDepthwise):
-    """Part of `CpuBackend`: convolutions of stride 1 with kernels three to five pixels wide, and many channels.
+def is_filtered(x: Array, y: Array, window: Window) -> bool:
+    """Whether a convolution of x that makes y can have fewer multiplications, and is faster for it."""
+    return (
+        window.stride == window.dilation == (1, 1)
+        and window.kernel[1] in TAPS
+        and window.kernel[1] * min(x.shape[-1], y.shape[-1]) >= MIN_WORK
+        and y.shape[2] >= OUTPUTS
+    )
 
-    Along the height nothing changes: KH rows of a tile lie one behind another, as in `Bands`. So a kernel of 3 x 3
-    costs half of the multiplications and one of 5 x 5 two fifths, and the transforms are matrix products too. Rounding
-    errors are six to eight times those of the plain sum, of the order of 1e-6 of the result in float32, and an infinity
-    or NaN reaches all four pixels of a tile that sees it.
-    """
 
-    def _is_filtered(self, x: Array, y: Array, window: Window) -> bool:
-        return (
-            window.stride == window.dilation == (1, 1)
-            and window.kernel[1] in TAPS
-            and window.kernel[1] * min(x.shape[-1], y.shape[-1]) >= MIN_WORK
-            and y.shape[2] >= OUTPUTS
-        )
+def winograd(self, x: Array, w: Array, b: Array | None, window: Window, relu: bool, out: Array) -> Array:
+    """As `conv2d`."""
+    KH, KW, C, OC = w.shape
+    A, G, B = filtering(KW, x.dtype)
+    P, OH, T = len(G), out.shape[1], -(-out.shape[2] // OUTPUTS)
+    kernels = self.scratch("kernels", (P, 1, KH * C, OC), w.dtype)
+    np.matmul(G, w.reshape(KH, KW, -1), out=kernels.reshape(P, KH, -1).swapaxes(0, 1))
+    count = images_at_once(out[0].nbytes * P // OUTPUTS, T, KH * C * OC)
+    tiles = lowering_of(self, TilesByColumn, x, window, count)
+    for images in chunks(len(x), count):
+        y = out[images]
+        products = self.scratch("products", (P, OH, len(y) * T, OC), x.dtype)
+        np.matmul(tiles.transformed(x[images], B), kernels, out=products)
+        if b is not None:
+            np.add(products[1], b, out=products[1])  # the values at 1 count once in each of the four pixels
+        tiles.restore(products, A, y)
+        self.finish(y, None, relu)
+    return out
 
-    def _filter(self, x: Array, w: Array, b: Array | None, window: Window, relu: bool, out: Array) -> Array:
-        """As `conv2d`."""
-        KH, KW, C, OC = w.shape
-        A, G, B = filtering(KW, x.dtype)
-        P, OH, T = len(G), out.shape[1], -(-out.shape[2] // OUTPUTS)
-        kernels = self.scratch("kernels", (P, 1, KH * C, OC), w.dtype)
-        np.matmul(G, w.reshape(KH, KW, -1), out=kernels.reshape(P, KH, -1).swapaxes(0, 1))
-        count = images_at_once(out[0].nbytes * P // OUTPUTS, T, KH * C * OC)
-        tiles = self._lowering(TilesByColumn, x, window, count)
-        for images in chunks(len(x), count):
-            y = out[images]
-            products = self.scratch("products", (P, OH, len(y) * T, OC), x.dtype)
-            np.matmul(tiles.transformed(x[images], B), kernels, out=products)
-            if b is not None:
-                np.add(products[1], b, out=products[1])  # the values at 1 count once in each of the four pixels
-            tiles.restore(products, A, y)
-            self._finish(y, None, relu)
-        return out
 
-    def _filter_dw(self, x: Array, dy: Array, window: Window, dw: Array) -> None:
-        """As `conv2d_dw_db` without the bias."""
-        KH, KW, C, OC = dw.shape
-        A, G, B = filtering(KW, x.dtype)
-        P, OH, T = len(G), dy.shape[1], -(-dy.shape[2] // OUTPUTS)
-        total = self.scratch("filtered", (P, KH, C, OC), dw.dtype)
-        part = self.scratch("part", total.shape, dw.dtype)
-        count = images_at_once(dy[0].nbytes * P // OUTPUTS, OH * T, C * OC)
-        tiles = self._lowering(TilesByRow, x, window, count)
-        for images in chunks(len(x), count):
-            gradients = tiles.gradients(dy[images], A)
-            transformed = tiles.transformed(x[images], B)
-            np.matmul(transformed, gradients, out=part if images.start else total)
-            if images.start:
-                np.add(total, part, out=total)
-        np.matmul(G.T, total.reshape(P, KH, -1).swapaxes(0, 1), out=dw.reshape(KH, KW, -1))
+def winograd_dw(self, x: Array, dy: Array, window: Window, dw: Array) -> None:
+    """As `conv2d_dw_db` without the bias."""
+    KH, KW, C, OC = dw.shape
+    A, G, B = filtering(KW, x.dtype)
+    P, OH, T = len(G), dy.shape[1], -(-dy.shape[2] // OUTPUTS)
+    total = self.scratch("filtered", (P, KH, C, OC), dw.dtype)
+    part = self.scratch("part", total.shape, dw.dtype)
+    count = images_at_once(dy[0].nbytes * P // OUTPUTS, OH * T, C * OC)
+    tiles = lowering_of(self, TilesByRow, x, window, count)
+    for images in chunks(len(x), count):
+        gradients = tiles.gradients(dy[images], A)
+        transformed = tiles.transformed(x[images], B)
+        np.matmul(transformed, gradients, out=part if images.start else total)
+        if images.start:
+            np.add(total, part, out=total)
+    np.matmul(G.T, total.reshape(P, KH, -1).swapaxes(0, 1), out=dw.reshape(KH, KW, -1))
 
 
 def images_at_once(image_bytes: int, rows: int, multiplications: int) -> int:

@@ -38,17 +38,17 @@ class GpuPooling(GpuConvolution):
         self._run(kernels.MAX_POOL2D_DX, *arrays, *self._window_arguments(x_shape, window), out)
         return out
 
-    def _pool_counts(self, x_shape: tuple[int, ...], window: Window, count_include_pad: bool, dtype: Any) -> Array:
+    def pool_counts(self, x_shape: tuple[int, ...], window: Window, count_include_pad: bool, dtype: Any) -> Array:
         """As the reference, computed once for each shape."""
         key = (x_shape[1:3], window, count_include_pad, dtype)
         if key not in self._counts:
-            self._counts[key] = super()._pool_counts(x_shape, window, count_include_pad, dtype)
+            self._counts[key] = super().pool_counts(x_shape, window, count_include_pad, dtype)
         return self._counts[key]
 
     def average_pool2d(self, x: Array, window: Window, *, count_include_pad: bool = False, out: Array = None) -> Array:
         """As the reference, in one kernel."""
         out = self._pooled(out, x, window)
-        arrays = self._contiguous(x), self._pool_counts(x.shape, window, count_include_pad, x.dtype)
+        arrays = self._contiguous(x), self.pool_counts(x.shape, window, count_include_pad, x.dtype)
         self._run(kernels.AVERAGE_POOL2D, *arrays, *self._window_arguments(x.shape, window), out)
         return out
 
@@ -63,7 +63,7 @@ class GpuPooling(GpuConvolution):
     ) -> Array:
         """As the reference, in gather form."""
         out = self._result(out, x_shape, dy.dtype)
-        arrays = self._contiguous(dy), self._pool_counts(x_shape, window, count_include_pad, dy.dtype)
+        arrays = self._contiguous(dy), self.pool_counts(x_shape, window, count_include_pad, dy.dtype)
         self._run(kernels.AVERAGE_POOL2D_DX, *arrays, *self._window_arguments(x_shape, window), out)
         return out
 

@@ -9,26 +9,32 @@ Network", arXiv 1711.03278 (2017); docstrings name its sections.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 from gpucnn.backend.assembly import with_operations
-from gpucnn.backend.reference import shapes
-from gpucnn.backend.reference.activations import Activations
-from gpucnn.backend.reference.adaptive import AdaptivePooling
-from gpucnn.backend.reference.batches import Batches
-from gpucnn.backend.reference.convolution import Convolution
-from gpucnn.backend.reference.dense import Dense
-from gpucnn.backend.reference.dropout import Dropout
-from gpucnn.backend.reference.losses import Losses
-from gpucnn.backend.reference.normalization import Normalization
-from gpucnn.backend.reference.pooling import Pooling
-from gpucnn.backend.reference.updates import Updates
+from gpucnn.backend.reference import (
+    activations,
+    adaptive,
+    batches,
+    convolution,
+    dense,
+    dropout,
+    losses,
+    normalization,
+    pooling,
+    shapes,
+    sums,
+    updates,
+    windows,
+)
+from gpucnn.backend.reference.arrays import Arrays
 
 __all__ = ["Backend"]
 
 
-@with_operations(shapes)
-class Backend(
-    Convolution, Pooling, AdaptivePooling, Dense, Activations, Normalization, Dropout, Losses, Updates, Batches
-):
+@with_operations(sums, windows, convolution, pooling, adaptive, shapes, dense, activations, normalization, dropout)
+@with_operations(losses, updates, batches)
+class Backend(Arrays):
     """Arrays of one device and the operations on them; this class is the reference that others are tested against.
 
     Parameters
@@ -41,6 +47,11 @@ class Backend(
     ----------
     name : "reference", "cpu" or "gpu:N"
     precision, float_dtype : the dtype of its floats, as a name and as `xp` has it
-    products : the precision of the factors of matrix products, the dtype's name or "tf32" or "bf16"
+    matmul_precision : that of the factors of matrix products, the name of the dtype or "tf32" or "bf16"
     host_reads : how often a result was read back to the host, each a wait for the device
     """
+
+    if TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any:
+            """Operations are methods too; type checkers do not see the decorator's work."""

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 
-from gpucnn.backend.assembly import in_place
 from gpucnn.backend.host_memory import available_memory
 from gpucnn.backend.memory import Workspace
 from gpucnn.geometry import Window
@@ -71,7 +70,7 @@ class Arrays:
 
     def from_host(self, array: np.ndarray, *, out: Array = None) -> Array:
         """Copy a NumPy array to this device, into `out` (converted to its dtype) or into a new array."""
-        return self._store(self.xp.asarray(array, dtype=None if out is None else out.dtype, copy=True), out)
+        return self.store(self.xp.asarray(array, dtype=None if out is None else out.dtype, copy=True), out)
 
     def to_host(self, array: Array) -> np.ndarray:
         """Copy an array of this device to a new NumPy array: the one operation that waits for the device."""
@@ -143,11 +142,12 @@ class Arrays:
         """Return what operations one after another hold of such bytes: the most, as each leaves its own to the next."""
         return max(operations, default=0)
 
-    def output(self, out: Array | None, shape: tuple[int, ...], dtype: Any) -> Array:
+    def result(self, out: Array | None, shape: tuple[int, ...], dtype: Any) -> Array:
         """Return `out`, or where it is None a new array."""
         return self.empty(shape, dtype) if out is None else out
 
-    def _store(self, result: Array, out: Array) -> Array:
+    def store(self, result: Array, out: Array | None) -> Array:
+        """Copy what was computed into `out`, or where that is None return it as it is."""
         if out is None:
             return result
         out[...] = result
@@ -156,43 +156,3 @@ class Arrays:
     def cast(self, x: Array, dtype: Any) -> Array:
         """Return a copy of x in another dtype."""
         return self.xp.astype(x, dtype) if hasattr(self.xp, "astype") else x.astype(dtype)  # NumPy 2.0 has no astype
-
-    # ---- sums and products ----------------------------------------------------------------------------------------
-
-    def matmul(self, a: Array, b: Array, *, out: Array = None) -> Array:
-        """Matrix product `a @ b` of two matrices or stacks of them; a transposed view is welcome as an operand.
-
-        Factors of float32 are first rounded to the precision of `products`, where that is a lower one.
-        """
-        return self._store(self.xp.matmul(self._factor(a), self._factor(b)), out)
-
-    def _factor(self, x: Array) -> Array:
-        """Round a factor of a product to the p significant bits of `products`: to the nearest, ties to even.
-
-        Beside 2^(53-p) |x| a sum in float64 has room for no more than p bits of |x|, and is rounded as every sum is.
-        Below 2^-126, the smallest normal number of float32, the spacing stays; the upper limit spares infinity.
-        """
-        if self.matmul_precision not in SIGNIFICANT_BITS or x.dtype != self.xp.float32:
-            return x
-        size = self.xp.abs(self.cast(x, self.xp.float64))
-        large = 2.0 ** (53 - SIGNIFICANT_BITS[self.matmul_precision]) * self.xp.clip(size, 2.0**-126, 2.0**128)
-        return self.cast(self.xp.copysign((size + large) - large, x), self.xp.float32)
-
-    @in_place("a", "b")
-    def add(self, a: Array, b: Array, *, out: Array = None) -> Array:
-        """`a + b`, of one shape."""
-        return self._store(a + b, out)
-
-    @in_place("x")
-    def add_bias(self, x: Array, b: Array, *, out: Array = None) -> Array:
-        """`x + b`, the same number for all elements of a channel. x (N, ..., C), b (C,) -> (N, ..., C)."""
-        return self._store(x + b, out)
-
-    def _finish(self, y: Array, b: Array | None, relu: bool) -> Array:
-        """Return what a sum of products becomes by a bias (OC,), if there is one, and by a ReLU, if it is asked for."""
-        y = y if b is None else y + b
-        return self.relu(y) if relu else y
-
-    def sum_rows(self, rows: Array, *, out: Array = None) -> Array:
-        """Sum over the first axis: the gradient of a bias. (M, C) -> (C,)."""
-        return self._store(self.xp.sum(rows, axis=0), out)

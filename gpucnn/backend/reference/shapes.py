@@ -13,7 +13,7 @@ __all__ = ["concat", "slice_channels", "zero_pad2d", "zero_pad2d_dx"]
 def concat(self, arrays: Sequence[Array], *, out: Array = None) -> Array:
     """Put feature maps side by side: (N, ..., C1), (N, ..., C2), ... -> (N, ..., C1 + C2 + ...)."""
     (*shape, _), C = arrays[0].shape, sum(x.shape[-1] for x in arrays)
-    out = self.output(out, (*shape, C), arrays[0].dtype)
+    out = self.result(out, (*shape, C), arrays[0].dtype)
     first = 0
     for x in arrays:
         out[..., first : first + x.shape[-1]] = x
@@ -32,12 +32,12 @@ def slice_channels(self, x: Array, first: int, *, out: Array) -> Array:
 
 def zero_pad2d(self, x: Array, window: Window, *, out: Array = None) -> Array:
     """Put the window's padding around images, as zeros: (N, H, W, C) -> (N, top + H + bottom, left + W + right, C)."""
-    return self._store(self.pad(x, window, 0.0), out)
+    return self.store(self.pad(x, window, 0.0), out)
 
 
 def zero_pad2d_dx(self, dy: Array, x_shape: tuple[int, ...], window: Window, *, out: Array = None) -> Array:
     """Gradient of `zero_pad2d`: that of the pixels within the padding."""
     rows, columns = window.interior(*x_shape[1:3])
-    out = self.output(out, x_shape, dy.dtype)
+    out = self.result(out, x_shape, dy.dtype)
     out[...] = dy[:, rows, columns, :]
     return out
