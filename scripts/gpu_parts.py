@@ -24,14 +24,14 @@ from typing import Any
 import bench_ops
 import numpy as np
 from bench_engine import image_shape
-from gpu_job import WAYS, Clock, Job, Row, attempt, make_backend, random_data
+from gpu_job import ALGORITHMS, Clock, Job, Row, attempt, make_backend, random_data
 
 import gpucnn
 from gpucnn import SGD, SoftmaxCrossEntropy, Trainer, data, zoo
 from gpucnn.backend import Backend
 from gpucnn.backend.gpu.device import first_line
 from gpucnn.backend.gpu.gemm import Gemm
-from gpucnn.backend.kernels import Block, all_records
+from gpucnn.backend.gpu.records import Block, all_records
 from gpucnn.cli.doctor import processor
 from gpucnn.data import DeviceDataset, Split
 from gpucnn.data.device_dataset import Normalization
@@ -183,7 +183,7 @@ def recorded_steps(backend: Backend, job: Job) -> Iterator[Callable[[], None]]:
 def variants(operation: str, precisions: tuple[str, ...]) -> list[tuple[str, str]]:
     """Return in which precisions and ways to convolve an operation is computed; only products differ in precision."""
     if operation in CONVOLUTIONS:
-        return [(precision, way) for precision in precisions for way in WAYS]
+        return [(precision, way) for precision in precisions for way in ALGORITHMS]
     return [(precision, "") for precision in (precisions if operation in PRODUCTS else ("float32",))]
 
 

@@ -1,27 +1,26 @@
-"""The fully connected layer."""
+"""Matrix products by cuBLAS, and the fully connected layer."""
 
 from __future__ import annotations
 
-from gpucnn.backend.gpu.arrays import Array, GpuArrays
+from gpucnn.backend.gpu.arrays import Array
+from gpucnn.backend.gpu.gemm import is_readable, multiplies
 
-__all__ = ["GpuDense"]
+__all__ = ["dense", "matmul"]
 
 
-class GpuDense(GpuArrays):
-    """Part of `GpuBackend`."""
+def matmul(self, a: Array, b: Array, *, out: Array = None) -> Array:
+    """As the reference, by cuBLAS; what is not for it by CuPy, and the factors of a stack are not rounded."""
+    if not multiplies(a, b):
+        return self.xp.matmul(a, b, out=out)
+    a, b = (x if is_readable(x) else self.xp.ascontiguousarray(x) for x in (a, b))
+    out = self.output(out, (len(a), b.shape[1]), a.dtype)
+    self.keep(a, b, out, self.gemm.workspace)
+    self.gemm.multiply(a, b, out, self.matmul_precision)
+    return out
 
-    def dense(self, x: Array, w: Array, b: Array | None, *, relu: bool = False, out: Array = None) -> Array:
-        """As the reference, with bias and ReLU in place."""
-        out = self._result(out, (len(x), w.shape[1]), x.dtype)
-        self.matmul(x, w, out=out)
-        return self._finish(out, b, relu)
 
-    def dense_dx(self, dy: Array, w: Array, *, out: Array = None) -> Array:
-        """As the reference, in place."""
-        return self.matmul(dy, w.T, out=out)
-
-    def dense_dw_db(self, x: Array, dy: Array, *, dw: Array, db: Array | None) -> None:
-        """As the reference, in place."""
-        self.matmul(x.T, dy, out=dw)
-        if db is not None:
-            self.sum_rows(dy, out=db)
+def dense(self, x: Array, w: Array, b: Array | None, *, relu: bool = False, out: Array = None) -> Array:
+    """As the reference, with bias and ReLU in place."""
+    out = self.output(out, (len(x), w.shape[1]), x.dtype)
+    self.matmul(x, w, out=out)
+    return self.finish(out, b, relu)
