@@ -15,6 +15,7 @@ RELU = Elementwise("relu", "T x", "T y", "y = x <= T(0) ? T(0) : x")
 
 
 def relu(self, x: Array, *, out: Array = None) -> Array:
+    """As the reference, in one kernel."""
     return self.map_elementwise(RELU, x, out=out)
 
 
@@ -22,6 +23,7 @@ RELU_DX = Elementwise("relu_dx", "T dy, T y", "T dx", "dx = y > T(0) ? dy : T(0)
 
 
 def relu_dx(self, dy: Array, y: Array, *, out: Array = None) -> Array:
+    """As the reference, in one kernel."""
     return self.map_elementwise(RELU_DX, dy, y, out=out)
 
 
@@ -31,6 +33,7 @@ SIGMOID = Elementwise(
 
 
 def sigmoid(self, x: Array, *, out: Array = None) -> Array:
+    """As the reference, in one kernel."""
     return self.map_elementwise(SIGMOID, x, out=out)
 
 
@@ -38,6 +41,7 @@ SIGMOID_DX = Elementwise("sigmoid_dx", "T dy, T y", "T dx", "dx = dy * y * (T(1)
 
 
 def sigmoid_dx(self, dy: Array, y: Array, *, out: Array = None) -> Array:
+    """As the reference, in one kernel."""
     return self.map_elementwise(SIGMOID_DX, dy, y, out=out)
 
 
@@ -45,6 +49,7 @@ TANH = Elementwise("tanh_forward", "T x", "T y", "y = tanh(x)")
 
 
 def tanh(self, x: Array, *, out: Array = None) -> Array:
+    """As the reference, in one kernel."""
     return self.map_elementwise(TANH, x, out=out)
 
 
@@ -52,6 +57,7 @@ TANH_DX = Elementwise("tanh_dx", "T dy, T y", "T dx", "dx = dy * (T(1) - y * y)"
 
 
 def tanh_dx(self, dy: Array, y: Array, *, out: Array = None) -> Array:
+    """As the reference, in one kernel."""
     return self.map_elementwise(TANH_DX, dy, y, out=out)
 
 

@@ -129,9 +129,6 @@ class GpuArrays(Backend):
     def owns(self, array: object) -> bool:
         return isinstance(array, self.xp.ndarray) and array.device.id == self.device
 
-    def memory_of(self, array: Array) -> int:
-        return id(array.data.mem)
-
     def output(self, out: Array | None, shape: tuple[int, ...], dtype: Any) -> Array:
         return self.xp.empty(shape, dtype) if out is None else out
 

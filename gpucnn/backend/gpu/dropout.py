@@ -45,6 +45,7 @@ DROPOUT_DX = Elementwise("dropout_dx", "T dy, uint8 mask, T scale", "T dx", "dx 
 
 
 def dropout_dx(self, dy: Array, mask: Array, rate: float, *, out: Array = None) -> Array:
+    """As the reference, in one kernel."""
     out = self.output(out, dy.shape, dy.dtype)
     self.run_elementwise(DROPOUT_DX, dy, mask, 1.0 / (1.0 - rate), out)
     return out

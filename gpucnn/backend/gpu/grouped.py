@@ -45,6 +45,7 @@ GROUPED_CONV2D = Elementwise(
 
 
 def grouped_conv2d(self, x: Array, w: Array, b: Array | None, window: Window, relu: bool, out: Array) -> Array:
+    """Convolve, with bias and ReLU in place."""
     scalars = group_arguments(x.shape, w.shape, window)
     self.run_elementwise(GROUPED_CONV2D, self.contiguous(x), self.contiguous(w), *scalars, out)
     return self.finish(out, b, relu)
@@ -67,6 +68,7 @@ GROUPED_CONV2D_DX = Elementwise(
 
 
 def grouped_conv2d_dx(self, dy: Array, w: Array, window: Window, out: Array) -> Array:
+    """Gather the gradient in the input."""
     scalars = group_arguments(out.shape, w.shape, window)
     self.run_elementwise(GROUPED_CONV2D_DX, self.contiguous(dy), self.contiguous(w), *scalars, out)
     return out

@@ -71,6 +71,7 @@ CONV2D_DX = in_each_precision("implicit_conv2d_dx")
 
 
 def implicit_conv2d_dx(self, dy: Array, w: Array, sizes: tuple[int, ...], out: Array) -> Array:
+    """Gather the gradient in the input."""
     _launch_tiles(self, CONV2D_DX, out.shape, self.contiguous(dy), self.contiguous(w), out, *sizes)
     return out
 

@@ -40,6 +40,7 @@ LABEL_NORM = kernel("label_norm", *FILES, WARPS=WARPS, EACH=EACH)
 def label_targets(
     self, labels: Array, weights: Array | None, ignored: int, *, out: Array, norm: Array
 ) -> tuple[Array, Array]:
+    """As the reference, in two kernels."""
     weights = None if weights is None else self.contiguous(weights)
     partials = _sums_of_blocks(self, len(out))
     arguments = self.contiguous(labels), weights, np.int32(ignored), out, partials, *map(np.int32, out.shape)
@@ -63,6 +64,7 @@ def soft_cross_entropy(
     dx: Array = None,
     totals: Array = None,
 ) -> Array:
+    """As the reference, in two kernels."""
     weights = None if weights is None else self.contiguous(weights)
     further = weights, np.float64(smoothing), norm
     return _loss(self, SOFT_CROSS_ENTROPY, logits, targets, loss, dx, totals, *further, norm=norm)
@@ -74,6 +76,7 @@ SIGMOID_CROSS_ENTROPY = kernel("sigmoid_cross_entropy", *FILES, WARPS=WARPS, EAC
 def sigmoid_cross_entropy(
     self, logits: Array, targets: Array, *, loss: Array = None, dx: Array = None, totals: Array = None
 ) -> Array:
+    """As the reference, in two kernels."""
     return _loss(self, SIGMOID_CROSS_ENTROPY, logits, targets, loss, dx, totals)
 
 
@@ -83,6 +86,7 @@ MEAN_SQUARED_ERROR = kernel("mean_squared_error", *FILES, WARPS=WARPS, EACH=EACH
 def mean_squared_error(
     self, outputs: Array, targets: Array, *, loss: Array = None, dx: Array = None, totals: Array = None
 ) -> Array:
+    """As the reference, in two kernels."""
     return _loss(self, MEAN_SQUARED_ERROR, outputs, targets, loss, dx, totals)
 
 
