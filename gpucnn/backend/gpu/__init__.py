@@ -1,8 +1,8 @@
 """The GPU backend: CuPy arrays, cuBLAS for matrix products, and kernels of its own for the rest.
 
 Begin with `activations`: each kernel is a record, and under it stands the function that launches it, which becomes a
-method of `GpuBackend`. `records` says which two forms of kernels there are, `arrays` how they are launched. Kernels in
-which threads work together are in the `.cu` files, what several of those have in common in the `.cuh` files.
+method of `GpuBackend`. `records` says which two forms of kernels there are, `arrays` launches them. Kernels in which
+threads work together are in the `.cu` files, and what several of these have in common is in the `.cuh` files.
 
 Arrays given as `out` are C-contiguous. Nothing here waits for the device but `to_host`, and from its second call on an
 operation allocates nothing. CuPy is imported when a GPU is asked for, not before.

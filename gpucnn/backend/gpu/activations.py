@@ -10,7 +10,7 @@ from gpucnn.backend.gpu.records import Block, Elementwise, kernel
 __all__ = ["gelu", "gelu_dx", "relu", "relu_dx", "sigmoid", "sigmoid_dx", "softmax", "softmax_dx", "tanh", "tanh_dx"]
 
 # A GPU compares a denormal number as if it were 0. What is not above 0 becomes 0, so that nothing negative stays and
-# RELU_DX agrees about what is positive; a NaN stays. It is so wherever an operation rectifies.
+# RELU_DX agrees about what is positive; a NaN stays. It is so wherever an operation applies a ReLU.
 RELU = Elementwise("relu", "T x", "T y", "y = x <= T(0) ? T(0) : x")
 
 

@@ -1,13 +1,14 @@
-"""Sums of arrays, and of the rows of a matrix, in two stages: `sums.cu` says how."""
+"""Sums of products, by cuBLAS, of arrays, and of the rows of a matrix, in two stages: `sums.cu` says how."""
 
 from __future__ import annotations
 
 import numpy as np
 
 from gpucnn.backend.gpu.arrays import Array, check_indices
+from gpucnn.backend.gpu.gemm import is_readable, multiplies
 from gpucnn.backend.gpu.records import Block, Elementwise, kernel
 
-__all__ = ["add", "add_bias", "finish", "sum_rows"]
+__all__ = ["add", "add_bias", "finish", "matmul", "sum_rows"]
 
 MAX_PARTIALS = 1 << 10  # results of as many blocks that one block of 256 threads makes one result of
 EACH = MAX_PARTIALS // 256  # of those that a thread takes at most, one of each 256 of them
@@ -16,6 +17,18 @@ CHANNELS = 1 << 8  # columns that a block of threads takes at most, one for each
 ELEMENTS = 1 << 12  # that a block reduces, at least
 FEW_ROWS, FEW_COLUMNS = 1 << 9, 1 << 4  # that a block sums up at once: narrow, so that there are many of them
 ENOUGH_BLOCKS = 1 << 10  # of those; where the columns make more of them, they are wider
+
+
+def matmul(self, a: Array, b: Array, *, out: Array = None) -> Array:
+    """As the reference, by cuBLAS; what is not for it by CuPy, and the factors of a stack are not rounded."""
+    if not multiplies(a, b):
+        return self.xp.matmul(a, b, out=out)
+    a, b = (x if is_readable(x) else self.xp.ascontiguousarray(x) for x in (a, b))
+    out = self.output(out, (len(a), b.shape[1]), a.dtype)
+    self.keep(a, b, out, self.gemm.workspace)
+    self.gemm.multiply(a, b, out, self.matmul_precision)
+    return out
+
 
 ADD = Elementwise("add", "T a, T b", "T y", "y = a + b")
 
