@@ -5,9 +5,9 @@
 //     dw (KH*KW*C, OC) = columns^T (KH*KW*C, N*OH*OW)  dy (N*OH*OW, OC)
 //
 // `columns` is what `im2col` would write. A row of `errors` has, for each tap, the dy of the window that meets the
-// pixel by that tap, or zeros where there is none; w' is w with its last two axes exchanged. A block of threads computes
-// one tile of a result from tiles of both factors, which it copies to shared memory; the three kernels differ only in
-// how they find an element of a factor.
+// pixel by that tap, or zeros where there is none; w' is w with its last two axes exchanged. A block of threads
+// computes one tile of a result from tiles of both factors, which it copies to shared memory; the three kernels differ
+// only in how they find an element of a factor.
 //
 // In front of this goes the arithmetic, `multiply_add.cuh`, or `tf32.cuh` or `bf16.cuh` with `tensor_cores.cuh`. A tile
 // has TILE lines of DEPTH steps: lines are rows of the left factor or columns of the right one, steps are what is
@@ -18,7 +18,8 @@
 //
 // A thread divides to find what it needs of a line once (`Line`), and of a step once for each tile (`Step`); from these
 // two it finds an element without a division. `STEPS_ARE_NEIGHBOURS` says which of them is contiguous in memory, so
-// that neighbouring threads read neighbours. Offsets are unsigned: one alone may point into padding, their sum does not.
+// that neighbouring threads read neighbours. Offsets are unsigned: one alone may point into padding, their sum does
+// not.
 
 struct Sizes { int N, OC, H, W, C, OH, OW, KH, KW, SH, SW, top, left, DH, DW; };
 struct Place { unsigned offset; int h, w, phase; };  // `phase` is for `Errors` alone
