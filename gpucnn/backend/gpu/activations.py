@@ -118,7 +118,7 @@ def softmax_dx(self, dy: Array, y: Array, *, out: Array = None) -> Array:
 
 
 def _rows(self, record: Block, *arrays: Array, out: Array | None) -> Array:
-    out = self.output(out, arrays[0].shape, arrays[0].dtype)
+    out = self.result(out, arrays[0].shape, arrays[0].dtype)
     K = out.shape[-1]
     self.launch(record, (out.size // max(1, K),), *map(self.contiguous, arrays), out, np.int32(K))
     return out

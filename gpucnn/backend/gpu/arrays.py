@@ -129,7 +129,7 @@ class GpuArrays(Backend):
     def owns(self, array: object) -> bool:
         return isinstance(array, self.xp.ndarray) and array.device.id == self.device
 
-    def output(self, out: Array | None, shape: tuple[int, ...], dtype: Any) -> Array:
+    def result(self, out: Array | None, shape: tuple[int, ...], dtype: Any) -> Array:
         return self.xp.empty(shape, dtype) if out is None else out
 
     # ---- launches -------------------------------------------------------------------------------------------------
@@ -194,7 +194,7 @@ class GpuArrays(Backend):
 
     def map_elementwise(self, record: Elementwise, *arrays: Array, out: Array | None) -> Array:
         """Run a kernel from arrays of one shape to a new array or `out`."""
-        out = self.output(out, arrays[0].shape, arrays[0].dtype)
+        out = self.result(out, arrays[0].shape, arrays[0].dtype)
         self.run_elementwise(record, *arrays, out)
         return out
 

@@ -72,7 +72,7 @@ def im2col(self, x: Array, window: Window, *, out: Array = None) -> Array:
     _check_columns(x.shape, window)
     N, H, W, C = x.shape
     OH, OW = window.output_size(H, W)
-    out = self.output(out, (N * OH * OW, window.taps * C), x.dtype)
+    out = self.result(out, (N * OH * OW, window.taps * C), x.dtype)
     self.run_elementwise(IM2COL, self.contiguous(x), *window_arguments(x.shape, window), out)
     return out
 
@@ -95,7 +95,7 @@ COL2IM = Elementwise(
 def col2im(self, columns: Array, x_shape: tuple[int, ...], window: Window, *, out: Array = None) -> Array:
     """As the reference, in gather form: each pixel finds its copies."""
     _check_columns(x_shape, window)
-    out = self.output(out, x_shape, columns.dtype)
+    out = self.result(out, x_shape, columns.dtype)
     self.run_elementwise(COL2IM, self.contiguous(columns), *window_arguments(x_shape, window), out)
     return out
 
@@ -132,7 +132,7 @@ def conv2d(
     """As the reference, with the columns in one buffer, and bias and ReLU in place."""
     N, H, W, C = x.shape
     OC = w.shape[-1]
-    out = self.output(out, (N, *window.output_size(H, W), OC), x.dtype)
+    out = self.result(out, (N, *window.output_size(H, W), OC), x.dtype)
     if w.shape[2] < C:
         return grouped_conv2d(self, x, w, b, window, relu, out)
     if self.convolution == "implicit":
@@ -148,7 +148,7 @@ def conv2d(
 def conv2d_dx(self, dy: Array, w: Array, x_shape: tuple[int, ...], window: Window, *, out: Array = None) -> Array:
     """As the reference, with the columns in one buffer."""
     OC = w.shape[-1]
-    out = self.output(out, x_shape, dy.dtype)
+    out = self.result(out, x_shape, dy.dtype)
     if w.shape[2] < x_shape[3]:
         return grouped_conv2d_dx(self, dy, w, window, out)
     if self.convolution == "implicit":

@@ -33,8 +33,8 @@ def dropout(
     self, x: Array, rate: float, key: tuple[int, int], counter: Array, *, out: Array = None, mask: Array = None
 ) -> tuple[Array, Array]:
     """As the reference, one Philox block for each four elements."""
-    out = self.output(out, x.shape, x.dtype)
-    mask = self.output(mask, x.shape, self.xp.uint8)
+    out = self.result(out, x.shape, x.dtype)
+    mask = self.result(mask, x.shape, self.xp.uint8)
     scalars = *key, philox.threshold(rate), 1.0 / (1.0 - rate), x.size
     self.run_elementwise(DROPOUT, self.contiguous(x), counter, *scalars, out, mask, size=-(-x.size // 4))
     self.run_elementwise(INCREMENT, 1, counter)
@@ -46,6 +46,6 @@ DROPOUT_DX = Elementwise("dropout_dx", "T dy, uint8 mask, T scale", "T dx", "dx 
 
 def dropout_dx(self, dy: Array, mask: Array, rate: float, *, out: Array = None) -> Array:
     """As the reference, in one kernel."""
-    out = self.output(out, dy.shape, dy.dtype)
+    out = self.result(out, dy.shape, dy.dtype)
     self.run_elementwise(DROPOUT_DX, dy, mask, 1.0 / (1.0 - rate), out)
     return out

@@ -108,7 +108,7 @@ def _loss(
     N, K = outputs.shape
     if K == 0:
         raise InputError(f"a loss needs outputs (N, K) with K of at least 1, received {outputs.shape}")
-    loss, partials = self.output(loss, (), outputs.dtype), _sums_of_blocks(self, N)
+    loss, partials = self.result(loss, (), outputs.dtype), _sums_of_blocks(self, N)
     arrays = self.contiguous(outputs), self.contiguous(targets), dx, partials
     self.launch(record, (len(partials),), *arrays, np.int32(N), np.int32(K), *further)
     scalars = np.int32(N), np.int32(len(partials))

@@ -33,7 +33,7 @@ def batch_norm(
     """As the reference, with the moments of blocks of rows, from which those of all rows follow."""
     if x.size == 0:
         raise InputError(f"batch_norm: no samples have no mean, received {x.shape}; leave out empty batches")
-    mean_rstd = self.output(mean_rstd, running.shape, x.dtype)
+    mean_rstd = self.result(mean_rstd, running.shape, x.dtype)
     partials, M, rows = reduce_rows(self, PARTIAL_MOMENTS, 2, x)
     _, C, blocks = partials.shape
     scalars = *map(x.dtype.type, (momentum, eps)), M, rows, np.int32(blocks)

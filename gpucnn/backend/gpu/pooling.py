@@ -16,17 +16,11 @@ from gpucnn.backend.gpu.windows import (
     WINDOW,
     window_arguments,
 )
-from gpucnn.backend.reference import Backend
+from gpucnn.backend.reference import pooling as reference
 from gpucnn.geometry import Window
 
 __all__ = [
-    "average_pool2d",
-    "average_pool2d_dx",
-    "lp_pool2d",
-    "lp_pool2d_dx",
-    "max_pool2d",
-    "max_pool2d_dx",
-    "pool_counts",
+    *("average_pool2d", "average_pool2d_dx", "lp_pool2d", "lp_pool2d_dx", "max_pool2d", "max_pool2d_dx", "pool_counts"),
 ]
 
 MAX_POOL2D = Elementwise(
@@ -55,7 +49,7 @@ def max_pool2d(
 ) -> tuple[Array, Array]:
     """As the reference, in one kernel."""
     out = _pooled(self, out, x, window)
-    argmax = self.output(argmax, out.shape, self.argmax_dtype(window))
+    argmax = self.result(argmax, out.shape, self.argmax_dtype(window))
     arguments = *window_arguments(x.shape, window), relu
     self.run_elementwise(MAX_POOL2D, self.contiguous(x), *arguments, out, argmax)
     return out, argmax
@@ -81,7 +75,7 @@ def max_pool2d_dx(
     self, dy: Array, argmax: Array, x_shape: tuple[int, ...], window: Window, *, out: Array = None
 ) -> Array:
     """As the reference, in gather form: each pixel finds the windows it won."""
-    out = self.output(out, x_shape, dy.dtype)
+    out = self.result(out, x_shape, dy.dtype)
     arrays = self.contiguous(dy), self.contiguous(argmax)
     self.run_elementwise(MAX_POOL2D_DX, *arrays, *window_arguments(x_shape, window), out)
     return out
@@ -91,7 +85,7 @@ def pool_counts(self, x_shape: tuple[int, ...], window: Window, count_include_pa
     """As the reference, computed once for each shape."""
     key = ("pool_counts", x_shape[1:3], window, count_include_pad, dtype)
     if key not in self.constants:
-        self.constants[key] = Backend.pool_counts(self, x_shape, window, count_include_pad, dtype)
+        self.constants[key] = reference.pool_counts(self, x_shape, window, count_include_pad, dtype)
     return self.constants[key]
 
 
@@ -142,7 +136,7 @@ def average_pool2d_dx(
     out: Array = None,
 ) -> Array:
     """As the reference, in gather form."""
-    out = self.output(out, x_shape, dy.dtype)
+    out = self.result(out, x_shape, dy.dtype)
     arrays = self.contiguous(dy), self.pool_counts(x_shape, window, count_include_pad, dy.dtype)
     self.run_elementwise(AVERAGE_POOL2D_DX, *arrays, *window_arguments(x_shape, window), out)
     return out
@@ -189,7 +183,7 @@ LP_POOL2D_DX = Elementwise(
 
 def lp_pool2d_dx(self, dy: Array, x: Array, y: Array, p: float, window: Window, *, out: Array = None) -> Array:
     """As the reference, in gather form."""
-    out = self.output(out, x.shape, dy.dtype)
+    out = self.result(out, x.shape, dy.dtype)
     arrays = map(self.contiguous, (dy, x, y))
     self.run_elementwise(LP_POOL2D_DX, *arrays, *window_arguments(x.shape, window), p, out)
     return out
@@ -197,4 +191,4 @@ def lp_pool2d_dx(self, dy: Array, x: Array, y: Array, p: float, window: Window, 
 
 def _pooled(self, out: Array | None, x: Array, window: Window) -> Array:
     N, H, W, C = x.shape
-    return self.output(out, (N, *window.output_size(H, W), C), x.dtype)
+    return self.result(out, (N, *window.output_size(H, W), C), x.dtype)

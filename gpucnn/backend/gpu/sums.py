@@ -24,7 +24,7 @@ def matmul(self, a: Array, b: Array, *, out: Array = None) -> Array:
     if not multiplies(a, b):
         return self.xp.matmul(a, b, out=out)
     a, b = (x if is_readable(x) else self.xp.ascontiguousarray(x) for x in (a, b))
-    out = self.output(out, (len(a), b.shape[1]), a.dtype)
+    out = self.result(out, (len(a), b.shape[1]), a.dtype)
     self.keep(a, b, out, self.gemm.workspace)
     self.gemm.multiply(a, b, out, self.matmul_precision)
     return out
@@ -56,7 +56,7 @@ def finish(self, y: Array, b: Array | None, relu: bool) -> Array:
 
 def add_bias(self, x: Array, b: Array, *, out: Array = None) -> Array:
     """As the reference, in one kernel where `out` is x."""
-    out = self.output(out, x.shape, x.dtype)
+    out = self.result(out, x.shape, x.dtype)
     if out is not x:
         out[...] = x
     return self.finish(out, b, relu=False)
@@ -68,7 +68,7 @@ ADD_PARTIALS = kernel("add_partials", "reductions.cuh", "sums.cu", EACH=EACH)
 
 def sum_rows(self, rows: Array, *, out: Array = None) -> Array:
     """As the reference, in a fixed order: few rows in one launch, more of them in two. No factor is rounded."""
-    (M, C), out = rows.shape, self.output(out, rows.shape[1:], rows.dtype)
+    (M, C), out = rows.shape, self.result(out, rows.shape[1:], rows.dtype)
     if M <= FEW_ROWS:
         columns = 1 << min(CHANNELS, max(FEW_COLUMNS, C // ENOUGH_BLOCKS)).bit_length() - 1
         sizes = map(np.int32, (M, C, M, columns))
