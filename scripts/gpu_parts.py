@@ -24,7 +24,7 @@ from typing import Any
 import bench_ops
 import numpy as np
 from bench_engine import image_shape
-from gpu_job import ALGORITHMS, Clock, Job, Row, attempt, make_backend, random_data
+from gpu_job import WAYS, Clock, Job, Row, attempt, make_backend, random_data
 
 import gpucnn
 from gpucnn import SGD, SoftmaxCrossEntropy, Trainer, data, zoo
@@ -183,7 +183,7 @@ def recorded_steps(backend: Backend, job: Job) -> Iterator[Callable[[], None]]:
 def variants(operation: str, precisions: tuple[str, ...]) -> list[tuple[str, str]]:
     """Return in which precisions and ways to convolve an operation is computed; only products differ in precision."""
     if operation in CONVOLUTIONS:
-        return [(precision, way) for precision in precisions for way in ALGORITHMS]
+        return [(precision, way) for precision in precisions for way in WAYS]
     return [(precision, "") for precision in (precisions if operation in PRODUCTS else ("float32",))]
 
 

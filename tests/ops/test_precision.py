@@ -122,17 +122,17 @@ def test_the_reference_rounds_the_factors_of_every_product(case: Case, precision
         assert_close(result, oracle[name], case.dtype, case.terms, case.scale, name)
 
 
-CALLS = [(case, way) for case in PRODUCTS for way in ("columns", "implicit")[: 1 + case.operation.startswith("conv2d")]]
+WAYS = [(case, way) for case in PRODUCTS for way in ("columns", "implicit")[: 1 + case.operation.startswith("conv2d")]]
 
 
 @pytest.mark.parametrize("backend_name", ["fake-gpu", pytest.param("gpu", marks=pytest.mark.gpu)])
-@pytest.mark.parametrize(("case", "way"), CALLS, ids=str)
+@pytest.mark.parametrize(("case", "way"), WAYS, ids=str)
 def test_a_gpu_agrees_with_the_reference(
     case: Case, way: str, precision: str, backend_name: str, make_backend: Callable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The fake GPU to the rounding of float32; a real one, which may round less, as exactly as factors are.
 
-    With groups no GPU rounds, and the implicit algorithm rounds ties in tf32 away from zero: these kernels are our own.
+    With groups no GPU rounds, and the implicit way rounds ties in tf32 away from zero: these kernels are our own.
     """
     backend = make_backend(backend_name, precision)
     monkeypatch.setattr(backend, "convolution", way)
