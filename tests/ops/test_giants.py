@@ -76,7 +76,7 @@ class Chosen:
         self.written: tuple = ()
         monkeypatch.setattr("gpucnn.backend.gpu.arrays.compiled", self._compiled)
         monkeypatch.setattr(self.backend, "sum_rows", lambda *_, **__: None)
-        monkeypatch.setattr(self.backend, "_pool_counts", reference.pool_counts)
+        monkeypatch.setattr(self.backend, "pool_counts", reference.pool_counts)
         monkeypatch.setattr(self.backend, "scratch", lambda name, shape, dtype: sparse(*shape))
 
     def _compiled(self, cupy: ModuleType, record: Elementwise | Block, element_type: str = "") -> Callable:
