@@ -41,7 +41,7 @@ from gpucnn import (
     zoo,
 )
 from gpucnn.backend import Backend
-from gpucnn.backend.gpu.convolution import WAYS
+from gpucnn.backend.gpu.convolution import ALGORITHMS
 from gpucnn.data import Augmentation, DeviceDataset, Normalization, Split
 from gpucnn.losses import LOSSES, Loss
 from gpucnn.optim.optimizers import OPTIMIZERS, Optimizer
@@ -208,7 +208,7 @@ def in_all_ways(calls: Sequence[Call], backend: Backend) -> Iterator[tuple[str, 
         if default is None or not call[0].startswith("conv2d"):
             yield call[0], call
             continue
-        for way in WAYS:
+        for way in ALGORITHMS:
             backend.convolution = way
             yield f"{call[0]}, {way}", call
         backend.convolution = default

@@ -28,9 +28,8 @@ from bench_engine import image_shape
 from gpu_job import PRECISIONS
 
 from gpucnn import BatchNorm2D, Conv2D, Dense, GlobalAveragePool2D, MaxPool2D, ReLU, Residual, Sequential, Sigmoid, zoo
-from gpucnn.backend.gpu.convolution import COLUMN_BYTES, WAYS
-from gpucnn.backend.gpu.implicit import GpuImplicit
-from gpucnn.backend.kernels.tiles import DEPTH, TILE
+from gpucnn.backend.gpu.convolution import ALGORITHMS, COLUMN_BYTES
+from gpucnn.backend.gpu.implicit import DEPTH, TILE, dw_parts
 from gpucnn.layers.base import Layer
 
 FLOAT = 4  # bytes of an element: all precisions keep arrays in float32
@@ -238,7 +237,7 @@ class Step:
         moved = (windows * OC + pixels * C) * FLOAT
         shape = self.card, self.precision
         self.add("convolution", tiles_seconds(*shape, "conv2d", windows, taps * C, OC, moved))
-        parts, _ = GpuImplicit._dw_parts(layer.w.shape, windows)
+        parts, _ = dw_parts(layer.w.shape, windows)
         self.add("convolution", tiles_seconds(*shape, "conv2d_dw", taps * C, windows, OC, moved, parts=parts))
         if parts > 1:
             self.sums("convolution", parts, taps * C * OC)
@@ -308,7 +307,7 @@ def lines(options: argparse.Namespace) -> Iterator[str]:
         for N in options.batch_sizes:
             for precision in options.precisions:
                 for card in CARDS.values():
-                    columns, implicit = (predict(network, N, precision, way, card) for way in WAYS)
+                    columns, implicit = (predict(network, N, precision, way, card) for way in ALGORITHMS)
                     ratio = columns.seconds / implicit.seconds
                     cells = f"`{network}`", f"{N:,}", precision, card.name, f"{1e3 * columns.seconds:.3g}"
                     cells = *cells, f"{1e3 * implicit.seconds:.3g}", f"{ratio:.2f}", columns.nodes, implicit.nodes

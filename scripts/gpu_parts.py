@@ -31,7 +31,7 @@ from gpucnn import SGD, SoftmaxCrossEntropy, Trainer, data, zoo
 from gpucnn.backend import Backend
 from gpucnn.backend.gpu.device import first_line
 from gpucnn.backend.gpu.gemm import Gemm
-from gpucnn.backend.kernels import Block, all_records
+from gpucnn.backend.gpu.records import Block, all_records
 from gpucnn.cli.doctor import processor
 from gpucnn.data import DeviceDataset, Split
 from gpucnn.data.device_dataset import Normalization

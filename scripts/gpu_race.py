@@ -64,9 +64,9 @@ def announce(backend: Backend) -> None:
 
     def launch(record: Any, *arguments: Any, **options: Any) -> None:
         print(f"kernel {record.name}", flush=True)
-        type(backend)._launch(backend, record, *arguments, **options)
+        type(backend).launch(backend, record, *arguments, **options)
 
-    backend._launch = launch
+    backend.launch = launch
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

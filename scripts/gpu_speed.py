@@ -27,7 +27,7 @@ from torch_nets import save_network
 
 from gpucnn import zoo
 from gpucnn.backend import Backend
-from gpucnn.backend.kernels import sums
+from gpucnn.backend.gpu.sums import ADD_BIAS
 from gpucnn.geometry import Window
 
 FOLDER = Path(__file__).resolve().parent
@@ -369,7 +369,7 @@ def _relu_dx(backend: Backend, x: Any) -> tuple[Callable, int]:
 def _bias(backend: Backend, x: Any) -> tuple[Callable, int]:
     """The kernel behind a matrix product, with the arguments that its record names."""
     C = x.shape[-1]
-    record, values = sums.ADD_BIAS, {"b": backend.zeros((C,)), "OC": C, "relu": True}
+    record, values = ADD_BIAS, {"b": backend.zeros((C,)), "OC": C, "relu": True}
     kernel = backend.xp.ElementwiseKernel(record.inputs, record.outputs, record.body, "bias", preamble=record.preamble)
     arguments = [values[parameter.split()[-1]] for parameter in record.inputs.split(",")]
     return partial(kernel, *arguments, x.copy()), 2 * x.nbytes

@@ -29,7 +29,7 @@ def get_backend(
 
     Arrays are of `float_dtype`, "float32" or "float64". With "tf32" or "bf16" they are float32, and so are all sums,
     but the factors of matrix products are rounded to 11 or 8 significant bits, as tensor cores of a GPU take them; the
-    reference does so too. Products are faster then, memory is not saved. `convolution` is how a GPU convolves: by
+    reference does so too. Products are faster then, memory is not saved. `convolution` is a GPU's algorithm:
     "columns", or "implicit" ones that are never written; by default the latter in tf32 and bf16, where they are
     predicted to be faster.
 
@@ -44,11 +44,11 @@ def get_backend(
     precision = float_dtype if isinstance(float_dtype, str) else np.dtype(float_dtype).name
     if precision not in PRECISIONS:
         raise unknown_name("precision", precision, PRECISIONS)
-    ways = {} if convolution is None else {"convolution": convolution}
+    options = {} if convolution is None else {"convolution": convolution}
     if device == "auto":
-        return _best_backend(precision, threads, ways)
-    if ways and not str(device).startswith("gpu"):
-        raise InputError(f"convolution: only a GPU has several ways, received the device {device}; leave it out")
+        return _best_backend(precision, threads, options)
+    if options and not str(device).startswith("gpu"):
+        raise InputError(f"convolution: only a GPU has several algorithms, received the device {device}; leave it out")
     if device == "cpu":
         return CpuBackend(precision, threads=threads)
     if threads is not None:
@@ -60,14 +60,14 @@ def get_backend(
         raise unknown_name("device", device, ("auto", "cpu", "gpu", "gpu:0", "reference"))
     from gpucnn.backend.gpu import GpuBackend
 
-    return GpuBackend(precision, device=int(number or 0), **ways)
+    return GpuBackend(precision, device=int(number or 0), **options)
 
 
-def _best_backend(precision: str, threads: int | None, ways: dict[str, str]) -> Backend:
+def _best_backend(precision: str, threads: int | None, options: dict[str, str]) -> Backend:
     from gpucnn.backend.gpu import GpuBackend
 
     try:
-        return GpuBackend(precision, **ways)
+        return GpuBackend(precision, **options)
     except DeviceError:
         return CpuBackend(precision, threads=threads)
 

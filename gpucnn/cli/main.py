@@ -123,7 +123,7 @@ def _parsers() -> tuple[argparse.ArgumentParser, argparse.ArgumentParser]:
     add("--threads", type=_whole(), metavar="N", help="of the CPU (default: as many as there are cores)")
     add(
         "--convolution",
-        metavar="WAY",
+        metavar="ALGORITHM",
         help="of a GPU: columns, or implicit, which never writes them (by default in tf32 and bf16)",
     )
     add(

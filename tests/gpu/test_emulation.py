@@ -18,7 +18,7 @@ from device.emulator import (
 )
 from device.fixtures import requires_compiler
 
-from gpucnn.backend.kernels import Block, Elementwise
+from gpucnn.backend.gpu.records import Block, Elementwise
 
 pytestmark = requires_compiler
 

@@ -16,7 +16,7 @@ from device.fake_cupy import ForbiddenInStep, make_fake_cupy
 from device.fixtures import absent_cupy, broken_cupy, fake_cupy, installed_cupy, requires_compiler
 from device.variants import variant_of
 
-from gpucnn.backend.kernels import Elementwise
+from gpucnn.backend.gpu.records import Elementwise
 
 __all__ = ["fake_cupy"]  # the fixture of the tests below
 

@@ -20,7 +20,7 @@ from test_reference import expected
 from tolerances import assert_close
 
 from gpucnn import get_backend
-from gpucnn.backend.kernels import Block, Elementwise
+from gpucnn.backend.gpu.records import Block, Elementwise
 from gpucnn.backend.reference import Backend
 from gpucnn.geometry import Window
 

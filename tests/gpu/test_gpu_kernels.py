@@ -15,10 +15,13 @@ from tolerances import assert_close
 
 from gpucnn import InputError, Window, get_backend
 from gpucnn.backend import Backend
-from gpucnn.backend.gpu import arrays
-from gpucnn.backend.kernels import Elementwise, all_records
-from gpucnn.backend.kernels.losses import REPORT
-from gpucnn.backend.kernels.reductions import MAX_PARTIALS
+from gpucnn.backend.gpu import sums
+from gpucnn.backend.gpu.grouped import group_arguments
+from gpucnn.backend.gpu.implicit import implicit_sizes
+from gpucnn.backend.gpu.losses import REPORT
+from gpucnn.backend.gpu.records import Elementwise, all_records
+from gpucnn.backend.gpu.sums import MAX_PARTIALS
+from gpucnn.backend.gpu.windows import window_arguments
 from gpucnn.data.augmentation import Augmentation
 
 LOSSES = ("softmax_cross_entropy", "soft_cross_entropy", "sigmoid_cross_entropy", "mean_squared_error", "label_targets")
@@ -56,7 +59,7 @@ def test_sums_do_not_depend_on_the_order_of_the_threads(case: Case) -> None:
 @pytest.mark.parametrize("case", SHARED[1:], ids=str)
 def test_few_blocks_share_all_rows(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
     """As with arrays that are too large to be emulated: each block takes more rows, each warp one after another."""
-    for module in ("arrays", "losses"):
+    for module in ("sums", "losses"):
         monkeypatch.setattr(f"gpucnn.backend.gpu.{module}.MAX_PARTIALS", 3)
     results, backend = run(Backend("float32"), case), gpu()
     for name, result in run(backend, case).items():
@@ -68,7 +71,7 @@ def test_few_blocks_share_all_rows(case: Case, monkeypatch: pytest.MonkeyPatch) 
 @pytest.mark.parametrize("case", [case_of("sum_rows", "(600, 257)"), *BATCH_NORMS], ids=str)
 def test_a_block_adds_up_more_results_than_it_has_threads(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
     """Up to four times as many: here each row is that of a block."""
-    monkeypatch.setattr("gpucnn.backend.gpu.arrays.ELEMENTS", 1)
+    monkeypatch.setattr("gpucnn.backend.gpu.sums.ELEMENTS", 1)
     results = run(Backend("float32"), case)
     for name, result in run(gpu(), case).items():
         assert_close(result, results[name], case.dtype, case.terms, case.scale, name)
@@ -93,16 +96,16 @@ def test_sums_of_rows_keep_a_gpu_busy(shape: tuple[int, int], monkeypatch: pytes
     """Where there is much to read, by many blocks of threads; and no column has more parts than one block adds up."""
     grids = []
     backend = gpu(executes=False)
-    monkeypatch.setattr(backend, "_launch", lambda record, grid, *arguments, **options: grids.append(grid))
-    monkeypatch.setattr(backend, "_contiguous", lambda x: x)
+    monkeypatch.setattr(backend, "launch", lambda record, grid, *arguments, **options: grids.append(grid))
+    monkeypatch.setattr(backend, "contiguous", lambda x: x)
     rows = np.broadcast_to(np.float32(0), shape)
     backend.sum_rows(rows, out=np.zeros(shape[1:], "float32"))
     (columns, blocks), second = grids
     assert second == (shape[1],)
     assert blocks <= MAX_PARTIALS
     elements = shape[0] * shape[1]
-    assert columns * blocks >= min(132, elements // (2 * arrays.ELEMENTS))
-    assert columns <= -(-shape[1] // arrays.CHANNELS)
+    assert columns * blocks >= min(132, elements // (2 * sums.ELEMENTS))
+    assert columns <= -(-shape[1] // sums.CHANNELS)
 
 
 # The parts of gradients of the kernels of resnet18; the last has few columns.
@@ -116,7 +119,7 @@ def test_few_rows_of_many_columns_are_not_summed_by_too_many_blocks(
     """Each of which would have little to do but wait; what there are of them fill a GPU, and read whole sectors."""
     calls = []
     backend = gpu(executes=False)
-    monkeypatch.setattr(backend, "_launch", lambda record, *arguments: calls.append(arguments))
+    monkeypatch.setattr(backend, "launch", lambda record, *arguments: calls.append(arguments))
     backend.sum_rows(np.broadcast_to(np.float32(0), shape), out=np.zeros(shape[1:], "float32"))
     [((blocks, layers), _, _, *sizes, columns)] = calls
     assert (blocks, layers, sizes) == (FEW_ROWS[shape], 1, [*shape, shape[0]])
@@ -129,7 +132,7 @@ def test_few_rows_of_many_columns_are_not_summed_by_too_many_blocks(
 @pytest.mark.parametrize("case", [case_of("sum_rows", f"({rows}, 1000)") for rows in (2, 19)], ids=str)
 def test_blocks_of_any_width_sum_few_rows(case: Case, columns: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also of the columns that are left over, whose block has more rows of threads."""
-    monkeypatch.setattr("gpucnn.backend.gpu.arrays.ENOUGH_BLOCKS", 1000 // columns)
+    monkeypatch.setattr("gpucnn.backend.gpu.sums.ENOUGH_BLOCKS", 1000 // columns)
     results = run(Backend("float32"), case)
     for name, result in run(gpu(), case).items():
         assert_close(result, results[name], case.dtype, case.terms, case.scale, name)
@@ -218,22 +221,21 @@ def test_columns_of_one_image_that_32_bits_do_not_count_are_refused() -> None:
 
 
 def test_one_image_that_32_bits_do_not_count_is_refused() -> None:
-    backend = gpu(executes=False)
     message = "^an image of 65536x65536x3 is too large for one kernel: .*; use smaller images$"
     for window in (WINDOW, Window((2, 2), (2, 2))):
         with pytest.raises(InputError, match=message):
-            backend._window_arguments((1, 1 << 16, 1 << 16, 3), window)
+            window_arguments((1, 1 << 16, 1 << 16, 3), window)
     with pytest.raises(InputError, match=r"^a kernel of \(9, 9, 40000, 40000\) is too large .*; use fewer channels$"):
-        backend._group_arguments((1, 9, 9, 80000), (9, 9, 40000, 40000), WINDOW)
+        group_arguments((1, 9, 9, 80000), (9, 9, 40000, 40000), WINDOW)
     vast = Window((1 << 16, 1 << 16), padding=((1 << 15, (1 << 15) - 1),) * 2)
     with pytest.raises(InputError, match=r"^a kernel of \(65536, 65536\) is too large .*; use a smaller one$"):
-        backend._sizes((1, 1, 1, 1), 1, vast)
+        implicit_sizes((1, 1, 1, 1), 1, vast)
 
 
 NARROW = {
-    *("ADD_BIAS", "AUGMENT_IMAGES", "AVERAGE_POOL2D", "AVERAGE_POOL2D_DX", "COL2IM", "DROPOUT", "GATHER_IMAGES"),
-    *("GROUPED_CONV2D", "GROUPED_CONV2D_DW", "GROUPED_CONV2D_DX", "IM2COL", "LP_POOL2D", "LP_POOL2D_DX", "MAX_POOL2D"),
-    *("MAX_POOL2D_DX", "ONE_HOT"),
+    *("add_bias", "augment_images", "average_pool2d", "average_pool2d_dx", "col2im", "dropout", "gather_images"),
+    *("grouped_conv2d", "grouped_conv2d_dw", "grouped_conv2d_dx", "im2col", "lp_pool2d", "lp_pool2d_dx", "max_pool2d"),
+    *("max_pool2d_dx", "one_hot"),
 }
 
 

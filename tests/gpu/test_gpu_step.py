@@ -155,7 +155,7 @@ def test_ways_to_convolve() -> None:
             get_backend("gpu", "bf16", convolution="implicit")
         assert get_backend("gpu", convolution="implicit").matmul_precision == "float32"
         assert get_backend("gpu", "bf16").convolution == "columns"
-    with pytest.raises(InputError, match="only a GPU has several ways, received the device cpu"):
+    with pytest.raises(InputError, match="only a GPU has several algorithms, received the device cpu"):
         get_backend("cpu", convolution="implicit")
 
 

@@ -16,8 +16,7 @@ from device.fixtures import fake_cupy, installed_cupy, requires_compiler
 from tolerances import assert_close
 
 from gpucnn import InputError, Window
-from gpucnn.backend.gpu import GpuBackend
-from gpucnn.backend.kernels import implicit
+from gpucnn.backend.gpu import GpuBackend, implicit
 
 __all__ = ["fake_cupy"]  # a fixture of the tests below
 
@@ -101,8 +100,8 @@ def test_what_is_negative_becomes_zero(products: str, device: str) -> None:
     b[0] = np.nan
     oracle = expected(replace(case, arguments={"x": x, "w": w, "b": b, "window": window}), products)["out"]
     out = backend.from_host(np.full(oracle.shape, -1, x.dtype))
-    sizes = backend._sizes(x.shape, w.shape[-1], window)
-    backend._implicit_conv2d(*map(backend.from_host, (x, w, b)), sizes, out, relu=True)
+    sizes = implicit.implicit_sizes(x.shape, w.shape[-1], window)
+    implicit.implicit_conv2d(backend, *map(backend.from_host, (x, w, b)), sizes, out, relu=True)
     assert_close(backend.to_host(out), np.maximum(oracle, 0), x.dtype, case.terms)
 
 

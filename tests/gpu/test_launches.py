@@ -13,7 +13,7 @@ from device.lint import faults
 from parts import zoo_trainer
 
 from gpucnn import get_backend
-from gpucnn.backend.gpu.convolution import WAYS
+from gpucnn.backend.gpu.convolution import ALGORITHMS
 from gpucnn.zoo import MODELS
 
 
@@ -23,12 +23,12 @@ def cp():
         yield module
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
 @pytest.mark.parametrize("batch", [64, 512])
 @pytest.mark.parametrize("name", MODELS)
-def test_no_launch_of_the_zoo_is_slow_for_no_reason(name: str, batch: int, way: str, cp: ModuleType) -> None:
+def test_no_launch_of_the_zoo_is_slow_for_no_reason(name: str, batch: int, algorithm: str, cp: ModuleType) -> None:
     """Of a training step and of an evaluation, on a data set of one batch."""
-    trainer, data = zoo_trainer(name, get_backend("gpu", convolution=way), batch)
+    trainer, data = zoo_trainer(name, get_backend("gpu", convolution=algorithm), batch)
     with cp.launches.noted() as launches:
         trainer.train_epoch(data, 0)
         trained = len(launches)

@@ -15,8 +15,8 @@ from device.nvrtc import KernelCompileError, Layout, compile_record, compile_var
 from parts import trainers, zoo_trainer
 
 from gpucnn import get_backend
-from gpucnn.backend.gpu.convolution import WAYS
-from gpucnn.backend.kernels import Block, Elementwise, all_records
+from gpucnn.backend.gpu.convolution import ALGORITHMS
+from gpucnn.backend.gpu.records import Block, Elementwise, all_records
 from gpucnn.zoo import MODELS
 
 pytestmark = pytest.mark.skipif(nvrtc.missing_nvrtc() is not None, reason=str(nvrtc.missing_nvrtc()))
@@ -68,14 +68,14 @@ def test_elementwise_kernels_compile_for_large_strided_arrays(name):
 def used_variants():
     """Return the variants of elementwise kernels that a training step and an evaluation take, of every kind of network.
 
-    Of those of the zoo, by either way of convolving, and of one with each layer, loss, optimizer and option.
+    Of those of the zoo, by either algorithm of convolution, and of one with each layer, loss, optimizer and option.
     """
     found = {}
     with installed_cupy(make_fake_cupy(executes=False)) as cupy, np.errstate(all="ignore"):
-        for way in WAYS:
-            backend = get_backend("gpu", convolution=way)
+        for algorithm in ALGORITHMS:
+            backend = get_backend("gpu", convolution=algorithm)
             zoo = ((name, *zoo_trainer(name, backend, 64)) for name in MODELS)
-            for name, trainer, data in itertools.chain(zoo, trainers(backend) if way == "columns" else ()):
+            for name, trainer, data in itertools.chain(zoo, trainers(backend) if algorithm == "columns" else ()):
                 with cupy.launches.noted() as launches:
                     trainer.train_epoch(data, 0)
                     trainer.evaluate(data)

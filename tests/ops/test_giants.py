@@ -25,7 +25,8 @@ from tolerances import assert_close
 from gpucnn import InputError, get_backend
 from gpucnn.backend import philox
 from gpucnn.backend.gpu.arrays import INDEX_LIMIT
-from gpucnn.backend.kernels import Block, Elementwise
+from gpucnn.backend.gpu.grouped import gradient_parts
+from gpucnn.backend.gpu.records import Block, Elementwise
 from gpucnn.backend.reference import Backend
 from gpucnn.data.augmentation import Augmentation
 from gpucnn.geometry import Window
@@ -73,7 +74,7 @@ class Chosen:
         self.images = 0
         self.indices: list[int] = []
         self.written: tuple = ()
-        monkeypatch.setattr("gpucnn.backend.gpu.arrays._compiled", self._compiled)
+        monkeypatch.setattr("gpucnn.backend.gpu.arrays.compiled", self._compiled)
         monkeypatch.setattr(self.backend, "sum_rows", lambda *_, **__: None)
         monkeypatch.setattr(self.backend, "pool_counts", reference.pool_counts)
         monkeypatch.setattr(self.backend, "scratch", lambda name, shape, dtype: sparse(*shape))
@@ -174,7 +175,7 @@ def grouped_dx(chosen: Chosen, N: int) -> tuple:
 
 def grouped_dw(chosen: Chosen, N: int) -> tuple:
     """The parts of a gradient, of which the first sums up the first image and the last the last one."""
-    parts = chosen.backend._parts(N, GROUPED.size)
+    parts = gradient_parts(N, GROUPED.size)
     N -= N % parts if N * IMAGE <= INDEX_LIMIT else N % parts - parts
     x, dy, dw = filled(N, H, W, C), filled(N, H, W, C), np.empty_like(GROUPED)
     chosen.run(parts, "conv2d_dw_db", x, dy, ALIKE, dw=dw, db=None)
@@ -187,7 +188,7 @@ def grouped_dw(chosen: Chosen, N: int) -> tuple:
 def add_bias(chosen: Chosen, N: int) -> tuple:
     y, b = filled(N, H, W, C), numbers(C)
     wanted = reference.relu(ends(y) + b)
-    chosen.run(N, "_finish", y, b, True)
+    chosen.run(N, "finish", y, b, True)
     return y, wanted
 
 

@@ -11,7 +11,7 @@ from device.fixtures import installed_cupy, requires_compiler
 from tolerances import assert_close
 
 from gpucnn import BatchNorm2D, Conv2D, GroupNorm, ReLU, Residual, Sequential, get_backend
-from gpucnn.backend.kernels.reductions import MAX_PARTIALS
+from gpucnn.backend.gpu.sums import MAX_PARTIALS
 from gpucnn.backend.reference import Backend
 
 N, IMAGE, FILTERS = 8, (6, 5, 4), 6
@@ -176,7 +176,7 @@ def test_one_pass_over_memory_is_as_good_as_two(
     name: str, most: int, make_backend: Callable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Which depends on the number from which the squares of distances are summed up."""
-    monkeypatch.setattr("gpucnn.backend.gpu.arrays.MAX_PARTIALS", most)
+    monkeypatch.setattr("gpucnn.backend.gpu.sums.MAX_PARTIALS", most)
     make, error = HARD[name]
     backend, x = make_backend("fake-gpu", "float32"), make(batch(0, (30000, 3)), most)
     ones = backend.from_host(np.ones(3, "float32"))

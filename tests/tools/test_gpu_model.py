@@ -101,7 +101,7 @@ def test_a_residual_block_adds_outputs_and_gradients() -> None:
     assert step.families["additions"] == pytest.approx(2 * max(3 * 4 * pixels / 1e6, pixels * 56 / 32 / 4e3) / 0.85)
 
 
-@pytest.mark.parametrize("way", gpu_model.WAYS)
+@pytest.mark.parametrize("way", gpu_model.ALGORITHMS)
 @pytest.mark.parametrize("name", zoo.MODELS)
 def test_nodes_are_about_the_launches_of_a_step(name: str, way: str) -> None:
     """Sums have two stages or one, and cuBLAS may split a product: which is not counted here."""
@@ -118,7 +118,7 @@ def test_nodes_are_about_the_launches_of_a_step(name: str, way: str) -> None:
     assert 0.75 < counts.launches / predicted.nodes < 1.1
 
 
-@pytest.mark.parametrize("way", gpu_model.WAYS)
+@pytest.mark.parametrize("way", gpu_model.ALGORITHMS)
 def test_a_larger_batch_takes_longer_and_a_faster_card_less(way: str) -> None:
     seconds = {
         (N, card): gpu_model.predict("lenet5", N, "bf16", way, gpu_model.CARDS[card]).seconds

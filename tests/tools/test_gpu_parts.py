@@ -138,7 +138,7 @@ def test_kernels(few_steps: None, cupy: ModuleType) -> None:
     for row in rows:
         assert "left_out" in row or (row["error"] <= row["bound"] and row["ok"]), row
     checked = {row["operation"]: row for row in rows if "calls" in row}
-    assert {"relu_dx", "max_pool2d", "dense", "dense_dw_db", "sgd_step", "gather_batch"} <= set(checked)
+    assert {"relu_dx", "max_pool2d", "dense", "matmul", "sgd_step", "gather_batch"} <= set(checked)
     assert checked["dense"]["error"] > 0, "sums in float32 are not those in float64"
     assert {row["convolution"] for row in rows if row["operation"] == "conv2d"} == {"columns", "implicit"}
     assert [row["operation"] in gpu_parts.PRODUCTS for row in rows if "calls" in row].index(False) > 3, "products first"

@@ -27,7 +27,7 @@ from gpucnn import (
     WeightAverage,
     get_backend,
 )
-from gpucnn.backend.kernels import updates as kernels
+from gpucnn.backend.gpu import updates as kernels
 from gpucnn.optim.optimizers import Optimizer, get_optimizer
 from gpucnn.optim.schedules import Linear
 

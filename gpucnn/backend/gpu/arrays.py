@@ -12,28 +12,22 @@ from typing import Any, ClassVar
 import numpy as np
 
 from gpucnn.backend.gpu.device import INSTALL, after_fork, device_count, first_line, import_cupy
-from gpucnn.backend.gpu.gemm import Gemm, is_readable, multiplies
+from gpucnn.backend.gpu.gemm import Gemm
 from gpucnn.backend.gpu.graph import Recording, record_graph
-from gpucnn.backend.kernels import Block, Elementwise, sums
-from gpucnn.backend.kernels.reductions import MAX_PARTIALS
+from gpucnn.backend.gpu.records import Block, Elementwise
 from gpucnn.backend.reference import Backend
 from gpucnn.errors import DeviceError, InputError
 
-__all__ = ["Array", "GpuArrays", "check_indices"]
+__all__ = ["Array", "GpuArrays", "check_indices", "compiled"]
 
 Array = Any
 C_TYPES = {"float32": "float", "float64": "double"}
 
 INDEX_LIMIT = 2**31 - 2**14  # of elements that 32 bits count; a kernel may count a little beyond them
-# How sums over rows are shared: by the shape alone, so that they are the same on every device.
-CHANNELS = 1 << 8  # columns that a block of threads takes at most, one for each of its threads
-ELEMENTS = 1 << 12  # that a block reduces, at least
-FEW_ROWS, FEW_COLUMNS = 1 << 9, 1 << 4  # that a block sums up at once: narrow, so that there are many of them
-ENOUGH_BLOCKS = 1 << 10  # of those; where the columns make more of them, they are wider
 
 
 @functools.cache
-def _compiled(cupy: ModuleType, record: Elementwise | Block, element_type: str = "") -> Any:
+def compiled(cupy: ModuleType, record: Elementwise | Block, element_type: str = "") -> Any:
     """Make a kernel of CuPy's from its record; CUDA compiles it when it is first launched."""
     if isinstance(record, Block):
         return cupy.RawKernel(record.code(element_type), record.name)
@@ -63,6 +57,7 @@ class GpuArrays(Backend):
         super().__init__(float_dtype, xp=import_cupy())
         self.device = device
         self.name = f"gpu:{device}"
+        self.constants: dict[Any, Array] = {}  # what operations have computed once, by what they choose as its key
         if (self.xp, device) not in self._probed:
             self._probe()
             self._probed.add((self.xp, device))
@@ -137,7 +132,7 @@ class GpuArrays(Backend):
     def memory_of(self, array: Array) -> int:
         return id(array.data.mem)
 
-    def _result(self, out: Array | None, shape: tuple[int, ...], dtype: Any) -> Array:
+    def result(self, out: Array | None, shape: tuple[int, ...], dtype: Any) -> Array:
         return self.xp.empty(shape, dtype) if out is None else out
 
     # ---- launches -------------------------------------------------------------------------------------------------
@@ -177,87 +172,36 @@ class GpuArrays(Backend):
         if kept is not None:
             kept += arrays
 
-    def _run(self, record: Elementwise, *arguments: Any, size: int | None = None) -> None:
+    def run_elementwise(self, record: Elementwise, *arguments: Any, size: int | None = None) -> None:
         """Launch an elementwise kernel on its inputs and outputs."""
         if record.is_narrow:
             check_indices(arguments[-1].size, f"an array of {arguments[-1].shape}", "use a smaller batch")
         self.keep(*arguments)
-        kernel = _compiled(self.xp, record)
+        kernel = compiled(self.xp, record)
         if size is None:
             kernel(*arguments)
         else:
             kernel(*arguments, size=size)
 
-    def _launch(self, record: Block, grid: tuple[int, ...], *arguments: Any, dtype: Any = None) -> None:
+    def launch(self, record: Block, grid: tuple[int, ...], *arguments: Any, dtype: Any = None) -> None:
         """Launch a grid of blocks, if it has any; without a dtype, the first argument's is what `T` stands for."""
         if 0 in grid:
             return  # CuPy would launch one block, which reads what is not there
         self.keep(*arguments)
-        kernel = _compiled(self.xp, record, C_TYPES[np.dtype(dtype or arguments[0].dtype).name])
+        kernel = compiled(self.xp, record, C_TYPES[np.dtype(dtype or arguments[0].dtype).name])
         kernel(grid, (record.threads,), arguments)
 
-    def _contiguous(self, x: Array) -> Array:
+    def contiguous(self, x: Array) -> Array:
         """Return x itself, or a C-contiguous copy of a view: kernels index flat memory."""
         return x if x.flags.c_contiguous else self.xp.ascontiguousarray(x)
 
-    def _map(self, record: Elementwise, *arrays: Array, out: Array | None) -> Array:
+    def map_elementwise(self, record: Elementwise, *arrays: Array, out: Array | None) -> Array:
         """Run a kernel from arrays of one shape to a new array or `out`."""
-        out = self._result(out, arrays[0].shape, arrays[0].dtype)
-        self._run(record, *arrays, out)
+        out = self.result(out, arrays[0].shape, arrays[0].dtype)
+        self.run_elementwise(record, *arrays, out)
         return out
-
-    # ---- sums and products ----------------------------------------------------------------------------------------
 
     @functools.cached_property
-    def _gemm(self) -> Gemm:
+    def gemm(self) -> Gemm:
         """cuBLAS with its workspace, which a layer without products spares."""
         return Gemm(self.xp, self.device)
-
-    def matmul(self, a: Array, b: Array, *, out: Array = None) -> Array:
-        """As the reference, by cuBLAS; what is not for it by CuPy, and the factors of a stack are not rounded."""
-        if not multiplies(a, b):
-            return self.xp.matmul(a, b, out=out)
-        a, b = (x if is_readable(x) else self.xp.ascontiguousarray(x) for x in (a, b))
-        out = self._result(out, (len(a), b.shape[1]), a.dtype)
-        self.keep(a, b, out, self._gemm.workspace)
-        self._gemm.multiply(a, b, out, self.matmul_precision)
-        return out
-
-    def add(self, a: Array, b: Array, *, out: Array = None) -> Array:
-        """As the reference, in one kernel."""
-        return self._map(sums.ADD, a, b, out=out)
-
-    def _finish(self, y: Array, b: Array | None, relu: bool) -> Array:
-        """As the reference, in place and in one kernel."""
-        if b is None:
-            return self.relu(y, out=y) if relu else y
-        self._run(sums.ADD_BIAS, self._contiguous(b), len(b), relu, y)
-        return y
-
-    def sum_rows(self, rows: Array, *, out: Array = None) -> Array:
-        """As the reference, in a fixed order: few rows in one launch, more of them in two. No factor is rounded."""
-        (M, C), out = rows.shape, self._result(out, rows.shape[1:], rows.dtype)
-        if M <= FEW_ROWS:
-            columns = 1 << min(CHANNELS, max(FEW_COLUMNS, C // ENOUGH_BLOCKS)).bit_length() - 1
-            sizes = map(np.int32, (M, C, M, columns))
-            self._launch(sums.PARTIAL_SUMS, (-(-C // columns), 1), self._contiguous(rows), out, *sizes)
-            return out
-        partials, _, _ = self._partials(sums.PARTIAL_SUMS, 1, rows)
-        self._launch(sums.ADD_PARTIALS, (C,), partials, out, None, np.int32(partials.shape[2]))
-        return out
-
-    def _partials(self, record: Block, count: int, *arrays: Array) -> tuple[Array, np.int32, np.int32]:
-        """Reduce blocks of rows of (..., C) to `count` numbers for each channel.
-
-        Return those, (count, C, blocks), with M and how many rows a block takes.
-        """
-        first, C = arrays[0], arrays[0].shape[-1]
-        columns = max(1, min(C, CHANNELS))
-        M = first.size // max(1, C)
-        check_indices(M, f"an array of {first.shape}", "use a smaller batch")
-        rows = max(1, ELEMENTS // columns, -(-M // MAX_PARTIALS))
-        grid = -(-C // columns), -(-M // rows)
-        partials = self.scratch("partials", (count, C, grid[1]), first.dtype)
-        M, C, rows, columns = map(np.int32, (M, C, rows, columns))
-        self._launch(record, grid, *map(self._contiguous, arrays), partials, M, C, rows, columns)
-        return partials, M, rows

@@ -1,46 +1,26 @@
-"""Convolution as a matrix product whose left factor is never written: implicit GEMM.
+// Convolution as a matrix product whose left factor is never written: implicit GEMM.
+//
+//     y  (N*OH*OW, OC) = columns   (N*OH*OW, KH*KW*C)  w  (KH*KW*C, OC)
+//     dx (N*H*W, C)    = errors    (N*H*W, KH*KW*OC)   w' (KH*KW*OC, C)
+//     dw (KH*KW*C, OC) = columns^T (KH*KW*C, N*OH*OW)  dy (N*OH*OW, OC)
+//
+// `columns` is what `im2col` would write. A row of `errors` has, for each tap, the dy of the window that meets the
+// pixel by that tap, or zeros where there is none; w' is w with its last two axes exchanged. A block of threads
+// computes one tile of a result from tiles of both factors, which it copies to shared memory; the three kernels differ
+// only in how they find an element of a factor.
+//
+// In front of this goes the arithmetic, `multiply_add.cuh`, or `tf32.cuh` or `bf16.cuh` with `tensor_cores.cuh`. A tile
+// has TILE lines of DEPTH steps: lines are rows of the left factor or columns of the right one, steps are what is
+// summed over. The arithmetic says how a tile lies in shared memory (`Rounded`, `rounded`, `slot`), and how the THREADS
+// of a block multiply two of them (`Sums`):
+//
+//     sums[row, column] += sum over the steps of left[row, step] * right[column, step]
+//
+// A thread divides to find what it needs of a line once (`Line`), and of a step once for each tile (`Step`); from these
+// two it finds an element without a division. `STEPS_ARE_NEIGHBOURS` says which of them is contiguous in memory, so
+// that neighbouring threads read neighbours. Offsets are unsigned: one alone may point into padding, their sum does
+// not.
 
-    y  (N*OH*OW, OC) = columns   (N*OH*OW, KH*KW*C)  w  (KH*KW*C, OC)
-    dx (N*H*W, C)    = errors    (N*H*W, KH*KW*OC)   w' (KH*KW*OC, C)
-    dw (KH*KW*C, OC) = columns^T (KH*KW*C, N*OH*OW)  dy (N*OH*OW, OC)
-
-`columns` is what `im2col` would write. A row of `errors` has, for each tap, the dy of the window that meets the pixel
-by that tap, or zeros where there is none; w' is w with its last two axes exchanged. A block of threads computes one
-tile of a result from tiles of both factors, which it copies to shared memory; the three kernels differ only in how they
-find an element of a factor.
-"""
-
-from __future__ import annotations
-
-from gpucnn.backend.kernels.records import Block
-from gpucnn.backend.kernels.tiles import BF16, DEPTH, MULTIPLY_ADD, TENSOR_CORES_SINCE, TF32, TILE
-from gpucnn.backend.kernels.windows import WINDOW
-
-__all__ = [
-    "CONV2D",
-    "CONV2D_DW",
-    "CONV2D_DX",
-    "DEPTH",
-    "IMPLICIT_CONV2D",
-    "IMPLICIT_CONV2D_BF16",
-    "IMPLICIT_CONV2D_DW",
-    "IMPLICIT_CONV2D_DW_BF16",
-    "IMPLICIT_CONV2D_DW_TF32",
-    "IMPLICIT_CONV2D_DX",
-    "IMPLICIT_CONV2D_DX_BF16",
-    "IMPLICIT_CONV2D_DX_TF32",
-    "IMPLICIT_CONV2D_TF32",
-    "SIZES",
-    "TILE",
-]
-
-SIZES = "int N, int OC, " + WINDOW.replace("int32", "int")
-
-# A factor has lines, rows of the left one or columns of the right one, and each line has steps, which are summed over.
-# A thread divides to find what it needs of a line once (`Line`), and of a step once for each tile (`Step`); from these
-# two it finds an element without a division. `STEPS_ARE_NEIGHBOURS` says which of them is contiguous in memory, so that
-# neighbouring threads read neighbours. Offsets are unsigned: one alone may point into padding, their sum does not.
-FACTORS = """
 struct Sizes { int N, OC, H, W, C, OH, OW, KH, KW, SH, SW, top, left, DH, DW; };
 struct Place { unsigned offset; int h, w, phase; };  // `phase` is for `Errors` alone
 
@@ -57,8 +37,7 @@ struct Matrix {  // as it lies in memory, (steps, columns)
     __device__ Step step(int k) const { return matrix + (long long)k * columns; }
     __device__ T at(Line column, Step row) const { return row[column]; }
 };
-"""
-COLUMNS = """
+
 struct Columns {  // those of im2col: a line for each window (image, oh, ow), a step for each tap (u, v, c)
     typedef Place Line;
     typedef Place Step;
@@ -80,20 +59,18 @@ struct Columns {  // those of im2col: a line for each window (image, oh, ow), a 
         return inside(window.h + tap.h, window.w + tap.w, s.H, s.W) ? x[window.offset + tap.offset] : T(0);
     }
 };
-"""
-TRANSPOSED_COLUMNS = f"""{COLUMNS}
-struct TransposedColumns {{
+
+struct TransposedColumns {
     typedef Place Line;
     typedef Place Step;
-    enum {{ STEPS_ARE_NEIGHBOURS = false }};
+    enum { STEPS_ARE_NEIGHBOURS = false };
     const Columns columns;
 
-    __device__ Place line(int m) const {{ return columns.step(m); }}
-    __device__ Place step(int k) const {{ return columns.line(k); }}
-    __device__ T at(Place tap, Place window) const {{ return columns.at(window, tap); }}
-}};
-"""
-ERRORS = """
+    __device__ Place line(int m) const { return columns.step(m); }
+    __device__ Place step(int k) const { return columns.line(k); }
+    __device__ T at(Place tap, Place window) const { return columns.at(window, tap); }
+};
+
 struct Errors {  // a line for each pixel (image, h, w), a step for each tap (u, v, o)
     typedef Place Line;
     typedef Place Step;
@@ -130,11 +107,11 @@ struct ExchangedKernels {  // a line for each channel c, a step for each tap (u,
     __device__ Step step(int k) const { return (long long)(k / s.OC) * s.C * s.OC + k % s.OC; }
     __device__ T at(Line kernels, Step tap) const { return kernels[tap]; }
 };
-"""
 
-# While a tile is multiplied, the next is on its way from memory to the threads' registers; and as there is room for two
-# tiles of each factor, those that are being written are never those that are being read, and one barrier is enough.
-PRODUCT = """
+// While a tile is multiplied, the next is on its way from memory to the threads' registers; and as there is room for
+// two tiles of each factor, those that are being written are never those that are being read, and one barrier is
+// enough.
+
 template <class Factor> struct Share {
     // What a thread carries of each tile of a factor: one step of COUNT lines that lie APART from each other. Of 256
     // threads each carries 4 lines, 16 apart.
@@ -194,60 +171,32 @@ __device__ void write(const Sums& sums, T* out, int rows, int columns, const T* 
         out[(long long)m * columns + o] = relu && value <= T(0) ? T(0) : value;
     }
 }
-"""
-FORWARD = f"""{FACTORS}{COLUMNS}{PRODUCT}
-extern "C" __global__ void __launch_bounds__(THREADS) NAME(
-        const T* __restrict__ x, const T* __restrict__ w, const T* __restrict__ b, T* __restrict__ y, {SIZES},
-        int relu) {{
-    const Sizes s = {{N, OC, H, W, C, OH, OW, KH, KW, SH, SW, top, left, DH, DW}};
+
+extern "C" __global__ void __launch_bounds__(THREADS) implicit_conv2d(
+        const T* __restrict__ x, const T* __restrict__ w, const T* __restrict__ b, T* __restrict__ y,
+        int N, int OC, int H, int W, int C, int OH, int OW, int KH, int KW,
+        int SH, int SW, int top, int left, int DH, int DW, int relu) {
+    const Sizes s = {N, OC, H, W, C, OH, OW, KH, KW, SH, SW, top, left, DH, DW};
     const int M = N * OH * OW;
-    write(product(Columns{{x, s}}, M, Matrix{{w, OC}}, OC, 0, KH * KW * C), y, M, OC, b, relu);
-}}
-"""
-INPUT_GRADIENT = f"""{FACTORS}{ERRORS}{PRODUCT}
-extern "C" __global__ void __launch_bounds__(THREADS) NAME(
-        const T* __restrict__ dy, const T* __restrict__ w, T* __restrict__ dx, {SIZES}) {{
-    const Sizes s = {{N, OC, H, W, C, OH, OW, KH, KW, SH, SW, top, left, DH, DW}};
+    write(product(Columns{x, s}, M, Matrix{w, OC}, OC, 0, KH * KW * C), y, M, OC, b, relu);
+}
+
+extern "C" __global__ void __launch_bounds__(THREADS) implicit_conv2d_dx(
+        const T* __restrict__ dy, const T* __restrict__ w, T* __restrict__ dx,
+        int N, int OC, int H, int W, int C, int OH, int OW, int KH, int KW,
+        int SH, int SW, int top, int left, int DH, int DW) {
+    const Sizes s = {N, OC, H, W, C, OH, OW, KH, KW, SH, SW, top, left, DH, DW};
     const int M = N * H * W;
-    write(product(Errors{{dy, s}}, M, ExchangedKernels{{w, s}}, C, 0, KH * KW * OC), dx, M, C, 0, false);
-}}
-"""
-# Each layer of the grid sums up `length` windows of its own into one part.
-KERNEL_GRADIENT = f"""{FACTORS}{TRANSPOSED_COLUMNS}{PRODUCT}
-extern "C" __global__ void __launch_bounds__(THREADS) NAME(
-        const T* __restrict__ x, const T* __restrict__ dy, T* __restrict__ parts, {SIZES}, int length) {{
-    const Sizes s = {{N, OC, H, W, C, OH, OW, KH, KW, SH, SW, top, left, DH, DW}};
+    write(product(Errors{dy, s}, M, ExchangedKernels{w, s}, C, 0, KH * KW * OC), dx, M, C, 0, false);
+}
+
+// Each layer of the grid sums up `length` windows of its own into one part.
+extern "C" __global__ void __launch_bounds__(THREADS) implicit_conv2d_dw(
+        const T* __restrict__ x, const T* __restrict__ dy, T* __restrict__ parts,
+        int N, int OC, int H, int W, int C, int OH, int OW, int KH, int KW,
+        int SH, int SW, int top, int left, int DH, int DW, int length) {
+    const Sizes s = {N, OC, H, W, C, OH, OW, KH, KW, SH, SW, top, left, DH, DW};
     const int M = KH * KW * C, first = blockIdx.z * length, last = first + min(length, N * OH * OW - first);
-    const Sums sums = product(TransposedColumns{{{{x, s}}}}, M, Matrix{{dy, OC}}, OC, first, last);
+    const Sums sums = product(TransposedColumns{{x, s}}, M, Matrix{dy, OC}, OC, first, last);
     write(sums, parts + (long long)blockIdx.z * M * OC, M, OC, 0, false);
-}}
-"""
-
-
-def plain(name: str, source: str) -> Block:
-    """Return the record of a kernel that computes in `T`."""
-    return Block(name, MULTIPLY_ADD + source.replace("NAME", name))
-
-
-def on_tensor_cores(name: str, arithmetic: str, source: str) -> Block:
-    """Return the record of a kernel that rounds its factors."""
-    return Block(name, arithmetic + source.replace("NAME", name), threads=128, architecture=TENSOR_CORES_SINCE)
-
-
-IMPLICIT_CONV2D = plain("implicit_conv2d", FORWARD)
-IMPLICIT_CONV2D_TF32 = on_tensor_cores("implicit_conv2d_tf32", TF32, FORWARD)
-IMPLICIT_CONV2D_BF16 = on_tensor_cores("implicit_conv2d_bf16", BF16, FORWARD)
-IMPLICIT_CONV2D_DX = plain("implicit_conv2d_dx", INPUT_GRADIENT)
-IMPLICIT_CONV2D_DX_TF32 = on_tensor_cores("implicit_conv2d_dx_tf32", TF32, INPUT_GRADIENT)
-IMPLICIT_CONV2D_DX_BF16 = on_tensor_cores("implicit_conv2d_dx_bf16", BF16, INPUT_GRADIENT)
-IMPLICIT_CONV2D_DW = plain("implicit_conv2d_dw", KERNEL_GRADIENT)
-IMPLICIT_CONV2D_DW_TF32 = on_tensor_cores("implicit_conv2d_dw_tf32", TF32, KERNEL_GRADIENT)
-IMPLICIT_CONV2D_DW_BF16 = on_tensor_cores("implicit_conv2d_dw_bf16", BF16, KERNEL_GRADIENT)
-
-# By the arithmetic that is asked for.
-FLOATS = "float32", "float64"
-CONV2D = dict.fromkeys(FLOATS, IMPLICIT_CONV2D) | {"tf32": IMPLICIT_CONV2D_TF32, "bf16": IMPLICIT_CONV2D_BF16}
-CONV2D_DX = dict.fromkeys(FLOATS, IMPLICIT_CONV2D_DX)
-CONV2D_DX |= {"tf32": IMPLICIT_CONV2D_DX_TF32, "bf16": IMPLICIT_CONV2D_DX_BF16}
-CONV2D_DW = dict.fromkeys(FLOATS, IMPLICIT_CONV2D_DW)
-CONV2D_DW |= {"tf32": IMPLICIT_CONV2D_DW_TF32, "bf16": IMPLICIT_CONV2D_DW_BF16}
+}

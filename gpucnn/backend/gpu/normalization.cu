@@ -1,30 +1,9 @@
-"""Batch normalization: sums over each channel in two stages, then one element after another.
+// Batch normalization: sums over each channel in two stages.
+//
+// Arrays are (M, C) here, M rows of C channels. In the first stage every block of threads reduces some rows to two
+// numbers for each channel; in the second, one block for each channel reduces those `partials`, (2, C, blocks). Sums
+// over rows are made in the same way (`sums.cu`), and the second stage of the gradients is theirs.
 
-Arrays are (M, C) here, M rows of C channels. In the first stage every block of threads reduces some rows to two numbers
-for each channel; in the second, one block for each channel reduces those `partials`, (2, C, blocks). Sums over rows are
-made in the same way (`sums`), and the second stage of the gradients is theirs.
-"""
-
-from __future__ import annotations
-
-from gpucnn.backend.kernels.records import Block, Elementwise
-from gpucnn.backend.kernels.reductions import COLUMNS, PARTIALS
-
-__all__ = [
-    "BATCH_NORM",
-    "BATCH_NORM_DX",
-    "BATCH_NORM_INFERENCE",
-    "BATCH_NORM_MOMENTS",
-    "FOLDED_BIAS",
-    "FOLDED_KERNELS",
-    "PARTIAL_GRADIENTS",
-    "PARTIAL_MOMENTS",
-]
-
-PARTIAL_MOMENTS = Block(
-    "partial_moments",
-    COLUMNS
-    + """
 extern "C" __global__ void partial_moments(
         const T* __restrict__ x, T* __restrict__ partials, int M, int C, int rows, int columns) {
     // The mean of the block's n rows, and the sum of the squares of their distances from it, which is
@@ -59,12 +38,7 @@ extern "C" __global__ void partial_moments(
     partials[(long long)at.c * gridDim.y + blockIdx.y] = centre + offset;
     partials[(long long)(C + at.c) * gridDim.y + blockIdx.y] = squares - sum * offset;
 }
-""",
-)
-BATCH_NORM_MOMENTS = Block(
-    "batch_norm_moments",
-    PARTIALS
-    + """
+
 extern "C" __global__ void batch_norm_moments(
         const T* partials, T* mean_rstd, T* running, T momentum, T eps, int M, int rows, int blocks) {
     // Squares of distances from the mean of all: those from the blocks' own, and of these from the mean of all.
@@ -91,12 +65,7 @@ extern "C" __global__ void batch_norm_moments(
     running[c] = (T(1) - momentum) * running[c] + momentum * mean;
     running[C + c] = (T(1) - momentum) * running[C + c] + momentum * (squares / max(M - 1, 1));
 }
-""",
-)
-PARTIAL_GRADIENTS = Block(
-    "partial_gradients",
-    COLUMNS
-    + """
+
 extern "C" __global__ void partial_gradients(
         const T* __restrict__ dy, const T* __restrict__ x, const T* __restrict__ mean_rstd, T* __restrict__ partials,
         int M, int C, int rows, int columns) {
@@ -116,29 +85,3 @@ extern "C" __global__ void partial_gradients(
     partials[(long long)at.c * gridDim.y + blockIdx.y] = products * mean_rstd[C + at.c];
     partials[(long long)(C + at.c) * gridDim.y + blockIdx.y] = sum;
 }
-""",
-)
-BATCH_NORM = Elementwise(
-    "batch_norm", "T x, T mean, T inverse, T gamma, T beta", "T y", "y = (x - mean) * (gamma * inverse) + beta"
-)
-BATCH_NORM_DX = Elementwise(
-    "batch_norm_dx",
-    "T dy, T x, T mean, T inverse, T gamma, T dgamma, T dbeta, int32 M",
-    "T dx",
-    "dx = gamma * inverse * (dy - (dbeta + (x - mean) * inverse * dgamma) / M)",
-)
-BATCH_NORM_INFERENCE = Elementwise(
-    "batch_norm_inference",
-    "T x, T mean, T variance, T gamma, T beta, T eps",
-    "T y",
-    "y = (x - mean) * (gamma / sqrt(variance + eps)) + beta",
-)
-FOLDED_KERNELS = Elementwise(
-    "folded_kernels", "T w, T variance, T gamma, T eps", "T folded", "folded = w * (gamma / sqrt(variance + eps))"
-)
-FOLDED_BIAS = Elementwise(
-    "folded_bias",
-    "T b, T mean, T variance, T gamma, T beta, T eps",
-    "T folded",
-    "folded = (b - mean) * (gamma / sqrt(variance + eps)) + beta",
-)

@@ -1,12 +1,5 @@
-"""Sums and maxima over threads that work together, in a fixed order: of a block, or of one column of a block."""
+// Sums and maxima over threads that work together, in a fixed order: of a block, or of one column of a block.
 
-from __future__ import annotations
-
-__all__ = ["BLOCK_MAX", "BLOCK_SUM", "COLUMNS", "MAX_PARTIALS", "PARTIALS"]
-
-MAX_PARTIALS = 1 << 10  # results of as many blocks that one block of 256 threads makes one result of
-
-BLOCK_SUM = """
 template <typename S> __device__ S block_sum(S value, S* shared) {
     // Sum of one value per thread, in a fixed order; the block's size is a power of two.
     shared[threadIdx.x] = value;
@@ -19,8 +12,7 @@ template <typename S> __device__ S block_sum(S value, S* shared) {
     __syncthreads();
     return sum;
 }
-"""
-BLOCK_MAX = """
+
 __device__ T block_max(T value, T* shared) {
     shared[threadIdx.x] = value;
     __syncthreads();
@@ -32,11 +24,7 @@ __device__ T block_max(T value, T* shared) {
     __syncthreads();
     return largest;
 }
-"""
-PARTIALS = f"""{BLOCK_SUM}
-enum {{ EACH = {MAX_PARTIALS // 256} }};  // partial results that a thread takes at most, one of each 256 of them
-"""
-COLUMNS = """
+
 struct Place { int width, height, row, c, first, last; };
 
 __device__ Place place(int M, int C, int rows, int columns) {
@@ -67,4 +55,3 @@ __device__ void take_rows(T* values, const T* __restrict__ x, long long apart, i
     #pragma unroll
     for (int n = 0; n < 8; ++n) values[n] = m + n * at.height < at.last ? x[n * apart] : T(0);
 }
-"""

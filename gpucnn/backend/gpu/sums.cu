@@ -1,29 +1,9 @@
-"""Sums of arrays, and of the rows of a matrix.
+// Sums of the rows of a matrix, in two stages.
+//
+// In the first, blocks of threads reduce some rows each, which gives every column as many partial sums as there are
+// blocks of rows; they lie together, as (columns, blocks). In the second a block of threads adds up those of one
+// column. Which block sums up what depends on the shape alone, and so do the bits of the result.
 
-Rows are summed in two stages. In the first, blocks of threads reduce some rows each, which gives every column as many
-partial sums as there are blocks of rows; they lie together, as (columns, blocks). In the second a block of threads adds
-up those of one column. Which block sums up what depends on the shape alone, and so do the bits of the result.
-"""
-
-from __future__ import annotations
-
-from gpucnn.backend.kernels.records import Block, Elementwise
-from gpucnn.backend.kernels.reductions import COLUMNS, PARTIALS
-
-__all__ = ["ADD", "ADD_BIAS", "ADD_PARTIALS", "INCREMENT", "PARTIAL_SUMS"]
-
-ADD = Elementwise("add", "T a, T b", "T y", "y = a + b")
-ADD_BIAS = Elementwise(
-    "add_bias",
-    "raw T b, int32 OC, bool relu",
-    "T y",
-    "const int e = i; const T sum = y + b[e % OC]; y = relu && sum <= T(0) ? T(0) : sum",
-)
-INCREMENT = Elementwise("increment", "int64 by", "int64 counter", "counter += by")
-PARTIAL_SUMS = Block(
-    "partial_sums",
-    COLUMNS
-    + """
 extern "C" __global__ void partial_sums(
         const T* __restrict__ x, T* __restrict__ partials, int M, int C, int rows, int columns) {
     __shared__ T shared[256];
@@ -41,12 +21,7 @@ extern "C" __global__ void partial_sums(
     sum = column_sum(sum, shared, at);
     if (at.row == 0) partials[(long long)at.c * gridDim.y + blockIdx.y] = sum;
 }
-""",
-)
-ADD_PARTIALS = Block(
-    "add_partials",
-    PARTIALS
-    + """
+
 extern "C" __global__ void add_partials(const T* partials, T* first, T* second, int blocks) {
     // Of (columns, blocks) to `first`; where the grid has two layers, of a second such matrix to `second`.
     __shared__ T shared[256];
@@ -60,5 +35,3 @@ extern "C" __global__ void add_partials(const T* partials, T* first, T* second, 
     sum = block_sum(sum, shared);
     if (threadIdx.x == 0) (blockIdx.y == 0 ? first : second)[blockIdx.x] = sum;
 }
-""",
-)

@@ -2,7 +2,20 @@
 
 from __future__ import annotations
 
-__all__ = ["EACH_TAP", "EACH_WINDOW", "INPUT_INDEX", "INPUT_PIXEL", "OUTPUT_INDEX", "OUTPUT_PIXEL", "WINDOW"]
+from gpucnn.backend.gpu.arrays import check_indices
+from gpucnn.geometry import Window
+
+__all__ = [
+    "EACH_TAP",
+    "EACH_WINDOW",
+    "INPUT_INDEX",
+    "INPUT_PIXEL",
+    "OUTPUT_INDEX",
+    "OUTPUT_PIXEL",
+    "WINDOW",
+    "images_of",
+    "window_arguments",
+]
 
 WINDOW = "int32 H, int32 W, int32 C, int32 OH, int32 OW, int32 KH, int32 KW, int32 SH, int32 SW, "
 WINDOW += "int32 top, int32 left, int32 DH, int32 DW"
@@ -32,3 +45,19 @@ EACH_WINDOW = """
 """
 OUTPUT_INDEX = "((image * OH + oh) * OW + ow) * C + c"
 INPUT_INDEX = "((image * H + h) * W + w) * C + c"
+
+
+def window_arguments(x_shape: tuple[int, ...], window: Window, OC: int = 1) -> tuple[int, ...]:
+    """Return the scalars that `WINDOW` names, for arrays that 32-bit indices can reach."""
+    N, H, W, C = x_shape
+    OH, OW = window.output_size(H, W)
+    cure = "use smaller images" if N == 1 else "use a smaller batch"
+    check_indices(N * max(C, OC) * max(H * W, OH * OW), images_of(x_shape), cure)
+    (top, _), (left, _) = window.padding
+    return H, W, C, OH, OW, *window.kernel, *window.stride, top, left, *window.dilation
+
+
+def images_of(x_shape: tuple[int, ...]) -> str:
+    """Name a batch of images, for messages."""
+    N, H, W, C = x_shape
+    return f"{'an image' if N == 1 else f'a batch of {N} images'} of {H}x{W}x{C}"
