@@ -1,4 +1,4 @@
-"""The list of mutations fits the source; `scripts/mutations.py` runs them, which takes minutes."""
+"""The list of mutations fits the source; `scripts/mutations/run.py` runs them, which takes minutes."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import ast
 from pathlib import Path
 
 import pytest
-from mutation_list import MUTATIONS, Mutation
-from mutations import break_source
+
+from mutations.list import MUTATIONS, Mutation
+from mutations.run import break_source
 
 ROOT = Path(__file__).resolve().parents[2]
 

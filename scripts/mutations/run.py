@@ -1,4 +1,4 @@
-"""Break the library in many ways, one at a time, and see that the tests notice: `python scripts/mutations.py`.
+"""Break the library in many ways, one at a time, and see that the tests notice: `python scripts/mutations/run.py`.
 
 Each mutation replaces one piece of the source in a copy of the project and runs the tests that are there to catch it.
 One that no test notices is a hole in the tests. `--write` puts the list and the score into docs/mutations.md.
@@ -15,15 +15,17 @@ import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from mutation_list import MUTATIONS, Mutation
+ROOT = Path(__file__).resolve().parents[2]
+sys.path[:0] = [str(ROOT), str(ROOT / "scripts")]
 
-ROOT = Path(__file__).resolve().parent.parent
+from mutations.list import MUTATIONS, Mutation
+
 COPIED = ("gpucnn", "tests", "scripts", "docs", "pyproject.toml", "README.md")
 
 HEAD = """# Mutations: what the tests catch
 
-Written by `python scripts/mutations.py --write`. Each row is one way to break the library, done to a copy of it, and
-the first test that failed. Of {count} mutations the tests caught {caught}.
+Written by `python scripts/mutations/run.py --write`. Each row is one way to break the library, done to a copy of it,
+and the first test that failed. Of {count} mutations the tests caught {caught}.
 
 | file | what is broken | caught by |
 |---|---|---|

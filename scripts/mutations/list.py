@@ -1,4 +1,4 @@
-"""The mutations of `scripts/mutations.py`: one mistake each, of the kind that people make."""
+"""The mutations of `scripts/mutations/run.py`: one mistake each, of the kind that people make."""
 
 from __future__ import annotations
 

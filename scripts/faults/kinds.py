@@ -1,4 +1,4 @@
-"""The faults of `scripts/faults.py`, one function each: it starts a session of a run, and hurts it."""
+"""The faults of `scripts/faults/run.py`, one function each: it starts a session of a run, and hurts it."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from faults_child import MOMENTS
-from faults_victim import Session, Victim
+from faults.child import MOMENTS
+from faults.victim import Session, Victim
 
 __all__ = ["KINDS", "Kind"]
 

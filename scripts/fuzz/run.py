@@ -1,8 +1,8 @@
 """Give every reader of gpucnn changed files, and see that it answers with errors of the library's own.
 
-    python scripts/fuzz.py                                # 200,000 inputs, and a table
-    python scripts/fuzz.py --readers onnx --seed 1        # others, of one reader
-    python scripts/fuzz.py --replay FILE --readers onnx   # one that failed, with its traceback
+    python scripts/fuzz/run.py                                # 200,000 inputs, and a table
+    python scripts/fuzz/run.py --readers onnx --seed 1        # others, of one reader
+    python scripts/fuzz/run.py --replay FILE --readers onnx   # one that failed, with its traceback
 
 A reader must accept an input or refuse it with a `GpucnnError` or an `OSError`, in at most two seconds, in little
 memory, and without opening a file outside of its folder. It runs in a process of its own; if that dies, the input at
@@ -29,12 +29,11 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "scripts")]
 os.environ["OPENBLAS_NUM_THREADS"] = "1"
 
-from fuzz_readers import READERS, Reader
-
+from fuzz.readers import READERS, Reader
 from gpucnn.errors import GpucnnError, unknown_name
 
 SECONDS = 2.0  # for one input

@@ -1,6 +1,6 @@
 """A training run to be hurt: `gpucnn train` with a log that survives a kill, and one fault at a chosen moment.
 
-`scripts/faults.py` starts it as `faults_child.py LOG PLAN train ...`. PLAN is JSON: `{}` for no fault, or
+`scripts/faults/run.py` starts it as `faults/child.py LOG PLAN train ...`. PLAN is JSON: `{}` for no fault, or
 
     {"step": 40, "mean_rstd": ["write"], "skip": 0, "times": 2, "do": "ENOSPC", "then": "SIGKILL"}
 
@@ -24,7 +24,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from gpucnn.cli.blas import restart_with_fast_kernels
 from gpucnn.cli.main import main
