@@ -24,10 +24,10 @@ from gpucnn import (
     Sequential,
     SoftmaxCrossEntropy,
     Trainer,
-    blas,
     get_backend,
     zoo,
 )
+from gpucnn.cli import blas
 
 SCRIPT = Path(main.__file__).parents[1] / "bench.py"
 
