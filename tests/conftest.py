@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 from device.fake_cupy import make_fake_cupy
@@ -23,8 +24,11 @@ REQUIRE_GPU = "GPUCNN_REQUIRE_GPU"
 SLOW = {"test_bench", "test_faults", "test_fuzz", "test_gpu_arithmetic", "test_gpu_check", "test_gpu_parts"}
 SLOW |= {"test_gpu_speed", "test_graphs", "test_nvrtc", "test_plan", "test_replay"}
 
+
+QUICK = "not slow"  # what `-m` asks for in a quick run
+
 # Every backend that is compared with the reference; tests get their names from the fixture `backend_name`.
-# "cpu-3-threads" shares even the smallest arrays; "fake-gpu" is the GPU backend on the strict fake of `tests/device`.
+# "cpu-3-threads" shares even the smallest arrays; "fake-gpu" is the GPU backend on the strict fake of `tests/gpu/device`.
 BACKENDS = ("cpu", "cpu-3-threads", "fake-gpu", "gpu")
 
 
@@ -65,6 +69,29 @@ def backend_name(request: pytest.FixtureRequest) -> str:
 def make_backend_fixture() -> Callable[[str, str], Backend]:
     """Return the function (name, float_dtype) -> backend."""
     return make_backend
+
+
+def is_quick(config: pytest.Config) -> bool:
+    """Whether slow tests are left out, so that they need not even be collected, which takes a third of the time."""
+    return config.option.markexpr == QUICK
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Leave the files of slow tests out of a quick run."""
+    return True if is_quick(config) and collection_path.stem in SLOW else None
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run a test for each of some cases, or rows of a case and further arguments; most of them are slow."""
+    mark = metafunc.definition.get_closest_marker("each_case")
+    if mark is None:
+        return
+    rows, *further = mark.args
+    rows = [row if further else (row,) for row in rows]
+    chosen = [pytest.param(*row, marks=[pytest.mark.slow] * row[0].slow) for row in rows]
+    if is_quick(metafunc.config):
+        chosen = [found for row, found in zip(rows, chosen, strict=True) if not row[0].slow]
+    metafunc.parametrize(("case", *further), chosen, ids=str)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -49,7 +49,7 @@ def cupy_of_children(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder.mkdir()
     (folder / "cupy.py").write_text(FAKE)
     (folder / "torch.py").write_text("raise ModuleNotFoundError('no torch', name='torch')")
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(map(str, (folder, ROOT / "tests", ROOT))))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(map(str, (folder, ROOT / "tests" / "gpu", ROOT))))
 
 
 def rows_of(part, job: Job = TINY) -> list[Row]:

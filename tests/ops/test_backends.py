@@ -27,7 +27,7 @@ def compare(backend: Backend, reference: Backend, case: Case) -> None:
             assert_close(result, references[name], case.dtype, case.terms, case.scale, name)
 
 
-@pytest.mark.parametrize("case", CASES, ids=str)
+@pytest.mark.each_case(CASES)
 def test_agrees_with_the_reference(case: Case, backend_name: str, make_backend: Callable) -> None:
     compare(make_backend(backend_name, case.dtype), make_backend("reference", case.dtype), case)
 
@@ -35,7 +35,7 @@ def test_agrees_with_the_reference(case: Case, backend_name: str, make_backend: 
 @pytest.mark.parametrize(
     "name", ["reference", *("cpu", "cpu-3-threads", "fake-gpu"), pytest.param("gpu", marks=[pytest.mark.gpu])]
 )
-@pytest.mark.parametrize("case", RECTIFIED, ids=str)
+@pytest.mark.each_case(RECTIFIED)
 def test_rectified_it_is_relu_of_it_to_the_bit(case: Case, name: str, make_backend: Callable) -> None:
     backend = make_backend(name, case.dtype)
     plain = replace(case, arguments={**case.arguments, "relu": False})
@@ -45,7 +45,7 @@ def test_rectified_it_is_relu_of_it_to_the_bit(case: Case, name: str, make_backe
     assert rectified.tobytes() == backend.to_host(backend.relu(backend.from_host(y))).tobytes()
 
 
-@pytest.mark.parametrize("case", SMALL, ids=str)
+@pytest.mark.each_case(SMALL)
 def test_reference_uses_only_the_array_api_standard(case: Case, make_backend: Callable) -> None:
     compare(make_backend("array_api_strict", case.dtype), make_backend("reference", case.dtype), case)
 

@@ -49,7 +49,7 @@ def expected(case: Case) -> dict[str, np.ndarray]:
     return dict(zip(RESULTS.get(case.operation, ("out",)), results, strict=True))
 
 
-@pytest.mark.parametrize("case", SMALL, ids=str)
+@pytest.mark.each_case(SMALL)
 def test_agrees_with_loops(case: Case, make_backend: Callable) -> None:
     backend = make_backend("reference", case.dtype)
     oracle = expected(case)
@@ -131,7 +131,7 @@ DIFFERENTIABLE -= {"batch_norm", "group_norm"}  # by tests/layers/test_layers.py
 DIFFERENTIABLE -= {"dropout"}  # its loops are exact, and each call draws anew
 
 
-@pytest.mark.parametrize("case", [case for case in SMOOTH if case.operation in DIFFERENTIABLE], ids=str)
+@pytest.mark.each_case([case for case in SMOOTH if case.operation in DIFFERENTIABLE])
 def test_gradient_agrees_with_finite_differences(case: Case, make_backend: Callable) -> None:
     """Along one random direction in each argument, with a random gradient from above."""
     backend, draw = make_backend("reference", "float64"), Draw(f"differences {case}", "float64")

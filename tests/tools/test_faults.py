@@ -152,7 +152,7 @@ def test_the_settings_are_different_runs() -> None:
 
 
 def test_the_committed_campaign_is_in_the_document() -> None:
-    root = Path(run.__file__).parents[3] / "docs"
+    root = Path(run.__file__).parents[2] / "docs"
     found = json.loads(max((root / "benchmarks").glob("cpu-faults-*.json")).read_text())
     assert f"<!-- faults -->\n{run.table(found)}\n<!-- end -->" in (root / "reliability.md").read_text()
     assert found["broken"] == []
