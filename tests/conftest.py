@@ -28,7 +28,7 @@ SLOW |= {"test_gpu_speed", "test_graphs", "test_nvrtc", "test_plan", "test_repla
 QUICK = "not slow"  # what `-m` asks for in a quick run
 
 # Every backend that is compared with the reference; tests get their names from the fixture `backend_name`.
-# "cpu-3-threads" shares even the smallest arrays; "fake-gpu" is the GPU backend on the strict fake of `tests/gpu/device`.
+# "cpu-3-threads" shares even the smallest arrays; "fake-gpu" is the GPU backend on the fake of `tests/gpu/device`.
 BACKENDS = ("cpu", "cpu-3-threads", "fake-gpu", "gpu")
 
 
