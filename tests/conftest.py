@@ -20,16 +20,29 @@ from gpucnn.errors import DeviceError
 
 REQUIRE_GPU = "GPUCNN_REQUIRE_GPU"
 
-# Files that are left out of a first run: their tests start programs, or run or compile many kernels, and take longest.
-SLOW = {"test_bench", "test_faults", "test_fuzz", "test_gpu_arithmetic", "test_gpu_check", "test_gpu_parts"}
-SLOW |= {"test_gpu_speed", "test_graphs", "test_nvrtc", "test_plan", "test_replay"}
-
-
+# What a quick run leaves out, as measured: files whose tests start programs, or run or compile many kernels, and some
+# tests of other files.
+SLOW_FILES = {
+    *("test_step_graphs", "test_memory_plan", "test_memory_sharing", "test_out_of_memory", "test_resume"),
+    *("test_emulation", "test_gpu_arithmetic", "test_gpu_kernels", "test_gpu_step", "test_graphs", "test_hidden_gpus"),
+    *("test_implicit", "test_launches", "test_nvrtc"),
+    *("test_bench", "test_faults", "test_fuzz", "test_gpu_check", "test_gpu_parts", "test_gpu_speed"),
+}
+SLOW_TESTS = {
+    "test_a_run_goes_on_bit_for_bit",
+    "test_a_step_on_the_cpu_allocates_no_array",
+    "test_other_layers_and_losses_allocate_no_array_either",
+    "test_sharing_among_threads_allocates_no_array_either",
+    "test_precisions",
+    "test_gpu_with_one",
+    "test_divergence_is_one_line_without_warnings",
+}
 QUICK = "not slow"  # what `-m` asks for in a quick run
 
 # Every backend that is compared with the reference; tests get their names from the fixture `backend_name`.
 # "cpu-3-threads" shares even the smallest arrays; "fake-gpu" is the GPU backend on the fake of `tests/gpu/device`.
 BACKENDS = ("cpu", "cpu-3-threads", "fake-gpu", "gpu")
+MARKS = {"fake-gpu": [pytest.mark.slow], "gpu": [pytest.mark.gpu]}
 
 
 @functools.cache
@@ -59,7 +72,7 @@ def gpu_state() -> str | None:
     return None
 
 
-@pytest.fixture(params=[pytest.param(name, marks=[pytest.mark.gpu] if name == "gpu" else []) for name in BACKENDS])
+@pytest.fixture(params=[pytest.param(name, marks=MARKS.get(name, [])) for name in BACKENDS])
 def backend_name(request: pytest.FixtureRequest) -> str:
     """Name of a backend to compare with the reference."""
     return request.param
@@ -78,7 +91,7 @@ def is_quick(config: pytest.Config) -> bool:
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
     """Leave the files of slow tests out of a quick run."""
-    return True if is_quick(config) and collection_path.stem in SLOW else None
+    return True if is_quick(config) and collection_path.stem in SLOW_FILES else None
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -97,7 +110,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark what takes long."""
     for item in items:
-        if item.path.stem in SLOW:
+        if item.path.stem in SLOW_FILES or item.name.partition("[")[0] in SLOW_TESTS:
             item.add_marker(pytest.mark.slow)
 
 
