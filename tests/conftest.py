@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from device.fake_cupy import make_fake_cupy
-from device.fixtures import installed_cupy
+from device.fixtures import installed_cupy, requires_compiler
 from device.host_compiler import missing_compiler
 
 from gpucnn.backend import get_backend
@@ -20,13 +20,14 @@ from gpucnn.errors import DeviceError
 
 REQUIRE_GPU = "GPUCNN_REQUIRE_GPU"
 
-# What a quick run leaves out, as measured: files whose tests start programs, or run or compile many kernels, and some
-# tests of other files.
+# What a quick run leaves out, as measured: all that compiles kernels for the emulation (`requires_compiler`), files
+# whose tests start programs or compute much, and some tests of other files.
 SLOW_FILES = {
     *("test_step_graphs", "test_memory_plan", "test_memory_sharing", "test_out_of_memory", "test_resume"),
-    *("test_emulation", "test_gpu_arithmetic", "test_gpu_kernels", "test_gpu_step", "test_graphs", "test_hidden_gpus"),
-    *("test_implicit", "test_launches", "test_nvrtc"),
+    *("test_devices", "test_emulation", "test_gpu_arithmetic", "test_gpu_kernels", "test_gpu_step", "test_graphs"),
+    *("test_hidden_gpus", "test_implicit", "test_launches", "test_nvrtc"),
     *("test_bench", "test_faults", "test_fuzz", "test_gpu_check", "test_gpu_parts", "test_gpu_speed"),
+    *("test_array_api_strict", "test_conformance"),
 }
 SLOW_TESTS = {
     "test_a_run_goes_on_bit_for_bit",
@@ -34,8 +35,15 @@ SLOW_TESTS = {
     "test_other_layers_and_losses_allocate_no_array_either",
     "test_sharing_among_threads_allocates_no_array_either",
     "test_precisions",
-    "test_gpu_with_one",
     "test_divergence_is_one_line_without_warnings",
+    "test_the_largest_that_is_let_through_is_right",
+    "test_every_layout",
+    "test_nodes_are_about_the_launches_of_a_step",
+    "test_between_those_values",
+    "test_the_variance_of_numbers_far_from_zero",
+    "test_one_thread_and_three_agree_to_rounding",
+    "test_digits_equal_those_of_scikit_learn",
+    "test_bomb_is_read_only_as_far_as_its_header_promises",
 }
 QUICK = "not slow"  # what `-m` asks for in a quick run
 
@@ -107,10 +115,16 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     metafunc.parametrize(("case", *further), chosen, ids=str)
 
 
+def is_slow(item: pytest.Item) -> bool:
+    """Whether a test takes long, or is of those that do."""
+    named = item.path.stem in SLOW_FILES or item.name.partition("[")[0] in SLOW_TESTS
+    return named or requires_compiler.mark in item.iter_markers("skipif")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark what takes long."""
     for item in items:
-        if item.path.stem in SLOW_FILES or item.name.partition("[")[0] in SLOW_TESTS:
+        if is_slow(item):
             item.add_marker(pytest.mark.slow)
 
 
