@@ -78,12 +78,12 @@ def wait_past(session: Session, victim: Victim, step: int) -> None:
     time.sleep(victim.rng.uniform(0, 2 * victim.every * victim.seconds_per_step))
 
 
-def planned(do: str, mean_rstd: tuple[str, ...] = MOMENTS, most_skipped: int = 0, **more: Any) -> Callable:
+def planned(do: str, moments: tuple[str, ...] = MOMENTS, most_skipped: int = 0, **more: Any) -> Callable:
     """Return what lets a session meet a fault while it writes a checkpoint."""
 
     def hurt(victim: Victim, step: int) -> Session:
         skip = victim.rng.randint(0, most_skipped)
-        return victim.start({"step": step, "mean_rstd": mean_rstd, "skip": skip, "do": do, **more})
+        return victim.start({"step": step, "moments": moments, "skip": skip, "do": do, **more})
 
     return hurt
 

@@ -91,12 +91,12 @@ def run_parts(block: Block, job: Job, file: TextIO) -> Iterator[Outcome]:
     """Run the parts of a block, which share its time by what they are predicted to take; all rows go to its file."""
     clock = Clock(block.seconds)
     for number, name in enumerate(block.parts):
-        lr_factors = [PARTS[other].seconds(job) for other in block.parts[number:]]
+        shares = [PARTS[other].seconds(job) for other in block.parts[number:]]
         if clock.left < MIN_SECONDS:
             outcome = Outcome(name, "skipped", f"no time left of {block.seconds:.0f} seconds")
         else:
             print(f"{name} ...", flush=True)
-            outcome = run_part(name, job, clock.left * lr_factors[0] / sum(lr_factors), file)
+            outcome = run_part(name, job, clock.left * shares[0] / sum(shares), file)
         add_line(file, {"part": name, "outcome": {**asdict(outcome), "rows": len(outcome.rows)}})
         yield outcome
 

@@ -315,8 +315,8 @@ def lines(options: argparse.Namespace) -> Iterator[str]:
                     yield f"| {' | '.join(map(str, cells))} |"
                     if options.families:
                         for family in dict.fromkeys((*columns.families, *implicit.families)):
-                            lr_factors = (f"{1e3 * step.families[family]:.3f}" for step in (columns, implicit))
-                            yield f"| {family} | | | | {' | '.join(lr_factors)} | | | |"
+                            times = (f"{1e3 * step.families[family]:.3f}" for step in (columns, implicit))
+                            yield f"| {family} | | | | {' | '.join(times)} | | | |"
 
 
 def parser() -> argparse.ArgumentParser:

@@ -515,6 +515,6 @@ def hazards(report: str, own: Collection[str]) -> Iterator[Row]:
         count = sum(int(number) for number in re.findall(r"\[(\d+) hazards?\]", rest))
         names = [name for name in re.findall(r"\w+", what) if name in own]
         place = what.partition(" access at ")[2].partition("+0x")[0]
-        is_builtin = bool(names) or not place or place.startswith("0x")  # a bare address may be anyone's
+        is_own = bool(names) or not place or place.startswith("0x")  # a bare address may be anyone's
         found = {"kernel": names[0] if names else place, "hazards": count, "severity": severity}
-        yield {**found, "reason": "; ".join(lines), "ok": not is_builtin}
+        yield {**found, "reason": "; ".join(lines), "ok": not is_own}

@@ -120,10 +120,10 @@ def test_a_broken_promise_is_found(change: str, kind: object, step: int, promise
     assert any(re.search(promise, broken) for broken in hurt.broken), hurt.broken
 
 
-def exactly(do: str, mean_rstd: tuple[str, ...], skip: int) -> kinds.Kind:
+def exactly(do: str, moments: tuple[str, ...], skip: int) -> kinds.Kind:
     """Return a fault at a chosen moment."""
     return kinds.Kind(
-        "chosen", lambda hurt, step: hurt.start({"step": step, "mean_rstd": mean_rstd, "skip": skip, "do": do})
+        "chosen", lambda hurt, step: hurt.start({"step": step, "moments": moments, "skip": skip, "do": do})
     )
 
 

@@ -37,7 +37,7 @@ INPUTS = {"idx": 800, "cifar": 800, "images": 500, "checkpoint": 600, "onnx": 30
 def test_readers_answer_hostile_input(name: str, tmp_path: Path) -> None:
     if READERS[name].is_missing():
         pytest.skip(f"{READERS[name].needs} is not installed")
-    result = fuzz(name, READERS[name], 0, INPUTS[name], 60.0, tmp_path)
+    result = fuzz(name, READERS[name], 0, INPUTS[name], 600.0, tmp_path)
     assert result.failures == []
     assert result.inputs == INPUTS[name]
     assert min(result.accepted, result.refused) > 0  # neither all nor nothing gets through
@@ -55,7 +55,9 @@ def open_broken(folder: Path, kind: str) -> Callable[[bytes], None]:
             raise KeyError("wrong")
         if kind == "memory":
             np.ones(1 << 28)
-        if kind == "hang":
+        while kind == "hang":
+            pass
+        if kind == "waiting":
             time.sleep(60)
         if kind == "outside":
             (folder.parent / "elsewhere").write_bytes(b"")
@@ -76,6 +78,7 @@ def keep(rng: object, content: bytes, other: bytes) -> bytes:
         ("KeyError", "KeyError: 'wrong' (test_fuzz.py:"),
         ("memory", "memory"),
         ("hang", "hang"),
+        ("waiting", "hang"),
         ("outside", "opens "),
         ("died", "died: -6"),
     ],
@@ -83,14 +86,14 @@ def keep(rng: object, content: bytes, other: bytes) -> bytes:
 def test_what_goes_wrong_is_found_and_kept(kind: str, what: str, tmp_path: Path) -> None:
     reader = Reader(files, partial(open_broken, kind=kind), keep)
     count = next(i for i in range(1, 99) if make_input(reader, files(), 0, i - 1)[1:] == b"another") + 1
-    result = fuzz("broken", reader, 0, count, 60.0, tmp_path)
+    result = fuzz("broken", reader, 0, count, 600.0, tmp_path)
     assert result.inputs == count
     assert result.failures
     assert all(found.what.startswith(what) and found.path.read_bytes()[1:] == b"another" for found in result.failures)
 
 
 def test_what_is_refused_is_no_failure(tmp_path: Path) -> None:
-    result = fuzz("refusing", Reader(files, partial(open_broken, kind="none"), keep), 0, 50, 60.0, tmp_path)
+    result = fuzz("refusing", Reader(files, partial(open_broken, kind="none"), keep), 0, 50, 600.0, tmp_path)
     assert (result.inputs, result.failures) == (50, [])
     assert min(result.accepted, result.refused) > 10
     written = table({"refusing": result})

@@ -113,10 +113,9 @@ def goes_on(process: int, seconds: float = 20.0) -> bool:
 def test_a_part_that_takes_too_long_is_stopped_with_what_it_found(part: Path, tmp_path: Path) -> None:
     with (tmp_path / "rows").open("w+") as file:
         check.add_line(file, {"block": "before"})
-        found = check.run_part("machine", TINY, 1.0, file)
+        found = check.run_part("machine", TINY, 10.0, file)
         check.add_line(file, {"part": "machine", "outcome": {}})
-    assert (found.status, found.reason, [row["what"] for row in found.rows]) == ("failed", "stopped after 2 s", [1])
-    assert found.seconds < 30
+    assert (found.status, found.reason, [row["what"] for row in found.rows]) == ("failed", "stopped after 11 s", [1])
     assert not goes_on(found.rows[0]["child"])
     lines = (tmp_path / "rows").read_text().splitlines()
     assert [line[:15] for line in lines] == ['{"block": "befo', '{"part": "machi', '{"part": "ma', '{"part": "machi']
@@ -143,13 +142,17 @@ def test_after_an_error_of_the_gpu_another_process_does_the_rest(
         "    yield {'what': 'head'}\n"
         "    for what in 'abcde':\n"
         "        yield attempt(clock, {'what': what}, partial(work, what))\n"
+        "check.RESTART_SECONDS = float(os.environ['RESTART_SECONDS'])\n"
         "check.__file__, check.PARTS = __file__, {'machine': plan.Part(find, None)}\n"
         "sys.exit(check.main())\n"
     )
     monkeypatch.setattr(check, "__file__", str(script))
     job = replace(TINY, device="gpu:1")
     with (tmp_path / "rows").open("w+") as file:
-        found, stopped = (check.run_part("machine", job, seconds, file) for seconds in (120.0, 8.0))
+        monkeypatch.setenv("RESTART_SECONDS", "1")
+        found = check.run_part("machine", job, 120.0, file)
+        monkeypatch.setenv("RESTART_SECONDS", "1000")
+        stopped = check.run_part("machine", job, 120.0, file)
     assert [(row["what"], row.get("ok")) for row in found.rows] == [
         *(("head", None), ("a", True), ("b", False), ("c", True), ("d", False), ("e", True))
     ]
