@@ -32,14 +32,22 @@ def test_agrees_with_the_reference(case: Case, backend_name: str, make_backend: 
     compare(make_backend(backend_name, case.dtype), make_backend("reference", case.dtype), case)
 
 
-@pytest.mark.each_case(RECTIFIED)
-def test_rectified_it_is_relu_of_it_to_the_bit(case: Case, backend_name: str, make_backend: Callable) -> None:
-    backend = make_backend(backend_name, case.dtype)
+def check_rectified(backend: Backend, case: Case) -> None:
     plain = replace(case, arguments={**case.arguments, "relu": False})
     with np.errstate(invalid="ignore"):
         y, rectified = (run(backend, each)["out"] for each in (plain, case))
     assert np.any(y < 0)
     assert rectified.tobytes() == backend.to_host(backend.relu(backend.from_host(y))).tobytes()
+
+
+@pytest.mark.each_case(RECTIFIED)
+def test_rectified_it_is_relu_of_it_to_the_bit(case: Case, backend_name: str, make_backend: Callable) -> None:
+    check_rectified(make_backend(backend_name, case.dtype), case)
+
+
+@pytest.mark.each_case(RECTIFIED)
+def test_rectified_the_reference_is_relu_of_it_to_the_bit(case: Case, make_backend: Callable) -> None:
+    check_rectified(make_backend("reference", case.dtype), case)
 
 
 @pytest.mark.each_case(SMALL)

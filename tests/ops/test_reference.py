@@ -65,7 +65,8 @@ def test_every_operation_has_cases() -> None:
     public = {name for name, _ in inspect.getmembers(Backend, inspect.isfunction) if not name.startswith("_")}
     assert public - NO_OPERATIONS == set(OPERATIONS)
     for operation in OPERATIONS:
-        assert {case.dtype for case in SMALL if case.operation == operation} == {"float32", "float64"}
+        quick = [case for case in SMALL if case.operation == operation and not case.slow]
+        assert {case.dtype for case in quick} == {"float32", "float64"}
 
 
 @pytest.mark.parametrize("operation", OPERATIONS)
