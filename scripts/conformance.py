@@ -4,8 +4,8 @@
     python scripts/conformance.py --write        # puts the table into README.md too
     python scripts/conformance.py --json FILE    # writes versions, counts and names too
 
-A suite is a module of tests/outside with a SUITE, its title, and perhaps EXCLUDED, which maps the names of tests that
-are left out to reasons. The other test modules there look after the suites; they are run, but not counted.
+A suite is a module of tests/third_party with a SUITE, its title, and perhaps EXCLUDED, which maps the names of tests
+that are left out to reasons. The other test modules there look after the suites; they are run, but not counted.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
-FOLDER = ROOT / "tests" / "outside"
+FOLDER = ROOT / "tests" / "third_party"
 BEGIN, END = "<!-- conformance -->\n", "<!-- end of conformance -->"
 PACKAGES = ("gpucnn", "numpy", "torch", "onnx", "onnxruntime", "array-api-strict")
 INSTALL = 'python -m pip install ".[test,conformance]"'

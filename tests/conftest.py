@@ -7,10 +7,11 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 from device.fake_cupy import make_fake_cupy
-from device.fixtures import installed_cupy
+from device.fixtures import installed_cupy, requires_compiler
 from device.host_compiler import missing_compiler
 
 from gpucnn.backend import get_backend
@@ -19,13 +20,37 @@ from gpucnn.errors import DeviceError
 
 REQUIRE_GPU = "GPUCNN_REQUIRE_GPU"
 
-# Files that are left out of a first run: their tests start programs, or run or compile many kernels, and take longest.
-SLOW = {"test_bench", "test_faults", "test_fuzz", "test_gpu_arithmetic", "test_gpu_check", "test_gpu_parts"}
-SLOW |= {"test_gpu_speed", "test_graphs", "test_nvrtc", "test_plan", "test_replay"}
+# What a quick run leaves out, as measured: all that compiles kernels for the emulation (`requires_compiler`), files
+# whose tests start programs or compute much, and some tests of other files.
+SLOW_FILES = {
+    *("test_step_graphs", "test_memory_plan", "test_memory_sharing", "test_out_of_memory", "test_resume"),
+    *("test_devices", "test_emulation", "test_gpu_arithmetic", "test_gpu_kernels", "test_gpu_step", "test_graphs"),
+    *("test_hidden_gpus", "test_implicit", "test_launches", "test_nvrtc"),
+    *("test_bench", "test_faults", "test_fuzz", "test_gpu_check", "test_gpu_parts", "test_gpu_speed"),
+    *("test_array_api_strict", "test_conformance"),
+}
+SLOW_TESTS = {
+    "test_a_run_goes_on_bit_for_bit",
+    "test_a_step_on_the_cpu_allocates_no_array",
+    "test_other_layers_and_losses_allocate_no_array_either",
+    "test_sharing_among_threads_allocates_no_array_either",
+    "test_precisions",
+    "test_divergence_is_one_line_without_warnings",
+    "test_the_largest_that_is_let_through_is_right",
+    "test_every_layout",
+    "test_nodes_are_about_the_launches_of_a_step",
+    "test_between_those_values",
+    "test_the_variance_of_numbers_far_from_zero",
+    "test_one_thread_and_three_agree_to_rounding",
+    "test_digits_equal_those_of_scikit_learn",
+    "test_bomb_is_read_only_as_far_as_its_header_promises",
+}
+QUICK = "not slow"  # what `-m` asks for in a quick run
 
 # Every backend that is compared with the reference; tests get their names from the fixture `backend_name`.
-# "cpu-3-threads" shares even the smallest arrays; "fake-gpu" is the GPU backend on the strict fake of `tests/device`.
+# "cpu-3-threads" shares even the smallest arrays; "fake-gpu" is the GPU backend on the fake of `tests/gpu/device`.
 BACKENDS = ("cpu", "cpu-3-threads", "fake-gpu", "gpu")
+MARKS = {"fake-gpu": [pytest.mark.slow], "gpu": [pytest.mark.gpu]}
 
 
 @functools.cache
@@ -55,7 +80,7 @@ def gpu_state() -> str | None:
     return None
 
 
-@pytest.fixture(params=[pytest.param(name, marks=[pytest.mark.gpu] if name == "gpu" else []) for name in BACKENDS])
+@pytest.fixture(params=[pytest.param(name, marks=MARKS.get(name, [])) for name in BACKENDS])
 def backend_name(request: pytest.FixtureRequest) -> str:
     """Name of a backend to compare with the reference."""
     return request.param
@@ -67,10 +92,39 @@ def make_backend_fixture() -> Callable[[str, str], Backend]:
     return make_backend
 
 
+def is_quick(config: pytest.Config) -> bool:
+    """Whether slow tests are left out, so that they need not even be collected, which takes a third of the time."""
+    return config.option.markexpr == QUICK
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Leave the files of slow tests out of a quick run."""
+    return True if is_quick(config) and collection_path.stem in SLOW_FILES else None
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run a test for each of some cases, or rows of a case and further arguments; most of them are slow."""
+    mark = metafunc.definition.get_closest_marker("each_case")
+    if mark is None:
+        return
+    rows, *further = mark.args
+    rows = [row if further else (row,) for row in rows]
+    chosen = [pytest.param(*row, marks=[pytest.mark.slow] * row[0].slow) for row in rows]
+    if is_quick(metafunc.config):
+        chosen = [found for row, found in zip(rows, chosen, strict=True) if not row[0].slow]
+    metafunc.parametrize(("case", *further), chosen, ids=str)
+
+
+def is_slow(item: pytest.Item) -> bool:
+    """Whether a test takes long, or is of those that do."""
+    named = item.path.stem in SLOW_FILES or item.name.partition("[")[0] in SLOW_TESTS
+    return named or requires_compiler.mark in item.iter_markers("skipif")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark what takes long."""
     for item in items:
-        if item.path.stem in SLOW:
+        if is_slow(item):
             item.add_marker(pytest.mark.slow)
 
 

@@ -1,23 +1,7 @@
 """The layers of a network; each works alone on a NumPy or CuPy array, or inside a `Sequential`."""
 
-from gpucnn.layers.activations import (
-    ELU,
-    GELU,
-    SELU,
-    Arctan,
-    BinaryStep,
-    HardSigmoid,
-    Identity,
-    LeakyReLU,
-    LogSoftmax,
-    PReLU,
-    ReLU,
-    Sigmoid,
-    Softmax,
-    Softplus,
-    Swish,
-    Tanh,
-)
+from gpucnn.layers import activations
+from gpucnn.layers.activations import *
 from gpucnn.layers.adaptive_pooling import AdaptiveAveragePool2D, AdaptiveMaxPool2D
 from gpucnn.layers.base import Layer
 from gpucnn.layers.containers import Parallel, Residual
@@ -31,16 +15,11 @@ from gpucnn.layers.shapes import Flatten, Reshape, ZeroPad2D
 from gpucnn.layers.transposed_convolution import Conv2DTranspose
 
 __all__ = [
-    "ELU",
-    "GELU",
-    "SELU",
     "AdaptiveAveragePool2D",
     "AdaptiveMaxPool2D",
     "Add",
-    "Arctan",
     "AveragePool2D",
     "BatchNorm2D",
-    "BinaryStep",
     "Concat",
     "Conv2D",
     "Conv2DTranspose",
@@ -50,22 +29,12 @@ __all__ = [
     "GlobalAveragePool2D",
     "GlobalMaxPool2D",
     "GroupNorm",
-    "HardSigmoid",
-    "Identity",
     "Layer",
-    "LeakyReLU",
-    "LogSoftmax",
     "LpPool2D",
     "MaxPool2D",
-    "PReLU",
     "Parallel",
-    "ReLU",
     "Reshape",
     "Residual",
-    "Sigmoid",
-    "Softmax",
-    "Softplus",
-    "Swish",
-    "Tanh",
     "ZeroPad2D",
 ]
+__all__ += activations.__all__

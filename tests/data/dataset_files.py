@@ -12,7 +12,7 @@ import pytest
 from gpucnn.data.datasets import load
 from gpucnn.errors import InputError
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 
 
 IDX_FILES = (

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import hashlib
-import importlib.util
 import struct
 import sys
 import tracemalloc
@@ -126,10 +125,9 @@ def test_digits_equal_those_of_scikit_learn():
 
 def test_script_writes_the_embedded_digits(tmp_path):
     pytest.importorskip("sklearn")
-    spec = importlib.util.spec_from_file_location("make_digits", ROOT / "scripts" / "make_digits.py")
-    script = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(script)
-    script.write_digits(tmp_path / "digits.npz")
+    from generate.digits import write_digits
+
+    write_digits(tmp_path / "digits.npz")
     with np.load(tmp_path / "digits.npz") as made, np.load(ROOT / "gpucnn" / "data" / "digits.npz") as kept:
         assert sorted(made) == sorted(kept) == ["images", "labels"]
         for key in made:

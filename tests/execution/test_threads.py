@@ -147,30 +147,36 @@ def test_who_waits_is_not_lost_by_interruptions() -> None:
     assert task.is_done and task._done.interruptions == []
 
 
-@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="this system has no timers that interrupt")
-def test_an_interrupted_run_is_over_when_it_returns_and_the_next_is_whole() -> None:
+@pytest.mark.parametrize("at_work", [True, False])
+def test_an_interrupted_run_is_over_when_it_returns_and_the_next_is_whole(at_work: bool) -> None:
+    """The calling thread is interrupted in its own job, or while it waits for those of the others."""
+    pool, done, interrupted = ThreadPool(3), [], threading.Event()
+
     def interrupt(*_: object) -> None:
+        interrupted.set()
         raise TimeoutError
 
-    pool, done = ThreadPool(3), []
+    def own() -> None:
+        if at_work:
+            signal.raise_signal(signal.SIGINT)
 
     def job() -> None:
-        time.sleep(0.1)
+        if not at_work and not interrupted.is_set():
+            time.sleep(0.05)  # in which the calling thread most likely begins to wait
+            os.kill(os.getpid(), signal.SIGINT)  # which the main thread hears
+        interrupted.wait(timeout=60)
+        time.sleep(0.05)  # a run that does not wait would be over
         done.append(1)
 
-    before = signal.signal(signal.SIGALRM, interrupt)
+    before = signal.signal(signal.SIGINT, interrupt)
     try:
-        for delay in (0.02, 0.07):
-            signal.setitimer(signal.ITIMER_REAL, delay)
-            with pytest.raises(TimeoutError):
-                pool.run([lambda: time.sleep(0.05), job, job])
-            assert len(done) == 2, "a job was still at work"
-            done.clear()
-            pool.run([job] * 3)
-            assert len(done) == 3, "the run was over before its jobs were"
-            done.clear()
+        with pytest.raises(TimeoutError):
+            pool.run([own, job, lambda: interrupted.wait(timeout=60) and done.append(1)])
+        assert len(done) == 2, "a job was still at work"
+        pool.run([lambda: done.append(1)] * 3)
+        assert len(done) == 5, "the run was over before its jobs were"
     finally:
-        signal.signal(signal.SIGALRM, before)
+        signal.signal(signal.SIGINT, before)
 
 
 def test_the_threads_of_a_pool_end_with_it() -> None:

@@ -7,9 +7,10 @@ import os
 from pathlib import Path
 from types import SimpleNamespace
 
-import gpu_check
 import pytest
-from gpu_job import Clock, Job, Row
+
+from gpu import check
+from gpu.job import Clock, Job, Row
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = Job(
@@ -48,12 +49,12 @@ def cupy_of_children(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder.mkdir()
     (folder / "cupy.py").write_text(FAKE)
     (folder / "torch.py").write_text("raise ModuleNotFoundError('no torch', name='torch')")
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(map(str, (folder, ROOT / "tests", ROOT))))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(map(str, (folder, ROOT / "tests" / "gpu", ROOT))))
 
 
 def rows_of(part, job: Job = TINY) -> list[Row]:
     rows = list(part(job, Clock(600)))
-    json.dumps([{key: gpu_check.plain(value) for key, value in row.items()} for row in rows], allow_nan=False)
+    json.dumps([{key: check.plain(value) for key, value in row.items()} for row in rows], allow_nan=False)
     return rows
 
 

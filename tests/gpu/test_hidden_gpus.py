@@ -75,7 +75,7 @@ def test_marked_again():
 def test_only_marked_tests_see_a_gpu(tmp_path: Path) -> None:
     (tmp_path / "cupy.py").write_text(CUPY)
     (tmp_path / "test_devices.py").write_text(TESTS)
-    path = os.pathsep.join(map(str, (tmp_path, ROOT / "tests", ROOT)))
+    path = os.pathsep.join(map(str, (tmp_path, ROOT / "tests", ROOT / "tests" / "gpu", ROOT)))
     command = [sys.executable, "-m", "pytest", "-p", "conftest", "-p", "no:cacheprovider", "--rootdir", str(tmp_path)]
     command += ["-c", str(ROOT / "pyproject.toml"), str(tmp_path / "test_devices.py")]
     environment = {key: value for key, value in os.environ.items() if key != "CUDA_VISIBLE_DEVICES"}

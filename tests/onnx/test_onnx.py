@@ -1,4 +1,4 @@
-"""The ONNX backend beside ONNX's own tests (tests/outside): layouts, precision, old operator sets, and messages."""
+"""The ONNX backend beside ONNX's own tests (tests/third_party): layouts, precision, old operator sets, and messages."""
 
 from __future__ import annotations
 

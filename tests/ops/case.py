@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import inspect
 import zlib
+from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from gpucnn.backend.reference import Backend
 FLOATS = ("float32", "float64")
 LAYOUTS = ("strided", "transposed")
 TOTALS = (10.5, 3.0, 8.0, 8.0)
+SAMPLED = 12
 
 # Losses that are sums of a function of one output and its target.
 ELEMENT_LOSSES = (
@@ -89,7 +91,8 @@ class Case:
     `arguments` maps names to NumPy arrays, lists of them, windows and numbers; `outputs` maps keywords to result
     arrays to provide; `changed` names the arguments that are updated in place; `layouts` names those that lie
     "strided" or "transposed" in memory. `terms` values of size about `scale` are summed into each result.
-    `smooth` says that derivatives exist; `large` that nested loops would take too long.
+    `smooth` says that derivatives exist; `large` that nested loops would take too long;
+    `slow` that a quick run leaves it out.
     """
 
     operation: str
@@ -103,6 +106,7 @@ class Case:
     scale: float = 1.0
     smooth: bool = True
     large: bool = False
+    slow: bool = False
 
     def __str__(self) -> str:
         return f"{self.operation}-{self.label}-{self.dtype}".replace(" ", "_")
@@ -217,9 +221,12 @@ Generator = Callable[[str], Iterator[Case]]
 
 
 def cases_of(generator: Generator) -> Generator:
-    """Add a generator's cases for every float dtype to `CASES`."""
+    """Add a generator's cases for every float dtype to `CASES`; one in `SAMPLED` of an operation is for quick runs."""
     for dtype in FLOATS:
-        CASES.extend(generator(dtype))
+        number: Counter[str] = Counter()
+        for case in generator(dtype):
+            CASES.append(replace(case, slow=number[case.operation] % SAMPLED != 0))
+            number[case.operation] += 1
     return generator
 
 

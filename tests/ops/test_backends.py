@@ -35,20 +35,27 @@ def compare(backend: Backend, reference: Backend, case: Case) -> None:
             assert_close(result, references[name], case.dtype, case.terms, case.scale, name)
 
 
-@pytest.mark.parametrize("case", CASES, ids=str)
+@pytest.mark.each_case(CASES)
 def test_agrees_with_the_reference(case: Case, backend_name: str, make_backend: Callable) -> None:
     compare(make_backend(backend_name, case.dtype), make_backend("reference", case.dtype), case)
 
 
-@pytest.mark.parametrize("name", ["reference", *BACKENDS])
-@pytest.mark.parametrize("case", RECTIFIED, ids=str)
-def test_rectified_it_is_relu_of_it_to_the_bit(case: Case, name: str, make_backend: Callable) -> None:
-    backend = make_backend(name, case.dtype)
+def check_rectified(backend: Backend, case: Case) -> None:
     plain = replace(case, arguments={**case.arguments, "relu": False})
     with np.errstate(invalid="ignore"):
         y, rectified = (run(backend, each)["out"] for each in (plain, case))
     assert np.any(y < 0)
     assert rectified.tobytes() == backend.to_host(backend.relu(backend.from_host(y))).tobytes()
+
+
+@pytest.mark.each_case(RECTIFIED)
+def test_rectified_it_is_relu_of_it_to_the_bit(case: Case, backend_name: str, make_backend: Callable) -> None:
+    check_rectified(make_backend(backend_name, case.dtype), case)
+
+
+@pytest.mark.each_case(RECTIFIED)
+def test_rectified_the_reference_is_relu_of_it_to_the_bit(case: Case, make_backend: Callable) -> None:
+    check_rectified(make_backend("reference", case.dtype), case)
 
 
 @pytest.mark.parametrize("name", ["reference", *BACKENDS])
@@ -80,7 +87,7 @@ def outputs_of(backend: Backend, case: Case, over: str | None) -> list[bytes]:
     return [backend.to_host(output).tobytes() for output in outputs.values()]
 
 
-@pytest.mark.parametrize("case", SMALL, ids=str)
+@pytest.mark.each_case(SMALL)
 def test_reference_uses_only_the_array_api_standard(case: Case, make_backend: Callable) -> None:
     compare(make_backend("array_api_strict", case.dtype), make_backend("reference", case.dtype), case)
 

@@ -112,7 +112,7 @@ def test_other_types_are_not_rounded(dtype: str, precision: str) -> None:
 # ---- operations ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("case", PRODUCTS, ids=str)
+@pytest.mark.each_case(PRODUCTS)
 def test_the_reference_rounds_the_factors_of_every_product(case: Case, precision: str) -> None:
     """Loops in float64 on rounded factors; the sum of a bias gradient is of numbers as they are."""
     oracle = expected(changed(case, lambda x: round_bits(x, MANTISSA_BITS[precision]), FACTORS[case.operation]))
@@ -125,8 +125,10 @@ def test_the_reference_rounds_the_factors_of_every_product(case: Case, precision
 WAYS = [(case, way) for case in PRODUCTS for way in ("columns", "implicit")[: 1 + case.operation.startswith("conv2d")]]
 
 
-@pytest.mark.parametrize("backend_name", ["fake-gpu", pytest.param("gpu", marks=pytest.mark.gpu)])
-@pytest.mark.parametrize(("case", "way"), WAYS, ids=str)
+@pytest.mark.parametrize(
+    "backend_name", [pytest.param("fake-gpu", marks=pytest.mark.slow), pytest.param("gpu", marks=pytest.mark.gpu)]
+)
+@pytest.mark.each_case(WAYS, "way")
 def test_a_gpu_agrees_with_the_reference(
     case: Case, way: str, precision: str, backend_name: str, make_backend: Callable, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -9,15 +9,11 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
-import bench
-import bench_ops
-import bench_profile
-import bench_scaling
-import bench_worker
 import numpy as np
 import pytest
-from bench_table import TABLES, table
 
+from bench import main, ops, profiling, scaling, worker
+from bench.table import TABLES, table
 from gpucnn import (
     SGD,
     Backend,
@@ -28,20 +24,20 @@ from gpucnn import (
     Sequential,
     SoftmaxCrossEntropy,
     Trainer,
-    blas,
     get_backend,
     zoo,
 )
+from gpucnn.cli import blas
 
-SCRIPT = Path(bench.__file__)
+SCRIPT = Path(main.__file__).parents[1] / "bench.py"
 
 
 def test_arithmetic_is_that_of_the_matrix_products() -> None:
     model = Sequential([Conv2D(4, 3), Residual(Conv2D(4, 1)), Flatten(), Dense(5)])
     model.build((6, 5, 2), "reference")
     first, second, dense = 2 * (4 * 3) * (3 * 3 * 2 * 4), 2 * (4 * 3) * (4 * 4), 2 * (4 * 3 * 4) * 5
-    assert bench.arithmetic(model, training=False) == first + second + dense
-    assert bench.arithmetic(model, training=True) == 2 * first + 3 * (second + dense)
+    assert main.arithmetic(model, training=False) == first + second + dense
+    assert main.arithmetic(model, training=True) == 2 * first + 3 * (second + dense)
 
 
 def test_every_engine_computes_the_same() -> None:
@@ -49,15 +45,15 @@ def test_every_engine_computes_the_same() -> None:
         def __init__(self, name: str, total: float):
             self.name, self.about = name, {"sum": total}
 
-    bench.check_alike([Engine("gpucnn", 1.0), Engine("torch", 1.001)])
+    main.check_alike([Engine("gpucnn", 1.0), Engine("torch", 1.001)])
     with pytest.raises(SystemExit, match="compute different things"):
-        bench.check_alike([Engine("gpucnn", 1.0), Engine("torch", 1.2)])
+        main.check_alike([Engine("gpucnn", 1.0), Engine("torch", 1.2)])
 
 
 def test_operations_are_recorded_once_for_each_shape() -> None:
     backend = get_backend("cpu", threads=1)
     x = np.ones((2, 3), np.float32)
-    calls = bench_ops.record(backend, lambda: [backend.relu(x), backend.relu(x), backend.relu(x[:1])])
+    calls = ops.record(backend, lambda: [backend.relu(x), backend.relu(x), backend.relu(x[:1])])
     assert [name for name, _, _ in calls.values()] == ["relu", "relu"]
     assert "relu" not in vars(backend)
 
@@ -65,21 +61,21 @@ def test_operations_are_recorded_once_for_each_shape() -> None:
 def test_a_recorded_call_finds_its_arguments_again() -> None:
     backend = get_backend("cpu", threads=1)
     x = np.full((2, 3), 1e-30, np.float32)
-    calls = bench_ops.record(backend, lambda: backend.sigmoid_dx(x, np.full_like(x, 0.5), out=x))
+    calls = ops.record(backend, lambda: backend.sigmoid_dx(x, np.full_like(x, 0.5), out=x))
     ((_, (dy, y), keywords),) = calls.values()
     assert np.all(dy == np.float32(1e-30)), "a later operation changed it"
     assert not np.may_share_memory(dy, keywords["out"]), "the next call would have its result"
 
 
 def test_every_override_is_timed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bench_ops, "BATCH_SIZE", 2)
+    monkeypatch.setattr(ops, "BATCH_SIZE", 2)
     backend = get_backend("cpu", threads=1)
-    calls = bench_ops.record_all(backend)
-    assert {name for name, _, _ in calls} == set(bench_ops.overridden(backend))
+    calls = ops.record_all(backend)
+    assert {name for name, _, _ in calls} == set(ops.overridden(backend))
     for call in calls:
         if call[0] == "gather_batch":  # of eight samples
             for owner in (backend, Backend()):
-                run = bench_ops.repeatable(call, owner)
+                run = ops.repeatable(call, owner)
                 for _ in range(5):
                     run()
 
@@ -90,7 +86,7 @@ def test_convolutions_of_a_gpu_are_timed_in_both_ways(default: str) -> None:
         SimpleNamespace(convolution=default),
         [(name, (), {}) for name in ("conv2d", "conv2d_dw_db", "relu")],
     )
-    found = [(name, call[0], backend.convolution) for name, call in bench_ops.in_all_ways(calls, backend)]
+    found = [(name, call[0], backend.convolution) for name, call in ops.in_all_ways(calls, backend)]
     assert found == [
         ("conv2d, columns", "conv2d", "columns"),
         ("conv2d, implicit", "conv2d", "implicit"),
@@ -98,7 +94,7 @@ def test_convolutions_of_a_gpu_are_timed_in_both_ways(default: str) -> None:
         ("conv2d_dw_db, implicit", "conv2d_dw_db", "implicit"),
         ("relu", "relu", default),
     ]
-    assert [call for _, call in bench_ops.in_all_ways(calls, get_backend("cpu"))] == calls
+    assert [call for _, call in ops.in_all_ways(calls, get_backend("cpu"))] == calls
 
 
 def test_operations_are_summed_up() -> None:
@@ -106,21 +102,21 @@ def test_operations_are_summed_up() -> None:
         return {"operation": operation, "seconds": {"override": override, "reference": reference}}
 
     results = [timed("add", 2.0, 1.9), timed("relu", 3.0, 1.0), timed("relu", 1.0, 5.0), timed("tanh", 1.0, 1.02)]
-    rows = bench_ops.totals(results)
+    rows = ops.totals(results)
     assert [(row["operation"], row["calls"], row["ratio"]) for row in rows] == [
         *(("add", 1, 0.95), ("relu", 2, 1.5), ("tanh", 1, 1.02))
     ]
-    assert bench_ops.verdict(rows).splitlines() == [
+    assert ops.verdict(rows).splitlines() == [
         *("behind the reference: add 0.95",),
         *("level with it (what they save is memory: they allocate nothing): tanh 1.02",),
     ]
-    assert bench_ops.verdict(rows[1:2]).count("none") == 2
+    assert ops.verdict(rows[1:2]).count("none") == 2
 
 
-@pytest.mark.skipif(not bench_worker.STATUS.exists(), reason="needs Linux")
+@pytest.mark.skipif(not worker.STATUS.exists(), reason="needs Linux")
 def test_the_peak_of_a_worker_is_its_own() -> None:
     ours = b"x" * 2**28  # what `getrusage` would count as the worker's
-    code = "import bench_worker; x = b'x' * 2**26; del x; print(bench_worker.peak_bytes())"
+    code = "from bench import worker; x = b'x' * 2**26; del x; print(worker.peak_bytes())"
     done = subprocess.run([sys.executable, "-c", code], cwd=SCRIPT.parent, capture_output=True, text=True, check=True)
     assert 2**26 < int(done.stdout) < len(ours)
 
@@ -130,11 +126,11 @@ def test_the_peak_of_a_worker_elsewhere(
     platform: str, unit: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "without").write_text("Name:\tpython\n")
-    monkeypatch.setattr(bench_worker.resource, "getrusage", lambda _: SimpleNamespace(ru_maxrss=5000))
-    monkeypatch.setattr(bench_worker.sys, "platform", platform)
+    monkeypatch.setattr(worker.resource, "getrusage", lambda _: SimpleNamespace(ru_maxrss=5000))
+    monkeypatch.setattr(worker.sys, "platform", platform)
     for status in ("missing", "without"):
-        monkeypatch.setattr(bench_worker, "STATUS", tmp_path / status)
-        assert bench_worker.peak_bytes() == 5000 * unit
+        monkeypatch.setattr(worker, "STATUS", tmp_path / status)
+        assert worker.peak_bytes() == 5000 * unit
 
 
 def run_bench(command: str, file: Path, **options: str) -> tuple[str, dict]:
@@ -185,7 +181,7 @@ def test_scaling_compares_within_a_round() -> None:
         (64, 2): TimedEngine(0.5, 1.0, 3.0),
         (128, 2): TimedEngine(1.5, 2.0, 3.0),
     }
-    found = {key: bench_scaling.result("vgg", engines, *key) for key in engines}
+    found = {key: scaling.result("vgg", engines, *key) for key in engines}
     assert [found[key]["seconds_per_image"] for key in engines] == [2 / 64, 6 / 128, 1 / 64, 2 / 128]
     assert [found[key]["relative_to_smallest"] for key in engines] == [1, 1.5, 1, 1]
     assert [found[key]["speedup"] for key in engines] == [1, 1, 2, 3]
@@ -194,9 +190,9 @@ def test_scaling_compares_within_a_round() -> None:
 def test_scaling_finds_the_straight_line() -> None:
     engines = {(N, 1): TimedEngine(0.5 + 0.01 * N) for N in (64, 128, 256, 512)}
     for N, threads in engines:
-        assert bench_scaling.result("vgg", engines, N, threads)["relative_to_line"] == pytest.approx(1)
+        assert scaling.result("vgg", engines, N, threads)["relative_to_line"] == pytest.approx(1)
     engines[1024, 1] = TimedEngine(2 * (0.5 + 0.01 * 1024))
-    assert bench_scaling.result("vgg", engines, 1024, 1)["relative_to_line"] > 1.1
+    assert scaling.result("vgg", engines, 1024, 1)["relative_to_line"] > 1.1
 
 
 def test_scaling_runs(tmp_path: Path) -> None:
@@ -213,7 +209,7 @@ def test_scaling_runs(tmp_path: Path) -> None:
 
 
 def test_a_stopwatch_counts_inner_calls_once() -> None:
-    stopwatch = bench_profile.Stopwatch()
+    stopwatch = profiling.Stopwatch()
     inner = stopwatch.timed("inner", lambda: 1)
     outer = stopwatch.timed("outer", lambda: inner() + 1)
     failing = stopwatch.timed("failing", lambda: 1 / 0)
@@ -226,10 +222,10 @@ def test_a_stopwatch_counts_inner_calls_once() -> None:
 
 def test_the_rows_of_a_profile() -> None:
     times = [{("conv", "forward"): [1.0, 1.0], ("conv", "backward"): [2.0]}, {("conv", "forward"): [4.0]}]
-    conv, other = bench_profile.layer_rows([5.0, 6.0], times, ["relu", "conv", "conv"])
+    conv, other = profiling.layer_rows([5.0, 6.0], times, ["relu", "conv", "conv"])
     assert (conv["forward"], conv["backward"], conv["seconds"], other["seconds"]) == (3, 1, 4, 1.5)
     assert (conv["share"], other["share"]) == (4 / 5.5, 1.5 / 5.5)
-    rows = bench_profile.operation_rows([6.0], [{"relu": [1.0], "conv2d": [2.0, 2.0]}])
+    rows = profiling.operation_rows([6.0], [{"relu": [1.0], "conv2d": [2.0, 2.0]}])
     assert [(row["operation"], row.get("calls")) for row in rows] == [("conv2d", 2), ("relu", 1), ("all else", None)]
 
 
@@ -256,13 +252,13 @@ def test_profile_times_every_layer_and_operation(threads: str, tmp_path: Path) -
 
 def test_layers_inside_others_have_a_path() -> None:
     model = Sequential([Conv2D(4, 3), Residual(Sequential([Conv2D(4, 1)]))])
-    assert [name for name, _ in bench_profile.leaves(model)] == [
+    assert [name for name, _ in profiling.leaves(model)] == [
         *("conv2d1", "residual1.sequential1.conv2d1", "residual1.identity1", "residual1.add1")
     ]
 
 
 def test_the_committed_results_are_in_the_document() -> None:
-    root = SCRIPT.parents[2] / "docs"
+    root = SCRIPT.parents[1] / "docs"
     document = (root / "performance.md").read_text()
     for command in TABLES:
         newest = max((root / "benchmarks").glob(f"cpu-{command}-*.json"))
@@ -272,9 +268,8 @@ def test_the_committed_results_are_in_the_document() -> None:
 @pytest.mark.parametrize("name", ["lenet5", "resnet20"])
 def test_the_onnx_models_are_the_networks(name: str, tmp_path: Path) -> None:
     onnx = pytest.importorskip("onnx")
-    from onnx_nets import save_onnx
-    from torch_nets import save_network
-
+    from bench.onnx_nets import save_onnx
+    from bench.torch_nets import save_network
     from gpucnn.onnx import prepare
 
     model, shape = zoo.get_recipe(name).model(), (28, 28, 1)
@@ -288,8 +283,8 @@ def test_the_onnx_models_are_the_networks(name: str, tmp_path: Path) -> None:
 
 def test_the_jax_networks_are_the_networks(tmp_path: Path) -> None:
     pytest.importorskip("jax")
-    from jax_nets import load_network, make_steps
-    from torch_nets import save_network
+    from bench.jax_nets import load_network, make_steps
+    from bench.torch_nets import save_network
 
     model, x = zoo.lenet5(), np.random.default_rng(0).standard_normal((3, 28, 28, 1), dtype=np.float32)
     model.build(x.shape[1:], "cpu", seed=1)

@@ -17,7 +17,7 @@ MAX_LINES = 50
 
 
 def output_of(name: str, folder: Path) -> str:
-    environment = os.environ | {"PYTHONPATH": str(FOLDER.parents[2])}
+    environment = os.environ | {"PYTHONPATH": str(FOLDER.parents[1])}
     command = [sys.executable, "-W", "error", str(EXAMPLES[name])]
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

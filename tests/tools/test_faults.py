@@ -9,27 +9,27 @@ import re
 import signal
 from pathlib import Path
 
-import faults
-import faults_kinds
 import pytest
-from faults_victim import CHILD, Victim
+
+from faults import kinds, run
+from faults.victim import CHILD, Victim
 
 RUN = ("--dataset", "digits", "--model", "paper", "--device", "cpu", "--threads", "1", "--average", "0.9")
 RUN += ("--epochs", "8", "--batch-size", "60", "--shift", "1", "--learning-rate", "0.05")
 STEPS, OF_EPOCH = 192, 24
 
 
-def find(kind: str) -> faults_kinds.Kind:
-    (found,) = (found for found in faults_kinds.KINDS if found.name.startswith(kind))
+def find(kind: str) -> kinds.Kind:
+    (found,) = (found for found in kinds.KINDS if found.name.startswith(kind))
     return found
 
 
 def victim(folder: Path, change: str = "") -> Victim:
     """Return a run that is about to be hurt, in processes that a piece of code has changed."""
     child = folder / "child.py"
-    child.write_text(f"import sys\nsys.path.insert(0, {str(CHILD.parent)!r})\nimport faults_child\n{change}\n")
+    child.write_text(f"import sys\nsys.path.insert(0, {str(CHILD.parents[1])!r})\nfrom faults import child\n{change}\n")
     with child.open("a") as file:
-        file.write("sys.exit(faults_child.start(sys.argv[1:]))\n")
+        file.write("sys.exit(child.start(sys.argv[1:]))\n")
     made = Victim(list(RUN), folder, 4, random.Random(0), child)
     made.run_in_peace()
     return made
@@ -37,16 +37,16 @@ def victim(folder: Path, change: str = "") -> Victim:
 
 def test_no_promise_is_broken(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     path = tmp_path / "found.json"
-    code = faults.main(["--runs", "1", "--kills", "3", "--model", "paper", "--epochs", "16", "--json", str(path)])
+    code = run.main(["--runs", "1", "--kills", "3", "--model", "paper", "--epochs", "16", "--json", str(path)])
     out = capsys.readouterr().out
     assert code == 0, out
     assert "no promise was broken" in out
     found = json.loads(path.read_text())
     assert found["steps"] == [368]
-    assert sum(row["times"] for row in found["rows"]) == 3 + len(faults_kinds.KINDS) - 1
+    assert sum(row["times"] for row in found["rows"]) == 3 + len(kinds.KINDS) - 1
     assert all(row["most_lost"] <= row["most_allowed"] and row["checkpoints_lost"] == 0 for row in found["rows"])
     assert all(row["runs"] == row["runs_equal"] == 1 for row in found["rows"])
-    assert faults.table(found) in out
+    assert run.table(found) in out
 
 
 def test_every_kind_of_fault_does_what_it_says(tmp_path: Path) -> None:
@@ -120,10 +120,10 @@ def test_a_broken_promise_is_found(change: str, kind: object, step: int, promise
     assert any(re.search(promise, broken) for broken in hurt.broken), hurt.broken
 
 
-def exactly(do: str, mean_rstd: tuple[str, ...], skip: int) -> faults_kinds.Kind:
+def exactly(do: str, moments: tuple[str, ...], skip: int) -> kinds.Kind:
     """Return a fault at a chosen moment."""
-    return faults_kinds.Kind(
-        "chosen", lambda hurt, step: hurt.start({"step": step, "mean_rstd": mean_rstd, "skip": skip, "do": do})
+    return kinds.Kind(
+        "chosen", lambda hurt, step: hurt.start({"step": step, "moments": moments, "skip": skip, "do": do})
     )
 
 
@@ -131,28 +131,28 @@ def test_a_broken_promise_is_reported(monkeypatch: pytest.MonkeyPatch, capsys: p
     class Broken:
         injuries, broken, steps, is_equal = [], ["the weights are not those of the run in peace"], 10, False
 
-    monkeypatch.setattr(faults, "campaign", lambda *_: Broken)
-    assert faults.main(["--runs", "1"]) == 1
+    monkeypatch.setattr(run, "campaign", lambda *_: Broken)
+    assert run.main(["--runs", "1"]) == 1
     assert "run 1: the weights are not those of the run in peace" in capsys.readouterr().out
 
 
 def test_the_cost_is_measured(capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
     arguments = ["--cost", "--runs", "1", "--model", "paper", "--epochs", "2"]
-    monkeypatch.setattr(faults, "MAX_COST", 1.0)
-    assert faults.main(arguments) == 0
+    monkeypatch.setattr(run, "MAX_COST", 1.0)
+    assert run.main(arguments) == 0
     assert "of the time spent in writing" in capsys.readouterr().out
-    monkeypatch.setattr(faults, "MAX_COST", 0.0)
-    assert faults.main(arguments) == 1
+    monkeypatch.setattr(run, "MAX_COST", 0.0)
+    assert run.main(arguments) == 1
 
 
 def test_the_settings_are_different_runs() -> None:
     options = argparse.Namespace(seed=0)
-    assert len(set(faults.SETTINGS)) == len(faults.SETTINGS) == 5
-    assert faults.faults_of(2, random.Random(options.seed)) != faults.faults_of(2, random.Random(1))
+    assert len(set(run.SETTINGS)) == len(run.SETTINGS) == 5
+    assert run.faults_of(2, random.Random(options.seed)) != run.faults_of(2, random.Random(1))
 
 
 def test_the_committed_campaign_is_in_the_document() -> None:
-    root = Path(faults.__file__).parents[2] / "docs"
+    root = Path(run.__file__).parents[2] / "docs"
     found = json.loads(max((root / "benchmarks").glob("cpu-faults-*.json")).read_text())
-    assert f"<!-- faults -->\n{faults.table(found)}\n<!-- end -->" in (root / "reliability.md").read_text()
+    assert f"<!-- faults -->\n{run.table(found)}\n<!-- end -->" in (root / "reliability.md").read_text()
     assert found["broken"] == []

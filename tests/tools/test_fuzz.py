@@ -10,14 +10,15 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-import fuzz
 import numpy as np
 import pytest
 from dataset_files import CIFAR_FILES, IDX_FILES, write_cifar, write_mnist
-from fuzz_readers import READERS, Reader, _checkpoint_run
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from fuzz.readers import READERS, Reader, _checkpoint_run
+from fuzz.run import fuzz, make_input, table
+from fuzz.run import main as run_fuzz
 from gpucnn.cli.main import main
 from gpucnn.data import load
 from gpucnn.errors import InputError
@@ -36,7 +37,7 @@ INPUTS = {"idx": 800, "cifar": 800, "images": 500, "checkpoint": 600, "onnx": 30
 def test_readers_answer_hostile_input(name: str, tmp_path: Path) -> None:
     if READERS[name].is_missing():
         pytest.skip(f"{READERS[name].needs} is not installed")
-    result = fuzz.fuzz(name, READERS[name], 0, INPUTS[name], 60.0, tmp_path)
+    result = fuzz(name, READERS[name], 0, INPUTS[name], 600.0, tmp_path)
     assert result.failures == []
     assert result.inputs == INPUTS[name]
     assert min(result.accepted, result.refused) > 0  # neither all nor nothing gets through
@@ -54,7 +55,9 @@ def open_broken(folder: Path, kind: str) -> Callable[[bytes], None]:
             raise KeyError("wrong")
         if kind == "memory":
             np.ones(1 << 28)
-        if kind == "hang":
+        while kind == "hang":
+            pass
+        if kind == "waiting":
             time.sleep(60)
         if kind == "outside":
             (folder.parent / "elsewhere").write_bytes(b"")
@@ -75,37 +78,38 @@ def keep(rng: object, content: bytes, other: bytes) -> bytes:
         ("KeyError", "KeyError: 'wrong' (test_fuzz.py:"),
         ("memory", "memory"),
         ("hang", "hang"),
+        ("waiting", "hang"),
         ("outside", "opens "),
         ("died", "died: -6"),
     ],
 )
 def test_what_goes_wrong_is_found_and_kept(kind: str, what: str, tmp_path: Path) -> None:
     reader = Reader(files, partial(open_broken, kind=kind), keep)
-    count = next(i for i in range(1, 99) if fuzz.make_input(reader, files(), 0, i - 1)[1:] == b"another") + 1
-    result = fuzz.fuzz("broken", reader, 0, count, 60.0, tmp_path)
+    count = next(i for i in range(1, 99) if make_input(reader, files(), 0, i - 1)[1:] == b"another") + 1
+    result = fuzz("broken", reader, 0, count, 600.0, tmp_path)
     assert result.inputs == count
     assert result.failures
     assert all(found.what.startswith(what) and found.path.read_bytes()[1:] == b"another" for found in result.failures)
 
 
 def test_what_is_refused_is_no_failure(tmp_path: Path) -> None:
-    result = fuzz.fuzz("refusing", Reader(files, partial(open_broken, kind="none"), keep), 0, 50, 60.0, tmp_path)
+    result = fuzz("refusing", Reader(files, partial(open_broken, kind="none"), keep), 0, 50, 600.0, tmp_path)
     assert (result.inputs, result.failures) == (50, [])
     assert min(result.accepted, result.refused) > 10
-    table = fuzz.table({"refusing": result})
-    assert f"| refusing | 50 | {result.accepted} | {result.refused} | 0 |" in table
+    written = table({"refusing": result})
+    assert f"| refusing | 50 | {result.accepted} | {result.refused} | 0 |" in written
 
 
 def test_equal_seeds_give_equal_inputs() -> None:
     reader = READERS["idx"]
-    inputs = [[fuzz.make_input(reader, reader.files(), seed, i) for i in range(40)] for seed in (0, 0, 1)]
+    inputs = [[make_input(reader, reader.files(), seed, i) for i in range(40)] for seed in (0, 0, 1)]
     assert inputs[0] == inputs[1] != inputs[2]
 
 
 def test_the_command(capsys: pytest.CaptureFixture) -> None:
-    assert fuzz.main(["--inputs", "40", "--readers", "cifar"]) == 0
+    assert run_fuzz(["--inputs", "40", "--readers", "cifar"]) == 0
     assert "| cifar | 40 | " in capsys.readouterr().out
-    assert fuzz.main(["--readers", "cifer"]) == 2
+    assert run_fuzz(["--readers", "cifer"]) == 2
     assert "unknown reader 'cifer': did you mean 'cifar'?" in capsys.readouterr().err
 
 

@@ -12,17 +12,17 @@ from dataclasses import replace
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
-import gpu_check
-import gpu_parts
-import gpu_plan
-import gpu_speed
 import pytest
 from dataset_files import write_mnist
 from device.fixtures import absent_cupy, fake_cupy, requires_compiler
-from gpu_check import Outcome
-from gpu_job import Clock, Job, Row, attempt
 from gpu_job_of_tests import ROOT, TINY, cupy_of_children
-from gpu_plan import Block, Part
+
+from gpu import check, speed
+from gpu import plan as gpu_plan
+from gpu.check import Outcome
+from gpu.job import Clock, Job, Row, attempt
+from gpu.parts import images
+from gpu.plan import Block, Part
 
 __all__ = ["cupy_of_children"]  # a fixture of the tests below
 cupy = fake_cupy  # under the name that the tests speak of
@@ -30,21 +30,21 @@ cupy = fake_cupy  # under the name that the tests speak of
 
 def test_images_are_those_of_the_folder(tmp_path: Path, gpu: None, capsys: pytest.CaptureFixture) -> None:
     """One that is absent or has a damaged MNIST is refused before anything is run; one without MNIST is named."""
-    assert gpu_parts.images(str(tmp_path))[0] == "digits"
+    assert images(str(tmp_path))[0] == "digits"
     arguments = ["--only", "accuracy", "--minutes", "0", "--data-dir"]
-    assert gpu_check.main([*arguments, str(tmp_path)]) == 1
+    assert check.main([*arguments, str(tmp_path)]) == 1
     assert f"--data-dir {tmp_path}: has no MNIST; `accuracy` trains on digits" in capsys.readouterr().out
     write_mnist(tmp_path)
-    name, dataset = gpu_parts.images(str(tmp_path))
+    name, dataset = images(str(tmp_path))
     assert (name, dataset.name) == ("mnist", "mnist")
-    assert gpu_check.main([*arguments, str(tmp_path)]) == 1
+    assert check.main([*arguments, str(tmp_path)]) == 1
     assert "has no MNIST" not in capsys.readouterr().out
     (tmp_path / "train-images-idx3-ubyte").write_bytes(b"damaged")
     for folder, message in (
         (tmp_path, "train-images-idx3-ubyte is no IDX file"),
         (tmp_path / "absent", "absent does not exist"),
     ):
-        assert gpu_check.main([*arguments, str(folder)]) == 2
+        assert check.main([*arguments, str(folder)]) == 2
         assert message in capsys.readouterr().err
 
 
@@ -59,7 +59,7 @@ def outcome(name: str, status: str = "passed") -> Outcome:
 def gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pretend that there is a GPU."""
     found = SimpleNamespace(name="gpu:0", describe=lambda: "gpu:0 (pretended)")
-    monkeypatch.setattr(gpu_check, "make_backend", lambda device: found)
+    monkeypatch.setattr(check, "make_backend", lambda device: found)
 
 
 @requires_compiler
@@ -69,7 +69,7 @@ def test_the_command_on_the_fake_device(
     """A part that passes, one that fails, and one that crashes are told apart."""
     files = ["--json", str(tmp_path / "found.json"), "--markdown", str(tmp_path / "found.md")]
     job = replace(TINY, precisions=("float32", "float8"), images=(-1,))
-    assert gpu_check.main(["--only", "machine,determinism,bandwidth", *files], job) == 1
+    assert check.main(["--only", "machine,determinism,bandwidth", *files], job) == 1
     found = json.loads((tmp_path / "found.json").read_text())
     parts = {part["part"]: part for part in found["parts"]}
     statuses = {name: part["status"] for name, part in parts.items()}
@@ -95,8 +95,8 @@ def part(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
         "print(row, '{\"part\": \"ma', sep='\\n', end='', flush=True)\n"
         "time.sleep(60)"
     )
-    monkeypatch.setattr(gpu_check, "__file__", str(script))
-    monkeypatch.setattr(gpu_check, "GRACE_SECONDS", 1.0)
+    monkeypatch.setattr(check, "__file__", str(script))
+    monkeypatch.setattr(check, "GRACE_SECONDS", 1.0)
     return script
 
 
@@ -112,11 +112,10 @@ def goes_on(process: int, seconds: float = 20.0) -> bool:
 
 def test_a_part_that_takes_too_long_is_stopped_with_what_it_found(part: Path, tmp_path: Path) -> None:
     with (tmp_path / "rows").open("w+") as file:
-        gpu_check.add_line(file, {"block": "before"})
-        found = gpu_check.run_part("machine", TINY, 1.0, file)
-        gpu_check.add_line(file, {"part": "machine", "outcome": {}})
-    assert (found.status, found.reason, [row["what"] for row in found.rows]) == ("failed", "stopped after 2 s", [1])
-    assert found.seconds < 30
+        check.add_line(file, {"block": "before"})
+        found = check.run_part("machine", TINY, 10.0, file)
+        check.add_line(file, {"part": "machine", "outcome": {}})
+    assert (found.status, found.reason, [row["what"] for row in found.rows]) == ("failed", "stopped after 11 s", [1])
     assert not goes_on(found.rows[0]["child"])
     lines = (tmp_path / "rows").read_text().splitlines()
     assert [line[:15] for line in lines] == ['{"block": "befo', '{"part": "machi', '{"part": "ma', '{"part": "machi']
@@ -129,10 +128,11 @@ def test_after_an_error_of_the_gpu_another_process_does_the_rest(
     script = tmp_path / "part.py"
     script.write_text(
         "import os, sys\n"
-        f"sys.path[:0] = {[str(ROOT / 'scripts'), str(ROOT / 'tests')]}\n"
+        f"sys.path[:0] = {[str(ROOT / 'scripts'), str(ROOT / 'tests' / 'gpu')]}\n"
         "from functools import partial\n"
-        "import gpu_check, gpu_job_of_tests, gpu_plan\n"
-        "from gpu_job import attempt\n"
+        "import gpu_job_of_tests\n"
+        "from gpu import check, plan\n"
+        "from gpu.job import attempt\n"
         "def work(what):\n"
         "    if what in 'bd':\n"
         "        sys.modules['cupy'] = gpu_job_of_tests.BROKEN\n"
@@ -142,13 +142,17 @@ def test_after_an_error_of_the_gpu_another_process_does_the_rest(
         "    yield {'what': 'head'}\n"
         "    for what in 'abcde':\n"
         "        yield attempt(clock, {'what': what}, partial(work, what))\n"
-        "gpu_check.__file__, gpu_check.PARTS = __file__, {'machine': gpu_plan.Part(find, None)}\n"
-        "sys.exit(gpu_check.main())\n"
+        "check.RESTART_SECONDS = float(os.environ['RESTART_SECONDS'])\n"
+        "check.__file__, check.PARTS = __file__, {'machine': plan.Part(find, None)}\n"
+        "sys.exit(check.main())\n"
     )
-    monkeypatch.setattr(gpu_check, "__file__", str(script))
+    monkeypatch.setattr(check, "__file__", str(script))
     job = replace(TINY, device="gpu:1")
     with (tmp_path / "rows").open("w+") as file:
-        found, stopped = (gpu_check.run_part("machine", job, seconds, file) for seconds in (120.0, 8.0))
+        monkeypatch.setenv("RESTART_SECONDS", "1")
+        found = check.run_part("machine", job, 120.0, file)
+        monkeypatch.setenv("RESTART_SECONDS", "1000")
+        stopped = check.run_part("machine", job, 120.0, file)
     assert [(row["what"], row.get("ok")) for row in found.rows] == [
         *(("head", None), ("a", True), ("b", False), ("c", True), ("d", False), ("e", True))
     ]
@@ -161,10 +165,11 @@ def test_what_was_found_stays_when_the_command_is_killed(part: Path, tmp_path: P
     """The process of the part writes its rows itself, into the file of its block."""
     found = tmp_path / "first-kernels.jsonl"
     command = (
-        "import gpu_check, gpu_job, pathlib\n"
-        f"gpu_check.__file__ = {str(part)!r}\n"
-        "block = gpu_check.Block('kernels', ('machine', 'kernels'), 60)\n"
-        f"gpu_check.run_blocks([block], gpu_job.Job(), lambda block: pathlib.Path({str(found)!r}), print)"
+        "import pathlib\n"
+        "from gpu import check, job\n"
+        f"check.__file__ = {str(part)!r}\n"
+        "block = check.Block('kernels', ('machine', 'kernels'), 60)\n"
+        f"check.run_blocks([block], job.Job(), lambda block: pathlib.Path({str(found)!r}), print)"
     )
     environment = os.environ | {"PYTHONPATH": os.pathsep.join((str(ROOT / "scripts"), str(ROOT)))}
     process = subprocess.Popen([sys.executable, "-c", command], env=environment, stdout=subprocess.DEVNULL)
@@ -201,12 +206,12 @@ def test_a_visit_takes_five_minutes(plan: str) -> None:
 def test_both_visits_fit_into_the_time_of_a_machine() -> None:
     """Even if the last part of each block has to be stopped."""
     blocks = [block for plan in gpu_plan.PLANS.values() for block in plan]
-    spent = sum(block.seconds + gpu_check.GRACE_SECONDS for block in blocks)
+    spent = sum(block.seconds + check.GRACE_SECONDS for block in blocks)
     assert spent + len(gpu_plan.PLANS) * START_UP <= BUDGET
 
 
 def test_all_parts_fit_into_the_minutes_without_a_plan() -> None:
-    assert sum(part.seconds(Job()) for part in gpu_plan.PARTS.values()) <= 60 * gpu_check.MINUTES
+    assert sum(part.seconds(Job()) for part in gpu_plan.PARTS.values()) <= 60 * check.MINUTES
 
 
 def test_the_seconds_of_a_part_grow_with_its_job() -> None:
@@ -224,13 +229,13 @@ def test_the_seconds_of_a_part_grow_with_its_job() -> None:
 def test_the_import_of_pytorch_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     """What it takes longer than the first compilation, which goes on beside it."""
     before = gpu_plan.PARTS["steps"].seconds(Job())
-    monkeypatch.setattr(gpu_speed, "IMPORT", gpu_speed.IMPORT + 10)
+    monkeypatch.setattr(speed, "IMPORT", speed.IMPORT + 10)
     assert gpu_plan.PARTS["steps"].seconds(Job()) == pytest.approx(before + 10)
 
 
 def names_of(*arguments: str) -> dict[str, tuple[str, ...]]:
-    options = gpu_check.parser().parse_args(arguments)
-    return {block.name: block.parts for block in gpu_check.chosen(options)}
+    options = check.parser().parse_args(arguments)
+    return {block.name: block.parts for block in check.chosen(options)}
 
 
 def test_what_a_plan_runs() -> None:
@@ -258,10 +263,10 @@ def test_a_plan_leaves_a_file_of_each_block_and_one_of_tables(
         jobs.append(job)
         return outcome(name)
 
-    monkeypatch.setattr(gpu_check, "run_part", run_part)
+    monkeypatch.setattr(check, "run_part", run_part)
     (tmp_path / "mnist").mkdir()
     arguments = ["--plan", plan, "--out", str(tmp_path / "found"), "--data-dir", str(tmp_path / "mnist")]
-    assert gpu_check.main([*arguments, *(["--only", "graph"] if plan == "second" else [])]) == 0
+    assert check.main([*arguments, *(["--only", "graph"] if plan == "second" else [])]) == 0
     blocks = [block.name for block in gpu_plan.PLANS[plan]]
     files = sorted(path.relative_to(tmp_path / "found").as_posix() for path in (tmp_path / "found").rglob("*"))
     assert files == sorted([*(f"{plan}-{name}.jsonl" for name in blocks), f"{plan}.md"])
@@ -278,13 +283,13 @@ def test_a_second_visit_leaves_what_the_first_found(
     gpu: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     """Another plan may use the folder; the same one may not."""
-    monkeypatch.setattr(gpu_check, "run_part", lambda name, *_: outcome(name))
+    monkeypatch.setattr(check, "run_part", lambda name, *_: outcome(name))
     for plan in gpu_plan.PLANS:
-        assert gpu_check.main(["--plan", plan, "--out", str(tmp_path)]) == 0
+        assert check.main(["--plan", plan, "--out", str(tmp_path)]) == 0
     before = {path: path.read_text() for path in tmp_path.iterdir()}
     capsys.readouterr()
     for plan, name in (("first", "first-kernels.jsonl"), ("second", "second-steps.jsonl")):
-        assert gpu_check.main(["--plan", plan, "--out", str(tmp_path)]) == 2
+        assert check.main(["--plan", plan, "--out", str(tmp_path)]) == 2
         message = f"--out {tmp_path}: has {name} of an earlier visit; name another folder"
         assert message in capsys.readouterr().err
     assert {path: path.read_text() for path in tmp_path.iterdir()} == before
@@ -292,17 +297,15 @@ def test_a_second_visit_leaves_what_the_first_found(
 
 def test_precisions_and_networks_can_be_named(gpu: None, monkeypatch: pytest.MonkeyPatch) -> None:
     jobs = []
-    monkeypatch.setattr(gpu_check, "run_part", lambda name, job, *_: jobs.append(job) or outcome(name))
-    assert gpu_check.main(["--only", "steps", "--precisions", "tf32,bf16", "--timed", "lenet5:64,vgg:32"]) == 0
+    monkeypatch.setattr(check, "run_part", lambda name, job, *_: jobs.append(job) or outcome(name))
+    assert check.main(["--only", "steps", "--precisions", "tf32,bf16", "--timed", "lenet5:64,vgg:32"]) == 0
     assert (jobs[0].precisions, jobs[0].timed) == (("tf32", "bf16"), (("lenet5", 64), ("vgg", 32)))
 
 
 def test_a_part_that_fails_stops_no_other(gpu: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        gpu_check, "run_part", lambda name, *_: outcome(name, "failed" if name == "graph" else "passed")
-    )
-    assert gpu_check.main(["--skip", "tests"]) == 1
-    assert gpu_check.main(["--skip", "tests,graph"]) == 0
+    monkeypatch.setattr(check, "run_part", lambda name, *_: outcome(name, "failed" if name == "graph" else "passed"))
+    assert check.main(["--skip", "tests"]) == 1
+    assert check.main(["--skip", "tests,graph"]) == 0
 
 
 def test_the_parts_of_a_block_share_its_time(
@@ -310,7 +313,7 @@ def test_the_parts_of_a_block_share_its_time(
 ) -> None:
     """By what they are predicted to take."""
     clock, given = [0.0], {}
-    monkeypatch.setattr(gpu_check.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(check.time, "monotonic", lambda: clock[0])
 
     def run(name: str, job: Job, seconds: float, file) -> Outcome:
         given[name] = seconds
@@ -319,15 +322,15 @@ def test_the_parts_of_a_block_share_its_time(
 
     shares = {"first": 1, "second": 2, "third": 1, "fourth": 9}
     parts = {name: Part(None, lambda job, share=share: share) for name, share in shares.items()}
-    monkeypatch.setattr(gpu_check, "PARTS", parts)
-    monkeypatch.setattr(gpu_check, "run_part", run)
+    monkeypatch.setattr(check, "PARTS", parts)
+    monkeypatch.setattr(check, "run_part", run)
     blocks = [Block("one", ("first", "second", "third"), 100.0), Block("two", ("fourth",), 30.0)]
-    found = gpu_check.run_blocks(blocks, TINY, None, lambda _: None)
+    found = check.run_blocks(blocks, TINY, None, lambda _: None)
     assert given == pytest.approx({"first": 25.0, "second": 60.0, "fourth": 30.0}), "in a block, for those behind"
     assert [part.status for part in found] == ["passed", "passed", "skipped", "passed"]
     assert found[2].reason == "no time left of 100 seconds"
-    monkeypatch.setattr(gpu_check, "run_blocks", lambda *_: found)
-    assert gpu_check.main([]) == 1, "what was not begun may not work"
+    monkeypatch.setattr(check, "run_blocks", lambda *_: found)
+    assert check.main([]) == 1, "what was not begun may not work"
     assert "3 of 4 parts passed" in capsys.readouterr().out
 
 
@@ -336,14 +339,14 @@ def test_what_there_was_no_time_for_is_named() -> None:
         raise AssertionError
 
     assert attempt(Clock(0), {"network": "vgg"}, never) == {"network": "vgg", "left_out": "no time left"}
-    found = gpu_check.judged(Outcome("steps", "", rows=[{"ok": True}, {"left_out": "no time left"}]), "")
+    found = check.judged(Outcome("steps", "", rows=[{"ok": True}, {"left_out": "no time left"}]), "")
     assert (found.status, found.reason) == ("passed", "1 of 2 rows left out")
-    assert gpu_check.judged(Outcome("steps", ""), "").reason == "it found nothing"
+    assert check.judged(Outcome("steps", ""), "").reason == "it found nothing"
 
 
 def test_without_a_gpu(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     with absent_cupy():
-        assert gpu_check.main(["--json", str(tmp_path / "found.json")]) == 2
+        assert check.main(["--json", str(tmp_path / "found.json")]) == 2
     assert "CuPy is not installed" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
 
@@ -364,7 +367,7 @@ def test_without_a_gpu(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     ],
 )
 def test_wrong_options(arguments: list[str], message: str, capsys: pytest.CaptureFixture) -> None:
-    assert gpu_check.main(arguments) == 2
+    assert check.main(arguments) == 2
     assert message in capsys.readouterr().err
 
 
@@ -376,42 +379,42 @@ def test_files_are_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pyte
         raise OSError("no space left on device")
 
     with monkeypatch.context() as context:
-        context.setattr(gpu_check.os, "replace", full)
+        context.setattr(check.os, "replace", full)
         with pytest.raises(OSError, match="no space"):
-            gpu_check.write(file, "after")
+            check.write(file, "after")
     assert file.read_text() == "before"
     assert [path.name for path in tmp_path.iterdir()] == ["found.json"]
 
 
 def test_the_tables_go_between_the_marks(tmp_path: Path) -> None:
     file = tmp_path / "performance.md"
-    assert gpu_check.document(file, "tables\n") == "tables\n"
+    assert check.document(file, "tables\n") == "tables\n"
     file.write_text("top\n<!-- gpu -->\n\nold\n\n<!-- end -->\nbottom\n")
-    assert gpu_check.document(file, "new\n") == "top\n<!-- gpu -->\n\nnew\n\n<!-- end -->\nbottom\n"
+    assert check.document(file, "new\n") == "top\n<!-- gpu -->\n\nnew\n\n<!-- end -->\nbottom\n"
     file.write_text("no marks\n")
-    assert gpu_check.document(file, "tables\n") == "tables\n"
+    assert check.document(file, "tables\n") == "tables\n"
 
 
 def test_tables() -> None:
     rows = [{"network": "vgg", "ms": 0.12345, "ok": True}, {"network": "a|b", "bytes": 1234567, "sha": "ab" * 32}]
-    assert gpu_check.table(rows).splitlines() == [
+    assert check.table(rows).splitlines() == [
         "| network | ms | bytes | sha | ok |",
         "| --- | --- | --- | --- | --- |",
         "| vgg | 0.123 |  |  | True |",
         "| a\\|b |  | 1,234,567 | abababababab |  |",
     ]
-    assert gpu_check.plain(float("nan")) == "nan"
-    assert (gpu_check.shown(True), gpu_check.shown(12345.6)) == ("True", "12,346")
+    assert check.plain(float("nan")) == "nan"
+    assert (check.shown(True), check.shown(12345.6)) == ("True", "12,346")
 
 
 def test_tables_say_what_a_precision_is() -> None:
     note = "In bf16 and tf32 the factors of matrix products are rounded"
-    assert note in gpu_check.markdown([Outcome("steps", "passed", rows=[{"precision": "bf16"}])])
-    assert note not in gpu_check.markdown([outcome("machine")])
+    assert note in check.markdown([Outcome("steps", "passed", rows=[{"precision": "bf16"}])])
+    assert note not in check.markdown([outcome("machine")])
 
 
 def test_the_script_names_its_parts() -> None:
-    assert set(gpu_check.PARTS) == {
+    assert set(check.PARTS) == {
         *("machine", "tests", "kernels", "graph", "determinism"),
         *("accuracy", "steps", "bandwidth", "costs", "sanitizer"),
     }

@@ -7,14 +7,14 @@ import subprocess
 import sys
 from functools import partial
 
-import gpu_model
 import pytest
-from bench_engine import image_shape
 from device.fake_cupy import make_fake_cupy
 from device.fixtures import installed_cupy
-from gpu_model import Card, Step
 from trainers import random_split
 
+from bench.engine import image_shape
+from gpu import model as gpu_model
+from gpu.model import Card, Step
 from gpucnn import SGD, Conv2D, MaxPool2D, ReLU, Sequential, SoftmaxCrossEntropy, Trainer, get_backend, zoo
 from gpucnn.data import DeviceDataset, Normalization
 

@@ -12,16 +12,14 @@ from dataclasses import replace
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
-import gpu_engines
-import gpu_job
-import gpu_model
-import gpu_speed
 import numpy as np
 import pytest
 from device.fixtures import fake_cupy, requires_compiler
-from gpu_job import Clock, Job, Row, attempt
 from gpu_job_of_tests import BROKEN, TINY, cupy_of_children, rows_of
 
+from gpu import engines, speed
+from gpu.job import Clock, Job, Row, attempt
+from gpu.model import CARDS, SHARE, predict
 from gpucnn import zoo
 
 __all__ = ["cupy_of_children"]  # a fixture of the tests below
@@ -30,7 +28,7 @@ cupy = fake_cupy  # under the name that the tests speak of
 
 @requires_compiler
 def test_steps(cupy: ModuleType, cupy_of_children: None) -> None:
-    peer, *rows = rows_of(gpu_speed.steps)
+    peer, *rows = rows_of(speed.steps)
     assert peer["missing"] == "PyTorch is not installed"
     assert len(rows) == 2
     for row in rows:
@@ -69,17 +67,17 @@ def test_what_matters_most_is_timed_first(monkeypatch: pytest.MonkeyPatch) -> No
 
     properties = SimpleNamespace(getDeviceProperties=lambda device: {"name": b"NVIDIA H100 80GB HBM3"})
     backend = SimpleNamespace(xp=SimpleNamespace(cuda=SimpleNamespace(runtime=properties)), device=0)
-    monkeypatch.setattr(gpu_speed, "Worker", Worker)
-    monkeypatch.setattr(gpu_speed, "time_network", time_network)
-    monkeypatch.setattr(gpu_speed, "make_backend", lambda device: backend)
+    monkeypatch.setattr(speed, "Worker", Worker)
+    monkeypatch.setattr(speed, "time_network", time_network)
+    monkeypatch.setattr(speed, "make_backend", lambda device: backend)
     job = Job(timed=(("lenet5", 64), ("vgg", 512)))
-    rows = rows_of(gpu_speed.steps, job)
+    rows = rows_of(speed.steps, job)
     assert [order[:2] for order in asked[:6]] == [
         (precision, network) for precision in ("bf16", "tf32", "float32") for network in ("lenet5", "vgg")
     ]
     assert asked[0][2] == ("graph, implicit", "graph, columns", "torch graph")
     assert ["torch compiled" in kinds for *_, kinds in asked] == [False] * 12 + [True] * 6
-    step = gpu_model.predict("vgg", 512, "bf16", "implicit", gpu_model.CARDS["H100"])
+    step = predict("vgg", 512, "bf16", "implicit", CARDS["H100"])
     assert rows[1]["graph, implicit, predicted, ms"] == pytest.approx(1e3 * step.seconds)
     assert rows[1]["graph, implicit, predicted, ms"] < rows[1]["graph, columns, predicted, ms"]
     assert rows[1]["PyTorch's precision"] == "autocast to bf16"
@@ -89,25 +87,25 @@ def test_ratios_are_those_of_a_round() -> None:
     kinds = "eager, columns", "graph, columns", "torch eager", "torch graph"
     answers = {kind: {"size": 1.0, "bytes": 2e6} for kind in kinds}
     rounds = [dict(zip(kinds, seconds, strict=True)) for seconds in ((4.0, 1.0, 9.0, 2.0), (9, 3, 3, 9), (4, 2, 9, 10))]
-    found = gpu_speed.summary(answers, rounds)
+    found = speed.summary(answers, rounds)
     assert (found["ratio"], found["ratio, from"], found["ratio, to"]) == (2.0, 1.0, 4.5)
     assert (found["graph, columns, ms"], found["gpucnn, MB"], found["ok"]) == (2000, 2, True)
     answers["torch eager"]["size"] = 1.1
-    assert not gpu_speed.summary(answers, rounds)["ok"], "they compute different things"
+    assert not speed.summary(answers, rounds)["ok"], "they compute different things"
 
 
 def test_what_the_peer_cannot_do_is_no_failure_of_ours() -> None:
     answers = {"graph": {"size": 1.0, "bytes": 1}, "torch compiled": {"error": "no compiler"}}
-    found = gpu_speed.summary(answers, [{"graph": 1.0}])
+    found = speed.summary(answers, [{"graph": 1.0}])
     assert found["ok"] and found["missing"] == "torch compiled: no compiler" and "ratio" not in found
     answers = {"graph": {"error": "refused"}, "torch eager": {"size": 1.0, "bytes": 1}}
-    assert not gpu_speed.summary(answers, [{"torch eager": 1.0}])["ok"]
+    assert not speed.summary(answers, [{"torch eager": 1.0}])["ok"]
     answers["graph"] = {"left_out": "no time left"}
-    assert gpu_speed.summary(answers, [{"torch eager": 1.0}])["ok"]
+    assert speed.summary(answers, [{"torch eager": 1.0}])["ok"]
 
 
 def test_a_worker_that_died_is_started_anew() -> None:
-    worker = gpu_speed.Worker()
+    worker = speed.Worker()
     assert worker.ask(do="forget") == {}
     worker.process.kill()
     worker.process.wait()
@@ -149,7 +147,7 @@ for line in sys.stdin:
 GRAPHS = "graph, implicit", "graph, columns", "torch graph"
 
 
-class Worker(gpu_speed.Worker):
+class Worker(speed.Worker):
     """One that keeps what it was told."""
 
     def __init__(self) -> None:
@@ -164,8 +162,8 @@ class Worker(gpu_speed.Worker):
 @pytest.fixture
 def workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Worker]]:
     """The processes of the part `steps`, with stubs of engines."""
-    (tmp_path / "gpu_engines.py").write_text(STUB)
-    monkeypatch.setattr(gpu_speed, "FOLDER", tmp_path)
+    (tmp_path / "engines.py").write_text(STUB)
+    monkeypatch.setattr(speed, "FOLDER", tmp_path)
     monkeypatch.setenv("FAULTS", "{}")
     monkeypatch.setenv("KINDS", json.dumps(GRAPHS))
     found = {"gpucnn": Worker(), "torch": Worker()}
@@ -175,7 +173,7 @@ def workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[st
 
 
 def time_lenet5(workers: dict[str, Worker], clock: Clock) -> Row:
-    return gpu_speed.time_network(TINY, clock, workers, GRAPHS, "lenet5", 2, "float32")
+    return speed.time_network(TINY, clock, workers, GRAPHS, "lenet5", 2, "float32")
 
 
 @pytest.mark.parametrize("slow", GRAPHS)
@@ -185,7 +183,7 @@ def test_a_set_up_that_is_stopped_takes_no_other_process_with_it(
     """Its own forgets what was set up before; what comes later is not asked for."""
     monkeypatch.setenv("FAULTS", json.dumps({f"set up {slow}": {"sleep": 60}}))
     for name in ("SET_UP", "PEER_SET_UP"):
-        monkeypatch.setattr(gpu_speed, name, 0.1)
+        monkeypatch.setattr(speed, name, 0.1)
     row = time_lenet5(workers, Clock(2))
     if slow == "torch graph":
         assert (row["ok"], row["missing"], row["gpucnn, MB"]) == (True, "torch graph: no time left", 2)
@@ -201,8 +199,8 @@ def test_a_set_up_that_is_stopped_takes_no_other_process_with_it(
 
 
 def test_a_row_is_begun_if_its_set_ups_are_expected_to_fit(workers: dict[str, Worker]) -> None:
-    assert gpu_speed.set_up_seconds(GRAPHS) == 2 * gpu_speed.SET_UP + gpu_speed.PEER_SET_UP
-    assert gpu_speed.set_up_seconds(["torch compiled"]) > gpu_speed.PEER_SET_UP
+    assert speed.set_up_seconds(GRAPHS) == 2 * speed.SET_UP + speed.PEER_SET_UP
+    assert speed.set_up_seconds(["torch compiled"]) > speed.PEER_SET_UP
     assert time_lenet5(workers, Clock(5)) == {"left_out": "no time left"}
     assert not any(worker.process for worker in workers.values())
     assert "ratio" in time_lenet5(workers, Clock(60))
@@ -231,12 +229,12 @@ def test_a_process_in_which_something_failed_serves_no_other_network(
 def test_a_turn_that_fails_ends_the_rounds(workers: dict[str, Worker], monkeypatch: pytest.MonkeyPatch) -> None:
     """Rounds before it count: in the fifth turn of a process the second round begins."""
     monkeypatch.setenv("FAULTS", json.dumps({"turn graph, implicit": {"answer": {"error": "refused"}, "turns": 5}}))
-    row = gpu_speed.time_network(replace(TINY, rounds=5), Clock(60), workers, GRAPHS, "lenet5", 2, "float32")
+    row = speed.time_network(replace(TINY, rounds=5), Clock(60), workers, GRAPHS, "lenet5", 2, "float32")
     assert (row["ok"], row["missing"], row["graph, implicit, ms"]) == (False, "graph, implicit: refused", 10)
     assert workers["torch"].orders.count("turn torch graph") == 3
     assert workers["gpucnn"].process is None, "it serves no other network"
     monkeypatch.setenv("FAULTS", json.dumps({"turn torch graph": {"sleep": 60}}))
-    monkeypatch.setattr(gpu_speed, "TURN", 0.5)
+    monkeypatch.setattr(speed, "TURN", 0.5)
     workers["torch"].close()
     clock = Clock(600)
     clock.end = time.monotonic() + 7
@@ -255,9 +253,9 @@ def test_an_import_of_pytorch_that_takes_long_delays_no_step(
     if ends != "at once":
         faults["import torch"] = {"waits for": str(tmp_path / "begun")}
     monkeypatch.setenv("FAULTS", json.dumps(faults))
-    monkeypatch.setattr(gpu_speed, "IMPORT_MOST", 60 if ends == "at once" else 0.1)
-    monkeypatch.setattr(gpu_speed, "make_backend", lambda device: None)
-    rows = rows_of(gpu_speed.steps)
+    monkeypatch.setattr(speed, "IMPORT_MOST", 60 if ends == "at once" else 0.1)
+    monkeypatch.setattr(speed, "make_backend", lambda device: None)
+    rows = rows_of(speed.steps)
     missing = "PyTorch, which is still being imported"
     if ends == "never":
         assert rows.pop() == {"network": "all", "missing": "PyTorch, whose import took longer than all steps of gpucnn"}
@@ -282,14 +280,14 @@ def test_after_an_error_that_stays_no_more_is_tried(monkeypatch: pytest.MonkeyPa
         assert other == about | (left_out if is_broken else {"ok": True})
     turn = {"do": "turn", "kind": "graph", "steps": 1}
     for device, more in (("gpu:0", {}), ("gpu:1", {"broken": True})):
-        assert gpu_engines.answer({**turn, "device": device}, {}) == {"error": "KeyError: 'graph'"} | more
+        assert engines.answer({**turn, "device": device}, {}) == {"error": "KeyError: 'graph'"} | more
 
 
 @requires_compiler
 def test_bandwidth(cupy: ModuleType) -> None:
-    copy, *rows = rows_of(gpu_speed.bandwidth)
+    copy, *rows = rows_of(speed.bandwidth)
     assert (copy["kernel"], copy["bytes"], copy["share"]) == ("copy", 2 * 2 * 6 * 6 * 4 * 4, 1)
-    assert [row["kernel"] for row in rows] == list(gpu_speed.MEMORY_BOUND)
+    assert [row["kernel"] for row in rows] == list(speed.MEMORY_BOUND)
     pixels = 2 * 6 * 6 * 4
     sizes = {row["kernel"]: row["bytes"] / pixels for row in rows}
     assert sizes == {
@@ -303,16 +301,16 @@ def test_bandwidth(cupy: ModuleType) -> None:
 
 
 def test_every_kernel_that_is_bound_by_memory_has_a_prediction() -> None:
-    x, card = np.zeros(gpu_job.Job().images, np.uint8), gpu_model.CARDS["H100"]
-    found = {name: gpu_speed.expected(card, name, x)["predicted, ms"] for name in gpu_speed.MEMORY_BOUND}
+    x, card = np.zeros(Job().images, np.uint8), CARDS["H100"]
+    found = {name: speed.expected(card, name, x)["predicted, ms"] for name in speed.MEMORY_BOUND}
     moved = 2 * 4 * x.size
-    assert found["relu"] == pytest.approx(1e3 * moved / card.bandwidth / gpu_model.SHARE)
+    assert found["relu"] == pytest.approx(1e3 * moved / card.bandwidth / SHARE)
     assert min(found.values()) > 0 and max(found, key=found.get) == "im2col 3x3"
 
 
 @requires_compiler
 def test_costs(cupy: ModuleType, cupy_of_children: None) -> None:
-    rows = rows_of(gpu_speed.costs)
+    rows = rows_of(speed.costs)
     assert all(row["microseconds"] > 0 for row in rows)
     graphs = [row["what"] for row in rows if "graph" in row["what"]]
     assert graphs == ["graph of 1 kernels", "graph of 3 kernels", "graph of a matrix product"]
@@ -326,15 +324,15 @@ def test_costs(cupy: ModuleType, cupy_of_children: None) -> None:
 @pytest.mark.parametrize("precision", ["float32", "tf32", "bf16"])
 def test_a_step_of_pytorch_is_a_step_of_ours(precision: str, kind: str, tmp_path: Path) -> None:
     pytest.importorskip("torch")
-    from bench_worker import make_batch, make_trainer
-    from torch_nets import save_network
+    from bench.torch_nets import save_network
+    from bench.worker import make_batch, make_trainer
 
     model, shape = zoo.lenet5(), (28, 28, 1)
     model.build(shape, "cpu", seed=0)
     save_network(model, str(tmp_path / "lenet5"))
     x, labels = make_batch(8, shape)
     order = {"path": str(tmp_path / "lenet5"), "precision": precision, "kind": kind}
-    step = gpu_engines.TorchStep(order, x, labels, "cpu")
+    step = engines.TorchStep(order, x, labels, "cpu")
     within = {"float32": 1e-5, "tf32": 1e-5, "bf16": 2e-2}[precision]  # a CPU has no tf32
     assert step.size() == pytest.approx(np.abs(model.predict(x)).mean(), rel=within)
     trainer = make_trainer(model, len(x))
@@ -346,5 +344,5 @@ def test_a_step_of_pytorch_is_a_step_of_ours(precision: str, kind: str, tmp_path
 
 
 def test_pytorch_without_a_gpu_is_said() -> None:
-    answer = gpu_engines.answer({"do": "import torch"}, {})
+    answer = engines.answer({"do": "import torch"}, {})
     assert "PyTorch" in answer.get("unavailable", "") or set(answer) == {"torch"}

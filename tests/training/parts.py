@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from bench_engine import image_shape
 from trainers import make_trainer
 
+from bench.engine import image_shape
 from gpucnn import Sequential, WeightAverage, layers, losses
 from gpucnn.backend.reference import Backend
 from gpucnn.data import Augmentation, DeviceDataset

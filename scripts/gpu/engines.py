@@ -1,4 +1,4 @@
-"""What the part `steps` of `scripts/gpu_check.py` times, in a process for gpucnn and another one for PyTorch.
+"""What the part `steps` of `scripts/gpu/check.py` times, in a process for gpucnn and another one for PyTorch.
 
 Reads an order (JSON) from each line of input and answers it with a line: `import torch`, `set up` a kind of training
 step on one network, take a `turn` of some steps, `forget` all that was set up. Neither process imports what the other
@@ -14,10 +14,15 @@ import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from functools import partial
+from pathlib import Path
 from typing import Any
 
+ROOT = Path(__file__).resolve().parents[2]
+sys.path[:0] = [str(ROOT), str(ROOT / "scripts")]
+
 import numpy as np
-from bench_worker import LEARNING_RATE, MOMENTUM, Engine, make_batch, make_trainer
+
+from bench.worker import LEARNING_RATE, MOMENTUM, Engine, make_batch, make_trainer
 
 WARM_UP = 3  # steps that compile and allocate
 
@@ -33,8 +38,7 @@ class Unavailable(Exception):
 
 def gpucnn_step(order: Order, x: Any, labels: Any) -> Engine:
     """A step of gpucnn, kernel by kernel or as one graph, in one way to convolve: such as "graph, implicit"."""
-    from gpu_job import make_backend
-
+    from gpu.job import make_backend
     from gpucnn import zoo
 
     launched, _, convolution = order["kind"].partition(", ")
@@ -81,7 +85,8 @@ class TorchStep:
 
     def __init__(self, order: Order, x: Any, labels: Any, device: str):
         import torch
-        from torch_nets import load_network
+
+        from bench.torch_nets import load_network
 
         self.torch, self.device, self.precision = torch, device, order["precision"]
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = self.precision == "tf32"
@@ -214,7 +219,7 @@ def is_broken(order: Order) -> bool:
         if order.get("kind", "torch").startswith("torch"):
             import_torch().cuda.synchronize()
         else:
-            from gpu_job import gpu_error
+            from gpu.job import gpu_error
 
             return bool(gpu_error(order.get("device", "")))
     except Exception as error:
@@ -232,7 +237,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    from pathlib import Path
-
-    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
     main()

@@ -1,4 +1,4 @@
-"""How `fuzz.py` changes files: bytes at random, boundary values where numbers may be, and texts by their grammar."""
+"""How `run.py` changes files: bytes at random, boundary values where numbers may be, and texts by their grammar."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The parts of `scripts/gpu_check.py` that say how fast everything is; each yields rows."""
+"""The parts of `scripts/gpu/check.py` that say how fast everything is; each yields rows."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import bench_ops
 import numpy as np
-from bench_engine import image_shape
-from gpu_job import NO_TIME, PEER_PRECISIONS, WAYS, Clock, Job, Row, attempt, make_backend
-from gpu_model import Card, card_named, col2im_instructions, kernel_seconds, predict
-from gpu_parts import graph_facts
-from torch_nets import save_network
 
+from bench import ops
+from bench.engine import image_shape
+from bench.torch_nets import save_network
+from gpu.job import NO_TIME, PEER_PRECISIONS, WAYS, Clock, Job, Row, attempt, make_backend
+from gpu.model import Card, card_named, col2im_instructions, kernel_seconds, predict
+from gpu.parts import graph_facts
 from gpucnn import zoo
 from gpucnn.backend import Backend
 from gpucnn.backend.gpu.sums import ADD_BIAS
@@ -62,7 +62,7 @@ class Worker:
     def tell(self, **order: Any) -> None:
         """Give an order; do not wait for the answer."""
         if self.process is None:
-            command = [sys.executable, str(FOLDER / "gpu_engines.py")]
+            command = [sys.executable, str(FOLDER / "engines.py")]
             self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         with contextlib.suppress(BrokenPipeError):  # there will be no answer
             self.process.stdin.write(json.dumps(order) + "\n")
@@ -297,7 +297,7 @@ def bandwidth(job: Job, clock: Clock) -> Iterator[Row]:
     backend = make_backend(job.device)
     source, target = random_array(backend, job.images), backend.empty(job.images)
     moved, copy = 2 * source.nbytes, partial(backend.xp.copyto, target, source)
-    rate = moved / bench_ops.time_call(backend, copy)
+    rate = moved / ops.time_call(backend, copy)
     yield {"kernel": "copy", "bytes": moved, "seconds": moved / rate, "bytes_per_second": rate, "share": 1.0}
     card = card_of(backend)
     for name, prepare in MEMORY_BOUND.items():
@@ -314,7 +314,7 @@ def expected(card: Card | None, name: str, x: Any) -> Row:
 
 
 def works(name: str, n: int) -> list[tuple]:
-    """Return the kernels of a row on n pixels, as `gpu_model.kernel_seconds` takes them."""
+    """Return the kernels of a row on n pixels, as `gpu.model.kernel_seconds` takes them."""
     taps, pooled, FLOAT = WINDOW.taps, n // POOLING.taps, 4
     columns = (taps + 1) * n * FLOAT
     return {
@@ -337,7 +337,7 @@ def works(name: str, n: int) -> list[tuple]:
 def measure_kernel(backend: Backend, prepare: Callable, x: Any, rate: float) -> Row:
     """Time a kernel; `prepare` returns a call of it and the bytes that it must move at least."""
     call, moved = prepare(backend, x)
-    seconds = bench_ops.time_call(backend, call)
+    seconds = ops.time_call(backend, call)
     return {
         "bytes": moved,
         "seconds": seconds,
@@ -435,7 +435,7 @@ def _gather_batch(backend: Backend, x: Any) -> tuple[Callable, int]:
     labels, cursor, y = (backend.zeros((size,), dtype) for size, dtype in ((N, "int32"), (1, "int64"), (N, "int32")))
     scale, shift, out = (backend.zeros(shape) for shape in ((C,), (C,), x.shape))
     call = "gather_batch", (images, labels, order, cursor, scale, shift), {"x": out, "y": y}
-    return bench_ops.repeatable(call, backend), nbytes(images, out)
+    return ops.repeatable(call, backend), nbytes(images, out)
 
 
 WINDOW, POOLING = Window((3, 3), padding=((1, 1), (1, 1))), Window((2, 2), stride=(2, 2))
@@ -485,7 +485,7 @@ def costs(job: Job, clock: Clock) -> Iterator[Row]:
 
 def cost(backend: Backend, call: Callable[[], Any]) -> Row:
     """Return the microseconds of a call among many, the wait for the last one included."""
-    return {"microseconds": 1e6 * bench_ops.time_call(backend, call)}
+    return {"microseconds": 1e6 * ops.time_call(backend, call)}
 
 
 def graph_cost(backend: Backend, call: Callable[[], Any], count: int) -> Row:

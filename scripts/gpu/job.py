@@ -1,4 +1,4 @@
-"""What the parts of `scripts/gpu_check.py` share: what is asked of them, their time, and how a backend is made."""
+"""What the parts of `scripts/gpu/check.py` share: what is asked of them, their time, and how a backend is made."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """A training run to be hurt: `gpucnn train` with a log that survives a kill, and one fault at a chosen moment.
 
-`scripts/faults.py` starts it as `faults_child.py LOG PLAN train ...`. PLAN is JSON: `{}` for no fault, or
+`scripts/faults/run.py` starts it as `faults/child.py LOG PLAN train ...`. PLAN is JSON: `{}` for no fault, or
 
-    {"step": 40, "mean_rstd": ["write"], "skip": 0, "times": 2, "do": "ENOSPC", "then": "SIGKILL"}
+    {"step": 40, "moments": ["write"], "skip": 0, "times": 2, "do": "ENOSPC", "then": "SIGKILL"}
 
 From the first checkpoint of step 40 or later on, moments of these names meet the fault, `times` of them, after the
 first `skip`: a signal that the process sends itself, or an error that the call raises. Moments are the calls that put a
@@ -24,7 +24,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from gpucnn.cli.blas import restart_with_fast_kernels
 from gpucnn.cli.main import main
@@ -59,7 +59,7 @@ class Fault:
 
     def moment(self, name: str) -> None:
         """Let the fault happen if it is time."""
-        if not self.armed or name not in self.plan["mean_rstd"] or not self.left:
+        if not self.armed or name not in self.plan["moments"] or not self.left:
             return
         if self.skip:
             self.skip -= 1

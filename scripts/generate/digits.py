@@ -1,6 +1,6 @@
 """Write gpucnn/data/digits.npz from scikit-learn's copy of the UCI optical digits.
 
-    python scripts/make_digits.py [FILE]
+    python scripts/generate/digits.py [FILE]
 
 scikit-learn is needed here only; the library reads the result with NumPy alone.
 """
@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from sklearn.datasets import load_digits
 
-DEFAULT_FILE = Path(__file__).resolve().parents[1] / "gpucnn" / "data" / "digits.npz"
+DEFAULT_FILE = Path(__file__).resolve().parents[2] / "gpucnn" / "data" / "digits.npz"
 
 
 def write_digits(path: Path) -> None:

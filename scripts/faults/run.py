@@ -1,7 +1,7 @@
 """Hurt training runs in all the ways that machines do, and see that each goes on and ends as if nothing had been.
 
-    python scripts/faults.py --runs 5 --kills 20
-    python scripts/faults.py --cost --dataset mnist --data-dir DIR
+    python scripts/faults/run.py --runs 5 --kills 20
+    python scripts/faults/run.py --cost --dataset mnist --data-dir DIR
 
 Each run is made once in peace, for the SHA-256 of its weights, and once with faults: each ends it or damages what it
 wrote, and it is started again with --resume. Printed are the steps that had to be made again and every promise that was
@@ -19,11 +19,12 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+ROOT = Path(__file__).resolve().parents[2]
+sys.path[:0] = [str(ROOT), str(ROOT / "scripts")]
 
-from bench import machine
-from faults_kinds import KINDS, Kind
-from faults_victim import Victim
+from bench.main import machine
+from faults.kinds import KINDS, Kind
+from faults.victim import Victim
 
 SETTINGS = (  # between them all that a checkpoint carries for a network without dropout and normalization
     "--optimizer sgd --momentum 0.9 --average 0.99 --shift 1 --schedule cosine --threads 1",

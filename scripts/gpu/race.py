@@ -1,6 +1,6 @@
-"""Launch each hand-written kernel once, on small arrays: what the part `sanitizer` of `scripts/gpu_check.py` watches.
+"""Launch each hand-written kernel once, on small arrays: what the part `sanitizer` of `scripts/gpu/check.py` watches.
 
-    compute-sanitizer --tool racecheck python scripts/gpu_race.py
+    compute-sanitizer --tool racecheck python scripts/gpu/race.py
 
 Prints a line "kernel NAME" for each kernel that is launched. The arrays are just large enough for several blocks,
 several tiles, and partial sums in several parts.
@@ -14,11 +14,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+ROOT = Path(__file__).resolve().parents[2]
+sys.path[:0] = [str(ROOT), str(ROOT / "scripts")]
 
 import numpy as np
-from gpu_job import PRECISIONS, make_backend, random_data
 
+from gpu.job import PRECISIONS, make_backend, random_data
 from gpucnn import (
     SGD,
     BatchNorm2D,

@@ -1,4 +1,4 @@
-"""The mutations of `scripts/mutations.py`: one mistake each, of the kind that people make."""
+"""The mutations of `scripts/mutations/run.py`: one mistake each, of the kind that people make."""
 
 from __future__ import annotations
 
@@ -511,59 +511,63 @@ def checkpoints(what: str, file: str, before: str, after: str) -> Mutation:
 CHECKPOINTS = [
     checkpoints(
         "the content may come to the disk after the name",
-        "checkpoints/file.py",
+        "training/checkpoints/file.py",
         "            os.fsync(file.fileno())\n",
         "",
     ),
-    checkpoints("the name may never come to the disk", "checkpoints/file.py", "    sync_folder(path.parent)\n", ""),
+    checkpoints(
+        "the name may never come to the disk", "training/checkpoints/file.py", "    sync_folder(path.parent)\n", ""
+    ),
     checkpoints(
         "written in place",
-        "checkpoints/file.py",
+        "training/checkpoints/file.py",
         'temporary = path.with_name(f".{path.name}.{os.getpid()}{TEMPORARY}")',
         "temporary = path",
     ),
     checkpoints(
-        "a second signal leaves half a file", "checkpoints/file.py", "except BaseException:", "except OSError:"
+        "a second signal leaves half a file", "training/checkpoints/file.py", "except BaseException:", "except OSError:"
     ),
     checkpoints(
         "damage not noticed",
-        "checkpoints/file.py",
+        "training/checkpoints/file.py",
         "if checksum(arrays, metadata[ABOUT]) != metadata[CHECKSUM]:",
         "if False:",
     ),
     checkpoints(
         "a damaged one ends the search",
-        "checkpoints/folder.py",
+        "training/checkpoints/folder.py",
         'say(f"{error}; trying the one before")',
         "return None",
     ),
-    checkpoints("damaged ones take the place of new ones", "checkpoints/folder.py", "[*paths[:at], *paths", "[*paths"),
+    checkpoints(
+        "damaged ones take the place of new ones", "training/checkpoints/folder.py", "[*paths[:at], *paths", "[*paths"
+    ),
     checkpoints(
         "those of another run taken",
-        "checkpoints/run.py",
+        "training/checkpoints/run.py",
         'if found := list(differences(about["settings"], self.settings)):',
         "if False:",
     ),
     checkpoints(
         "the average does not know that it has begun",
-        "checkpoints/run.py",
+        "training/checkpoints/run.py",
         "        self.trainer.on_state_loaded()\n",
         "",
     ),
     checkpoints(
         "the best one told of though it is not there",
-        "checkpoints/saver.py",
+        "training/checkpoints/saver.py",
         "            self.run.results = before\n",
         "            pass\n",
     ),
     checkpoints(
         "a second signal not heard",
-        "checkpoints/saver.py",
+        "training/checkpoints/saver.py",
         "            raise Stopped(number)\n",
         "            return\n",
     ),
-    checkpoints("an epoch begins again", "train.py", ", done=run.batch)", ")"),
-    checkpoints("place in the epoch left out", "data/resident.py", '"cursor": self._cursor, ', ""),
+    checkpoints("an epoch begins again", "cli/train.py", ", done=run.batch)", ")"),
+    checkpoints("place in the epoch left out", "data/device_dataset.py", '"cursor": self._cursor, ', ""),
 ]
 
 MUTATIONS = [

@@ -7,7 +7,8 @@ import statistics
 from typing import Any
 
 import numpy as np
-from bench_engine import Engine, make_job, take_turns
+
+from bench.engine import Engine, make_job, take_turns
 
 Engines = dict[tuple[int, int], Engine]  # by batch size and number of threads
 

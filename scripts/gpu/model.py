@@ -1,11 +1,11 @@
 """Predict what a training step takes on an H100 or H200: arithmetic on counted instructions and bytes, no measurement.
 
-    python scripts/gpu_model.py
-    python scripts/gpu_model.py --networks vgg --batch-sizes 512 --families
+    python scripts/gpu/model.py
+    python scripts/gpu/model.py --networks vgg --batch-sizes 512 --families
 
 A kernel takes as long as its slowest resource is busy: bytes at the memory's rate, instructions at the rate at which
 they are issued, products at that of cuBLAS or of the kernel's own inner loop. To this comes the latency of its node in
-the graph. `scripts/gpu_check.py` writes these figures beside those that it measures, so that it shows which of the
+the graph. `scripts/gpu/check.py` writes these figures beside those that it measures, so that it shows which of the
 assumptions below are wrong.
 """
 
@@ -22,11 +22,11 @@ from functools import cache
 from itertools import pairwise
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+ROOT = Path(__file__).resolve().parents[2]
+sys.path[:0] = [str(ROOT), str(ROOT / "scripts")]
 
-from bench_engine import image_shape
-from gpu_job import PRECISIONS
-
+from bench.engine import image_shape
+from gpu.job import PRECISIONS
 from gpucnn import BatchNorm2D, Conv2D, Dense, GlobalAveragePool2D, MaxPool2D, ReLU, Residual, Sequential, Sigmoid, zoo
 from gpucnn.backend.gpu.convolution import ALGORITHMS, COLUMN_BYTES
 from gpucnn.backend.gpu.implicit import DEPTH, TILE, dw_parts
@@ -314,8 +314,8 @@ def lines(options: argparse.Namespace) -> Iterator[str]:
                     yield f"| {' | '.join(map(str, cells))} |"
                     if options.families:
                         for family in dict.fromkeys((*columns.families, *implicit.families)):
-                            lr_factors = (f"{1e3 * step.families[family]:.3f}" for step in (columns, implicit))
-                            yield f"| {family} | | | | {' | '.join(lr_factors)} | | | |"
+                            times = (f"{1e3 * step.families[family]:.3f}" for step in (columns, implicit))
+                            yield f"| {family} | | | | {' | '.join(times)} | | | |"
 
 
 def parser() -> argparse.ArgumentParser:

@@ -1,4 +1,4 @@
-"""The faults of `scripts/faults.py`, one function each: it starts a session of a run, and hurts it."""
+"""The faults of `scripts/faults/run.py`, one function each: it starts a session of a run, and hurts it."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from faults_child import MOMENTS
-from faults_victim import Session, Victim
+from faults.child import MOMENTS
+from faults.victim import Session, Victim
 
 __all__ = ["KINDS", "Kind"]
 
@@ -78,12 +78,12 @@ def wait_past(session: Session, victim: Victim, step: int) -> None:
     time.sleep(victim.rng.uniform(0, 2 * victim.every * victim.seconds_per_step))
 
 
-def planned(do: str, mean_rstd: tuple[str, ...] = MOMENTS, most_skipped: int = 0, **more: Any) -> Callable:
+def planned(do: str, moments: tuple[str, ...] = MOMENTS, most_skipped: int = 0, **more: Any) -> Callable:
     """Return what lets a session meet a fault while it writes a checkpoint."""
 
     def hurt(victim: Victim, step: int) -> Session:
         skip = victim.rng.randint(0, most_skipped)
-        return victim.start({"step": step, "mean_rstd": mean_rstd, "skip": skip, "do": do, **more})
+        return victim.start({"step": step, "moments": moments, "skip": skip, "do": do, **more})
 
     return hurt
 

@@ -1,4 +1,4 @@
-"""A training run that `scripts/faults.py` hurts: its processes, what they leave, and whether that is as promised."""
+"""A training run that `scripts/faults/run.py` hurts: its processes, what they leave, whether that is as promised."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from typing import TYPE_CHECKING, Any
 from gpucnn.training.checkpoints import Checkpoints, DamagedError, read
 
 if TYPE_CHECKING:
-    from faults_kinds import Kind
+    from faults.kinds import Kind
 
 __all__ = ["CHILD", "Injury", "Session", "Victim"]
 
-CHILD = Path(__file__).with_name("faults_child.py")
+CHILD = Path(__file__).with_name("child.py")
 KEEP, TIMEOUT = 3, 600
 
 
@@ -124,7 +124,7 @@ class Victim:
         session = self._start("peace", {}, [])
         self.expected = self._finish(session)
         if self.broken:
-            raise SystemExit(f"faults.py: {self.broken[0]}")
+            raise SystemExit(f"faults/run.py: {self.broken[0]}")
         lines = session.lines()
         self.steps = lines[-1][2]
         self.seconds_to_start = lines[0][0] - began
@@ -140,7 +140,7 @@ class Victim:
         name = kind.name.format(where=session.where())
         began, saved = session.steps("begin"), session.steps("saved")
         if code == 0:
-            raise SystemExit(f"faults.py: {name}: the run ended before it was hurt; use more --epochs")
+            raise SystemExit(f"faults/run.py: {name}: the run ended before it was hurt; use more --epochs")
         self.expect(code in kind.codes, f"{name}: exit code {code}, expected {kind.codes}: {session.errors}")
         self.expect(began in ([], [before]), f"{name}: went on from {began}, the newest whole one was of {before}")
         reached, newest = max(session.steps("step"), default=before), self.newest()

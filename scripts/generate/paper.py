@@ -1,4 +1,4 @@
-"""Write docs/paper.md, the table of the paper's formulas, from the docstrings: `python scripts/paper_table.py`."""
+"""Write docs/paper.md, the table of the paper's formulas, from the docstrings: `python scripts/generate/paper.py`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import re
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 from gpucnn.backend.reference import Backend
@@ -51,9 +51,9 @@ PLACES = {
 
 HEAD = """# The paper and the code
 
-Written by `python scripts/paper_table.py` from the docstrings; a test fails when a formula has no function or this file
-is not up to date. The paper is P. Murugan, "Feed Forward and Backward Run in Deep Convolution Neural Network", arXiv
-1711.03278 (2017). Functions are of the reference (`gpucnn/backend/reference/`) unless they say otherwise. Each is
+Written by `python scripts/generate/paper.py` from the docstrings; a test fails when a formula has no function or this
+file is not up to date. The paper is P. Murugan, "Feed Forward and Backward Run in Deep Convolution Neural Network",
+arXiv 1711.03278 (2017). Functions are of the reference (`gpucnn/backend/reference/`) unless they say otherwise. Each is
 compared with nested loops in float64 (`tests/ops/oracles/`) by `tests/ops/test_reference.py`, and its derivative with
 finite differences there and in `tests/layers/test_layers.py`.
 

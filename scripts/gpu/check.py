@@ -1,9 +1,9 @@
 """Say within minutes whether everything works on this machine's GPU, and how fast it is.
 
-    python scripts/gpu_check.py --plan first --out found
-    python scripts/gpu_check.py --plan second --out found --data-dir MNIST --only kernels,graph
-    python scripts/gpu_check.py --data-dir MNIST --json gpu.json --markdown gpu.md
-    python scripts/gpu_check.py --only kernels,graph
+    python scripts/gpu/check.py --plan first --out found
+    python scripts/gpu/check.py --plan second --out found --data-dir MNIST --only kernels,graph
+    python scripts/gpu/check.py --data-dir MNIST --json gpu.json --markdown gpu.md
+    python scripts/gpu/check.py --only kernels,graph
 
 A plan is a visit of about five minutes to a machine with a GPU: the first says whether everything works, the second
 how fast it is, with the parts again that were mended between them (`--only`). It is made of blocks, each with a limit
@@ -37,13 +37,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TextIO
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+ROOT = Path(__file__).resolve().parents[2]
+sys.path[:0] = [str(ROOT), str(ROOT / "scripts")]
 
-import gpu_parts
-from gpu_job import PRECISIONS, Clock, Job, Row, make_backend
-from gpu_plan import MENDED, PARTS, PLAN_TIMED, PLANS, Block
-
+from gpu.job import PRECISIONS, Clock, Job, Row, make_backend
+from gpu.parts import TAIL, mnist
+from gpu.plan import MENDED, PARTS, PLAN_TIMED, PLANS, Block
 from gpucnn.errors import GpucnnError, InputError, lookup
 from gpucnn.zoo import get_recipe
 
@@ -92,12 +91,12 @@ def run_parts(block: Block, job: Job, file: TextIO) -> Iterator[Outcome]:
     """Run the parts of a block, which share its time by what they are predicted to take; all rows go to its file."""
     clock = Clock(block.seconds)
     for number, name in enumerate(block.parts):
-        lr_factors = [PARTS[other].seconds(job) for other in block.parts[number:]]
+        shares = [PARTS[other].seconds(job) for other in block.parts[number:]]
         if clock.left < MIN_SECONDS:
             outcome = Outcome(name, "skipped", f"no time left of {block.seconds:.0f} seconds")
         else:
             print(f"{name} ...", flush=True)
-            outcome = run_part(name, job, clock.left * lr_factors[0] / sum(lr_factors), file)
+            outcome = run_part(name, job, clock.left * shares[0] / sum(shares), file)
         add_line(file, {"part": name, "outcome": {**asdict(outcome), "rows": len(outcome.rows)}})
         yield outcome
 
@@ -161,7 +160,7 @@ def judged(outcome: Outcome, output: str) -> Outcome:
     reasons += [f"{bad} of {len(outcome.rows)} rows failed"] * (bad > 0)
     status = "failed" if reasons else "passed"
     reasons += [f"{left_out} of {len(outcome.rows)} rows left out"] * (left_out > 0)
-    kept = "\n".join(output.splitlines()[-gpu_parts.TAIL :]) if outcome.reason else ""
+    kept = "\n".join(output.splitlines()[-TAIL:]) if outcome.reason else ""
     return replace(outcome, status=status, reason="; ".join(reasons), output=kept)
 
 
@@ -347,7 +346,7 @@ def check(options: argparse.Namespace, blocks: Sequence[Block]) -> None:
     if not backend.name.startswith("gpu"):
         raise InputError(f"--device {options.device}: expected a GPU (gpu:0), received {backend.name}")
     print(backend.describe(), flush=True)
-    if gpu_parts.mnist(options.data_dir) is None and options.data_dir is not None:
+    if mnist(options.data_dir) is None and options.data_dir is not None:
         print(f"--data-dir {options.data_dir}: has no MNIST; `accuracy` trains on digits", flush=True)
 
 
@@ -365,7 +364,7 @@ def main(arguments: Sequence[str] | None = None, sizes: Job | None = None) -> in
         blocks, job = chosen(options), job_of(options, sizes or (Job(timed=PLAN_TIMED) if options.plan else Job()))
         check(options, blocks)
     except GpucnnError as error:
-        print(f"gpu_check.py: {error}", file=sys.stderr)
+        print(f"gpu/check.py: {error}", file=sys.stderr)
         return BAD_INPUT
     files = partial(file_of, options) if options.out else None
     outcomes = run_blocks(blocks, job, files, lambda found: save(options, job, found))

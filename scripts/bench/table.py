@@ -8,7 +8,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
+sys.path[:0] = [str(ROOT), str(ROOT / "scripts")]
 DOCUMENT = ROOT / "docs" / "performance.md"
 
 
@@ -69,7 +70,7 @@ def operation_rows(found: dict[str, Any]) -> list[str]:
 
 def profile_rows(found: dict[str, Any]) -> list[str]:
     """Return the rows of the operations and of the layers of each network."""
-    from bench_profile import tables
+    from bench.profiling import tables
 
     return [line for result in found["results"] for line in (*tables(result).splitlines(), "")][:-1]
 
@@ -108,7 +109,6 @@ TABLES = {
 
 def main() -> None:
     """Replace each result's tables."""
-    sys.path.insert(0, str(ROOT))
     for name in sys.argv[1:]:
         found = json.loads(Path(name).read_text())
         marks = rf"(<!-- {found['command']} -->\n).*?(<!-- end -->)"

@@ -1,4 +1,4 @@
-"""The parts of `scripts/gpu_check.py` that say whether everything works; each yields rows."""
+"""The parts of `scripts/gpu/check.py` that say whether everything works; each yields rows."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-import bench_ops
 import numpy as np
-from bench_engine import image_shape
-from gpu_job import WAYS, Clock, Job, Row, attempt, make_backend, random_data
 
 import gpucnn
+from bench import ops
+from bench.engine import image_shape
+from gpu.job import WAYS, Clock, Job, Row, attempt, make_backend, random_data
 from gpucnn import SGD, SoftmaxCrossEntropy, Trainer, data, zoo
 from gpucnn.backend import Backend
 from gpucnn.backend.gpu.device import first_line
@@ -39,7 +39,7 @@ from gpucnn.losses import get_loss
 from gpucnn.optim.optimizers import get_optimizer
 from gpucnn.optim.schedules import Linear
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 TAIL = 30  # lines of what a part prints that fails
 MAX_FAILURES = 80  # tests that fail before the rest are not run
 TARGETS = {"mnist": 0.99, "digits": 0.97}  # accuracy on the test set
@@ -158,16 +158,16 @@ def count_tests(output: str) -> Row:
 def kernels(job: Job, clock: Clock) -> Iterator[Row]:
     """Compare each operation that the GPU backend overrides with the reference in float64, on calls of real steps."""
     backend = make_backend(job.device)
-    calls: dict[tuple, bench_ops.Call] = {}
+    calls: dict[tuple, ops.Call] = {}
     for run in recorded_steps(backend, job):
-        calls = bench_ops.record(backend, run) | calls
+        calls = ops.record(backend, run) | calls
     recorded = sorted(calls.values(), key=lambda call: (call[0] not in PRODUCTS, call[0]))  # what is newest first
     for operation, of_operation in groupby(recorded, key=lambda call: call[0]):
         references = cache(partial(make_references, [*of_operation], backend))  # in the first variant's time
         for precision, convolution in variants(operation, job.precisions):
             about = {"operation": operation, "precision": precision, "convolution": convolution}
             yield attempt(clock, about, partial(check_operation, references, job.device, **about))
-    missing = set(bench_ops.overridden(backend)) - {call[0] for call in recorded}
+    missing = set(ops.overridden(backend)) - {call[0] for call in recorded}
     if missing:
         yield {"operation": ", ".join(sorted(missing)), "left_out": "no step here calls it"}
 
@@ -176,8 +176,8 @@ def recorded_steps(backend: Backend, job: Job) -> Iterator[Callable[[], None]]:
     """Yield training steps of networks of the zoo, and steps of the benchmark that call all other operations."""
     for name in job.networks:
         model = zoo.get_recipe(name).model()
-        yield bench_ops.training(backend, model, image_shape(name), SoftmaxCrossEntropy(), SGD(0.01, 0.9))
-    yield from bench_ops.steps(backend)
+        yield ops.training(backend, model, image_shape(name), SoftmaxCrossEntropy(), SGD(0.01, 0.9))
+    yield from ops.steps(backend)
 
 
 def variants(operation: str, precisions: tuple[str, ...]) -> list[tuple[str, str]]:
@@ -190,7 +190,7 @@ def variants(operation: str, precisions: tuple[str, ...]) -> list[tuple[str, str
 class References:
     """One call, what the reference makes of it in float64, and the yardstick of its errors."""
 
-    def __init__(self, call: bench_ops.Call, backend: Backend):
+    def __init__(self, call: ops.Call, backend: Backend):
         self.call, self.backend = call, backend
         self.values = self._compute(lambda array: array)
         is_product = call[0] in PRODUCTS
@@ -211,8 +211,8 @@ class References:
     def told(self) -> str:
         """Say what the call is: shapes of arrays, and all other arguments."""
         _, arguments, keywords = self.call
-        named = [*arguments, *(f"{name}={bench_ops.signature(value)}" for name, value in keywords.items())]
-        return ", ".join(str(bench_ops.signature(value)) for value in named)
+        named = [*arguments, *(f"{name}={ops.signature(value)}" for name, value in keywords.items())]
+        return ", ".join(str(ops.signature(value)) for value in named)
 
     def error(self, backend: Backend) -> float:
         """Return the largest error of a backend, relative to the yardstick; infinite where whole numbers differ."""
@@ -231,7 +231,7 @@ class References:
             return float(np.max([largest_error(*triple) for triple in compared], initial=0))
 
 
-def results_of(call: bench_ops.Call, backend: Backend, place: Callable[[str, Any], Any]) -> list[Any]:
+def results_of(call: ops.Call, backend: Backend, place: Callable[[str, Any], Any]) -> list[Any]:
     """Run a call on arguments that are placed first; return its arrays: arguments, keywords and what it returns."""
     name, arguments, keywords = call
     arguments = [place("", value) for value in arguments]
@@ -249,7 +249,7 @@ def largest_error(found: np.ndarray, expected: np.ndarray, scale: np.ndarray) ->
     return float(np.max(np.where(difference == 0, 0.0, difference / scale), initial=0))
 
 
-def make_references(calls: list[bench_ops.Call], backend: Backend) -> list[References]:
+def make_references(calls: list[ops.Call], backend: Backend) -> list[References]:
     """Return what the reference makes of some calls."""
     return [References(call, backend) for call in calls]
 
@@ -467,7 +467,7 @@ def sanitizer(job: Job, clock: Clock) -> Iterator[Row]:
     with tempfile.TemporaryDirectory() as folder:
         report, output, ending = Path(folder, "report"), Path(folder, "output"), ""
         command = [tool, "--tool", "racecheck", "--log-file", str(report), *exclusions(tool), sys.executable]
-        command += [str(Path(__file__).with_name("gpu_race.py")), "--device", job.device, *job.precisions]
+        command += [str(Path(__file__).with_name("race.py")), "--device", job.device, *job.precisions]
         seconds = max(1, clock.left)
         with output.open("w") as file:  # no pipe, which a process that is left behind would keep open
             options = {"cwd": ROOT, "stdout": file, "stderr": subprocess.STDOUT}
@@ -515,6 +515,6 @@ def hazards(report: str, own: Collection[str]) -> Iterator[Row]:
         count = sum(int(number) for number in re.findall(r"\[(\d+) hazards?\]", rest))
         names = [name for name in re.findall(r"\w+", what) if name in own]
         place = what.partition(" access at ")[2].partition("+0x")[0]
-        is_builtin = bool(names) or not place or place.startswith("0x")  # a bare address may be anyone's
+        is_own = bool(names) or not place or place.startswith("0x")  # a bare address may be anyone's
         found = {"kernel": names[0] if names else place, "hazards": count, "severity": severity}
-        yield {**found, "reason": "; ".join(lines), "ok": not is_builtin}
+        yield {**found, "reason": "; ".join(lines), "ok": not is_own}

@@ -1,13 +1,12 @@
-"""What `scripts/gpu_check.py` consists of: its parts, what they are predicted to take, and its plans."""
+"""What `scripts/gpu/check.py` consists of: its parts, what they are predicted to take, and its plans."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-import gpu_parts
-import gpu_speed
-from gpu_job import Clock, Job, Row
+from gpu import parts, speed
+from gpu.job import Clock, Job, Row
 
 # ---- what a part takes --------------------------------------------------------------------------------------------
 
@@ -31,10 +30,10 @@ def training_seconds(job: Job, runs: float) -> float:
 
 def steps_seconds(job: Job) -> float:
     """Return the predicted seconds of the first pass of `steps`; the others take what time is left."""
-    kinds = gpu_speed.PASSES[0]
+    kinds = speed.PASSES[0]
     turns = (2 + job.rounds) * job.turn_seconds * len(kinds)
-    rows = len(job.timed) * len(job.precisions) * (gpu_speed.set_up_seconds(kinds) + turns + 1)
-    return START + max(60 * COMPILE, gpu_speed.IMPORT) + rows  # the first step is compiled during the import
+    rows = len(job.timed) * len(job.precisions) * (speed.set_up_seconds(kinds) + turns + 1)
+    return START + max(60 * COMPILE, speed.IMPORT) + rows  # the first step is compiled during the import
 
 
 @dataclass(frozen=True)
@@ -46,19 +45,17 @@ class Part:
 
 
 PARTS = {
-    "machine": Part(gpu_parts.machine, lambda job: START + 1),
-    "kernels": Part(gpu_parts.kernels, kernels_seconds),
-    "graph": Part(gpu_parts.graph, lambda job: training_seconds(job, 2.5)),
-    "determinism": Part(gpu_parts.determinism, lambda job: training_seconds(job, 3 * len(job.precisions))),
-    "bandwidth": Part(gpu_speed.bandwidth, lambda job: START + 0.6 * (1 + len(gpu_speed.MEMORY_BOUND))),
-    "costs": Part(gpu_speed.costs, lambda job: 3 * START + 30 * COMPILE + 2),
+    "machine": Part(parts.machine, lambda job: START + 1),
+    "kernels": Part(parts.kernels, kernels_seconds),
+    "graph": Part(parts.graph, lambda job: training_seconds(job, 2.5)),
+    "determinism": Part(parts.determinism, lambda job: training_seconds(job, 3 * len(job.precisions))),
+    "bandwidth": Part(speed.bandwidth, lambda job: START + 0.6 * (1 + len(speed.MEMORY_BOUND))),
+    "costs": Part(speed.costs, lambda job: 3 * START + 30 * COMPILE + 2),
     # in one process, without pytest-xdist, they do not fit into a plan, and are stopped
-    "tests": Part(gpu_parts.tests, lambda job: 20 + 180 / job.test_workers),
-    "steps": Part(gpu_speed.steps, steps_seconds),
-    "accuracy": Part(
-        gpu_parts.accuracy, lambda job: START + 1 + TO_TARGET * len(job.classifiers) * len(job.precisions)
-    ),
-    "sanitizer": Part(gpu_parts.sanitizer, lambda job: 3 * START + 30 * COMPILE),
+    "tests": Part(parts.tests, lambda job: 20 + 180 / job.test_workers),
+    "steps": Part(speed.steps, steps_seconds),
+    "accuracy": Part(parts.accuracy, lambda job: START + 1 + TO_TARGET * len(job.classifiers) * len(job.precisions)),
+    "sanitizer": Part(parts.sanitizer, lambda job: 3 * START + 30 * COMPILE),
 }
 
 

@@ -1,4 +1,4 @@
-"""What `fuzz.py` gives hostile input to: for each reader small valid files, and how to read one that is changed.
+"""What `run.py` gives hostile input to: for each reader small valid files, and how to read one that is changed.
 
 The first byte of an input says which of a reader's files it is; the rest is the file.
 """
@@ -20,9 +20,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from fuzz_mutate import Mutate, mutate_bytes, mutate_json, mutate_protobuf, mutate_tokens, mutate_toml
 
 import gpucnn.data
+from fuzz.mutate import Mutate, mutate_bytes, mutate_json, mutate_protobuf, mutate_tokens, mutate_toml
 from gpucnn.errors import GpucnnError, InputError
 
 Read = Callable[[bytes], None]  # returns, or raises what the library says

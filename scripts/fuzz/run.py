@@ -1,12 +1,13 @@
 """Give every reader of gpucnn changed files, and see that it answers with errors of the library's own.
 
-    python scripts/fuzz.py                                # 200,000 inputs, and a table
-    python scripts/fuzz.py --readers onnx --seed 1        # others, of one reader
-    python scripts/fuzz.py --replay FILE --readers onnx   # one that failed, with its traceback
+    python scripts/fuzz/run.py                                # 200,000 inputs, and a table
+    python scripts/fuzz/run.py --readers onnx --seed 1        # others, of one reader
+    python scripts/fuzz/run.py --replay FILE --readers onnx   # one that failed, with its traceback
 
-A reader must accept an input or refuse it with a `GpucnnError` or an `OSError`, in at most two seconds, in little
-memory, and without opening a file outside of its folder. It runs in a process of its own; if that dies, the input at
-which it did has failed too. The same seed gives the same inputs. Ends with 1 if anything failed.
+A reader must accept an input or refuse it with a `GpucnnError` or an `OSError`, in at most two seconds of a processor
+and ten of the clock (so that a busy machine finds no more than an idle one), in little memory, and without opening a
+file outside of its folder. It runs in a process of its own; if that dies, the input at which it did has failed too. The
+same seed gives the same inputs. Ends with 1 if anything failed.
 """
 
 from __future__ import annotations
@@ -29,19 +30,19 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "scripts")]
 os.environ["OPENBLAS_NUM_THREADS"] = "1"
 
-from fuzz_readers import READERS, Reader
-
+from fuzz.readers import READERS, Reader
 from gpucnn.errors import GpucnnError, unknown_name
 
-SECONDS = 2.0  # for one input
+SECONDS, WAITING = 2.0, 10.0  # of a processor, and of the clock, for one input
 MEMORY = 512 << 20  # beside what the process has before its first input
 READABLE = tuple(
     os.path.realpath(path) for path in (sys.prefix, sys.base_prefix, ROOT, "/proc", "/sys", "/usr", "/etc")
 )
+TIMERS = {signal.ITIMER_PROF: signal.SIGPROF, signal.ITIMER_REAL: signal.SIGALRM}
 
 
 class Hang(BaseException):
@@ -90,7 +91,8 @@ def work(reader: Reader, seed: int, indices: range, deadline: float, shared: Any
     with tempfile.TemporaryDirectory(prefix="gpucnn-fuzz-", dir=quick) as name, contextlib.chdir(name):
         os.environ["XDG_CACHE_HOME"] = name
         read = reader.open(Path(name))
-        signal.signal(signal.SIGALRM, _too_long)
+        for number in TIMERS.values():
+            signal.signal(number, _too_long)
         os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # decoders of images grumble there
         _limit_memory()
         sys.addaudithook(Watch(os.path.realpath(name)))
@@ -108,8 +110,8 @@ def work(reader: Reader, seed: int, indices: range, deadline: float, shared: Any
 
 def _answer(read: Any, content: bytes) -> str:
     """Return "accepted", "refused", or what is wrong."""
-    started = time.monotonic()
-    signal.setitimer(signal.ITIMER_REAL, SECONDS)
+    started = time.process_time()
+    _set_timers(SECONDS, WAITING)
     try:
         read(content)
         what = "accepted"
@@ -120,8 +122,13 @@ def _answer(read: Any, content: bytes) -> str:
     except Exception as error:
         what = "memory" if _is_of_memory(error) else f"{type(error).__name__}: {_where(error)}"
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-    return "hang" if time.monotonic() - started > SECONDS else what
+        _set_timers(0.0, 0.0)
+    return "hang" if time.process_time() - started > SECONDS else what
+
+
+def _set_timers(processor: float, clock: float) -> None:
+    for timer, seconds in zip(TIMERS, (processor, clock), strict=True):
+        signal.setitimer(timer, seconds)
 
 
 def _is_of_memory(error: BaseException | None) -> bool:
@@ -202,7 +209,7 @@ def _supervised(
         process.join(0.05)
         if shared[0] != last:
             last, since = shared[0], time.monotonic()
-        elif last >= 0 and time.monotonic() - since > 5 * SECONDS:  # in C, where no signal is heard
+        elif last >= 0 and time.monotonic() - since > 2 * WAITING:  # in C, where no signal is heard
             process.kill()
     process.join()
     result.accepted, result.refused = result.accepted + shared[1], result.refused + shared[2]
@@ -254,10 +261,10 @@ def main(arguments: list[str] | None = None) -> int:
     chosen = {name: READERS[name] for name in names}
     for name in [name for name, reader in chosen.items() if reader.is_missing()]:
         print(f"{name}: left out, the package {chosen.pop(name).needs} is not installed")
-    lr_factors = sum(reader.share for reader in chosen.values())
+    total = sum(reader.share for reader in chosen.values())
 
     def run(name: str) -> Result:
-        count = -(-options.inputs * chosen[name].share // lr_factors)
+        count = -(-options.inputs * chosen[name].share // total)
         return fuzz(name, chosen[name], options.seed, count, options.seconds_each, options.keep)
 
     with ThreadPoolExecutor(options.jobs) as pool:

@@ -16,6 +16,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+ROOT = Path(__file__).resolve().parents[2]
+sys.path[:0] = [str(ROOT), str(ROOT / "scripts")]
+
 START = time.perf_counter()
 LEARNING_RATE, MOMENTUM = 0.01, 0.9
 STATUS = Path("/proc/self/status")  # of Linux
@@ -45,7 +48,6 @@ class Engine:
 
 def gpucnn_engine(job: dict[str, Any], x: Any, labels: Any) -> Engine:
     """gpucnn itself, on any of its devices."""
-    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
     import gpucnn
     from gpucnn import zoo
     from gpucnn.cli import blas
@@ -81,7 +83,8 @@ def make_batch(batch_size: int, image_shape: tuple[int, ...]) -> tuple[Any, Any]
 def torch_engine(job: dict[str, Any], x: Any, labels: Any) -> Engine:
     """PyTorch, eager or compiled, in NCHW or channels-last."""
     import torch
-    from torch_nets import load_network
+
+    from bench.torch_nets import load_network
 
     torch.set_num_threads(job["threads"])
     device = torch.device("cuda" if job["device"].startswith("gpu") else "cpu")
@@ -116,7 +119,8 @@ def jax_engine(job: dict[str, Any], x: Any, labels: Any) -> Engine:
 
     os.environ |= {"JAX_PLATFORMS": "cpu", "NPROC": str(job["threads"])}  # before it is loaded; XLA reads NPROC
     import jax
-    from jax_nets import load_network, make_steps
+
+    from bench.jax_nets import load_network, make_steps
 
     network, weights = load_network(job["network"])
     train, predict = make_steps(network, LEARNING_RATE, MOMENTUM)

@@ -9,10 +9,9 @@ from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from typing import Any
 
-from bench_engine import image_shape
-from bench_ops import operations, replaced
-from bench_worker import make_batch, make_trainer
-
+from bench.engine import image_shape
+from bench.ops import operations, replaced
+from bench.worker import make_batch, make_trainer
 from gpucnn import Trainer, get_backend, zoo
 
 Times = dict[Hashable, list[float]]  # seconds of each call of the things that a step consists of

@@ -13,7 +13,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-WORKER = Path(__file__).resolve().parent / "bench_worker.py"
+WORKER = Path(__file__).resolve().parent / "worker.py"
 SECONDS_PER_TURN = 0.3
 THREAD_VARIABLES = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
 

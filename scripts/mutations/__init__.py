@@ -1,0 +1,1 @@
+"""Ways to break the library, each of which the tests must notice."""
