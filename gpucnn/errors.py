@@ -25,7 +25,7 @@ class GpucnnError(Exception):
 
 
 class InputError(GpucnnError, ValueError):
-    """An argument or a file is not what was expected; the message says what was and how to mend it. Also a `ValueError`.
+    """An argument or a file is not what was expected; the message says what was, and the cure. Also a `ValueError`.
 
     >>> from gpucnn import SGD
     >>> SGD(learning_rate=-1)

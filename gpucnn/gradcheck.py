@@ -1,7 +1,8 @@
 """Gradients against finite differences along random directions: for tests, and for anyone who writes a layer.
 
 With a random upstream gradient `u` and a random direction `d`, the derivative of `<u, f(x + h d)>` in h is `<dx, d>`,
-where dx is what the backward pass made of u. One direction checks every element of dx at the price of two forward passes.
+where dx is what the backward pass makes of u. One direction checks every element of dx at the price of two forward
+passes.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Losses: the mean over a batch and its gradient, in one operation of the backend (paper, sections 2.5 and 3.2).
 
-N samples, K outputs each. A loss takes outputs (N, K) of float32 or float64, and targets: class labels (N,) of an integer
+A loss takes outputs (N, K) of float32 or float64, K for each of N samples, and targets: class labels (N,) of an integer
 type, or an array (N, K) of the outputs' type.
 """
 

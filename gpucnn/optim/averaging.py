@@ -19,8 +19,9 @@ class WeightAverage(ArenaBound):
     """Exponential moving average of the weights: `m = decay m + (1 - decay) w` after each step, over `1 - decay^t`.
 
     The mean of the weights of all steps so far, each of which counts `decay` times as much as the next: of the last
-    `1/(1 - decay)` or so, without their noise. Only weights are averaged: the running statistics of batch normalization stay those of the
-    trained weights. Source: Polyak and Juditsky, SIAM J. Control Optim. 30 (1992), here in exponential form.
+    `1/(1 - decay)` or so, without their noise. Only weights are averaged: the running statistics of batch
+    normalization stay those of the trained weights. Source: Polyak and Juditsky, SIAM J. Control Optim. 30 (1992),
+    here in exponential form.
 
     `Trainer(model, loss, optimizer, average=WeightAverage(0.999))` evaluates with the averaged weights. By hand:
 

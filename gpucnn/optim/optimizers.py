@@ -22,7 +22,7 @@ NOT_ZERO = "else a weight whose gradient is 0 becomes 0/0; try 1e-8"
 
 
 class Optimizer(ArenaBound):
-    """Turns gradients into new weights: `attach` it to the arena of a built model, then `step` after each backward pass.
+    """Turns gradients into new weights: `attach` it to the arena of a built model, `step` after each backward pass.
 
     >>> from gpucnn import Dense
     >>> layer, optimizer = Dense(1, initializer="zeros"), SGD(learning_rate=0.5)
@@ -34,8 +34,9 @@ class Optimizer(ArenaBound):
     >>> layer.w.value.tolist()
     [[-0.5], [-0.5]]
 
-    Hyperparameters may be set between steps, and raise `InputError` for a value that makes no sense. With `clip_norm`, all gradients together are scaled down to that norm
-    before each step, on the device: `g = g min(1, clip_norm/(||g|| + 1e-6))`.
+    Hyperparameters may be set between steps, and raise `InputError` for a value that makes no sense. With `clip_norm`,
+    all gradients together are scaled down to that norm before each step, on the device:
+    `g = g min(1, clip_norm/(||g|| + 1e-6))`.
     """
 
     slots = 0  # arrays as large as the arena that it keeps from step to step

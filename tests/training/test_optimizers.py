@@ -140,7 +140,7 @@ def test_agrees_with_scalar_loops(case: str, device: str) -> None:
         backend.from_host(gradients[step], out=arena.gradients)
         optimizer.step()
         values = backend.to_host(arena.values)
-        expected = [scalar.send(float(gradients[step, i])) for i, scalar in oracles.items()]
+        expected = [scalar.send(float(gradients[step, i])) for i, scalar in loops.items()]
         assert_close(values[watched], expected, "float64", terms=4 * STEPS, name=f"step {step}")
         np.testing.assert_array_equal(backend.to_host(arena.gradients), gradients[step])
 

@@ -74,7 +74,7 @@ BAD = [
     (lambda: Exponential(0.0), "Exponential: end must be above 0, which no power reaches; try 0.01"),
     (lambda: Step((0.5, 1.0)), "Step: a milestone must be a number of at least 0 and below 1, received 1.0"),
     (lambda: Step(0.5), "Step: milestones must be a tuple of numbers, received 0.5"),
-    (lambda: WarmUp(Linear, 0.1), "WarmUp: schedule must be a function of the progress, such as Linear(), received <class"),
+    (lambda: WarmUp(Linear, 0.1), "WarmUp: schedule must be a function of the progress, such as Linear(), received"),
     (lambda: Step(factor=-0.1), "Step: factor must be a number of at least 0 and finite, received -0.1"),
     (lambda: OneCycle(1.0), "OneCycle: peak must be a number of at least 0 and below 1, received 1.0"),
     (lambda: OneCycle(start=-1), "OneCycle: start must be a number of at least 0 and finite, received -1"),
