@@ -29,7 +29,11 @@ OpenUrl = Callable[[str], AbstractContextManager[BinaryIO]]
 
 @dataclass(frozen=True)
 class RemoteFile:
-    """A file of a data set, where to fetch it and how to know that it is the right one."""
+    """A file of a data set, where to fetch it, and how to know that it is the right one.
+
+    >>> [file.name for file in SOURCES["cifar10"]]
+    ['cifar-10-binary.tar.gz']
+    """
 
     name: str
     mirrors: tuple[str, ...]  # full addresses, tried in order
@@ -41,12 +45,12 @@ class RemoteFile:
 
 
 class _RejectedError(Exception):
-    """A mirror sent something else than the expected file."""
+    """A mirror sent something other than the expected file."""
 
 
 _TRANSFER_ERRORS = (
     *(OSError, ValueError, http.client.HTTPException),  # the connection, the address, the protocol
-    *(EOFError, zlib.error, tarfile.TarError, _RejectedError),  # what came
+    *(EOFError, zlib.error, tarfile.TarError, _RejectedError),  # what was received
 )
 
 
@@ -102,7 +106,11 @@ SOURCES: dict[str, tuple[RemoteFile, ...]] = {
 
 
 def cache_folder(name: str, cache_dir: str | os.PathLike | None = None) -> Path:
-    """Return the folder of `name` in `cache_dir`, by default $XDG_CACHE_HOME/gpucnn or ~/.cache/gpucnn."""
+    """Return the folder of `name` in `cache_dir`, by default $XDG_CACHE_HOME/gpucnn or ~/.cache/gpucnn.
+
+    >>> cache_folder("mnist", "cache").as_posix()
+    'cache/mnist'
+    """
     if cache_dir is None:
         cache_dir = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "gpucnn"
     return Path(os.path.expanduser(cache_dir)) / name  # "~somebody" unknown stays, and is not found
@@ -119,7 +127,7 @@ def fill_cache(name: str, folder: Path, open_url: OpenUrl = open_url) -> None:
     Raises
     ------
     InputError
-        The folder cannot be written, or a file came from none of its mirrors.
+        The folder cannot be written, or no mirror sent the right file.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -182,9 +190,9 @@ def _transfer(url: str, part: Path, max_bytes: int, open_url: OpenUrl) -> None:
 
 
 def _verify(path: Path, file: RemoteFile) -> None:
-    came = _md5(path, file)
-    if came != file.md5:
-        raise _RejectedError(f"MD5 {came} instead of {file.md5}")
+    received = _md5(path, file)
+    if received != file.md5:
+        raise _RejectedError(f"sent the MD5 {received} instead of {file.md5}")
 
 
 def _md5(path: Path, file: RemoteFile) -> str:
@@ -218,7 +226,7 @@ def _unpack(part: Path, file: RemoteFile, folder: Path) -> None:
                 continue
             stream = archive.extractfile(member) if member.isreg() else None
             if stream is None or member.size > file.member_bytes:
-                raise _RejectedError(f"{member.name} is no regular file of at most {file.member_bytes} bytes")
+                raise _RejectedError(f"{member.name} is not a regular file of at most {file.member_bytes} bytes")
             name = _basename(member.name)
             sums[name] = _replace(folder / name, _chunks(stream))
     missing = [name for name in file.members if _basename(name) not in sums]
@@ -250,7 +258,7 @@ def _replace(path: Path, chunks: Iterable[bytes]) -> str:
 
 
 def _is_present(file: RemoteFile, folder: Path) -> bool:
-    """Tell whether `folder` holds the file, or what was unpacked of it, with the right checksum."""
+    """Return whether `folder` holds the file, or what was unpacked of it, with the right checksum."""
     try:
         if not file.members:
             return _md5(folder / file.name, file) == file.md5
