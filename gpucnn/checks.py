@@ -31,7 +31,7 @@ def integer(value: Any, what: str, *, least: int, most: int | None = None) -> in
     return whole
 
 
-def number(value: object, what: str, *, least: float = 0.0, below: float = math.inf) -> float:
+def number(value: Any, what: str, *, least: float = 0.0, below: float = math.inf) -> float:
     """Return `value` as a float, at least `least` and less than `below`; `what` names it in the error.
 
     >>> number(0.5, "rate", below=1.0)
@@ -40,7 +40,7 @@ def number(value: object, what: str, *, least: float = 0.0, below: float = math.
     Traceback (most recent call last):
     gpucnn.errors.InputError: rate must be a number of at least 0 and below 1, received 1
     """
-    if not isinstance(value, Real) or isinstance(value, bool) or not least <= value < below:
+    if not isinstance(value, Real) or isinstance(value, bool) or not least <= float(value) < below:
         limit = "finite" if below == math.inf else f"below {below:g}"
         raise InputError(f"{what} must be a number of at least {least:g} and {limit}, received {value!r}")
     return float(value)

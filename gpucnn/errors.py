@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import TypeVar
 
 __all__ = [
     *("DeviceError", "DivergedError", "GpucnnError", "InputError", "OutOfMemoryError"),
     *("describe", "lookup", "unknown_name"),
 ]
+
+
+T = TypeVar("T")
 
 
 class GpucnnError(Exception):
@@ -75,7 +78,7 @@ def describe(array: object) -> str:
     return f"{type(array).__module__.partition('.')[0]} {type(array).__name__}"
 
 
-def lookup(kind: str, name: object, table: Mapping[str, Any]) -> Any:
+def lookup(kind: str, name: str, table: Mapping[str, T]) -> T:
     """Return `table[name]`; raise `InputError` for an unknown name.
 
     >>> lookup("colour", "red", {"red": 1})

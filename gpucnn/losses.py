@@ -58,12 +58,14 @@ class Loss:
     settings: tuple[float, ...] = ()  # what the operation takes beside outputs and targets
     ignored_label: int | None = None  # of samples that have no target
     label_hint = ""  # what else the error for wrong labels says
+    backend: Backend  # since `build`
+    workspace: Workspace
 
     def __init__(self, *, reduction: str = "mean"):
         if reduction not in ("mean", "sum"):
             raise InputError(f'{type(self).__name__}: reduction must be "mean" or "sum", received {reduction!r}')
         self.reduction = reduction
-        self.backend: Backend | None = None
+        self._is_built = False
         self._dx: Array | None = None
 
     def __repr__(self) -> str:
@@ -71,8 +73,8 @@ class Loss:
 
     def build(self, backend: Backend) -> None:
         """Take the backend to compute on; without this call, the loss takes that of the first outputs."""
-        self.backend = backend
-        self.workspace = Workspace(backend)
+        self.backend, self.workspace = backend, Workspace(backend)
+        self._is_built = True
 
     def forward(self, outputs: Array, targets: Array, *, train: bool = True, totals: Array = None) -> Array:
         """Return the loss of a batch, as an array of shape () on the device that the next call overwrites.
@@ -88,7 +90,7 @@ class Loss:
         DeviceError
             Where the outputs or the targets are not on the loss's device.
         """
-        if self.backend is None:
+        if not self._is_built:
             self.build(backend_of(outputs, type(self).__name__))
         self._check(outputs, targets)
         with self.backend.limit_blas_threads():
@@ -388,7 +390,7 @@ class MeanAbsolutePercentageError(Loss):
         return targets
 
 
-LOSSES = {
+LOSSES: dict[str, type[Loss]] = {
     loss.operation: loss
     for loss in (
         SoftmaxCrossEntropy,

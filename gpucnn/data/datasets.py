@@ -14,12 +14,12 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, BinaryIO, overload
+from typing import TYPE_CHECKING, overload
 
 import numpy as np
 
 from gpucnn.backend.host_memory import available_memory
-from gpucnn.data.download import SOURCES, cache_folder, fill_cache
+from gpucnn.data.download import SOURCES, Stream, cache_folder, fill_cache
 from gpucnn.errors import InputError, OutOfMemoryError, unknown_name
 from gpucnn.representation import html_table, shape_text
 
@@ -143,16 +143,16 @@ class Reader:
 
     description: str
     files: str  # what the folder has to hold, for error messages
-    read: Callable[[Path | None], Dataset]
+    read: Callable[..., Dataset]
     embedded: bool = False
 
 
 def load(
     name: str,
-    data_dir: str | os.PathLike | None = None,
+    data_dir: str | os.PathLike[str] | None = None,
     *,
     download: bool = False,
-    cache_dir: str | os.PathLike | None = None,
+    cache_dir: str | os.PathLike[str] | None = None,
 ) -> Dataset:
     """Read a data set into host memory.
 
@@ -197,7 +197,7 @@ def load(
 
 
 def _folder(
-    name: str, data_dir: str | os.PathLike | None, download: bool, cache_dir: str | os.PathLike | None
+    name: str, data_dir: str | os.PathLike[str] | None, download: bool, cache_dir: str | os.PathLike[str] | None
 ) -> Path | None:
     """Return the existing folder to read, its cache filled if that is asked for; None for an embedded set."""
     files = DATASETS[name].files
@@ -324,7 +324,7 @@ def _read_idx(path: Path, rank: int) -> np.ndarray:
     return np.frombuffer(values, np.uint8).reshape(shape)
 
 
-def _read_idx_header(path: Path, stream: BinaryIO, rank: int) -> tuple[int, ...]:
+def _read_idx_header(path: Path, stream: Stream, rank: int) -> tuple[int, ...]:
     """Read and check the header; return the dimensions."""
     expected = bytes((0, 0, 8, rank))
     header = stream.read(4 + 4 * rank)
@@ -361,7 +361,7 @@ def _idx_size_error(path: Path, expected: int, received: int | str) -> InputErro
     return InputError(f"{path}: its header promises {expected} bytes of values, received {received}; fetch it again")
 
 
-def _read_at_most(stream: BinaryIO, limit: int) -> bytearray:
+def _read_at_most(stream: Stream, limit: int) -> bytearray:
     """Read up to `limit` bytes in chunks, so that memory grows with what is there, not with promises."""
     values = bytearray()
     while len(values) < limit and (chunk := stream.read(min(CHUNK_BYTES, limit - len(values)))):
@@ -531,13 +531,14 @@ def _open_image(path: Path) -> Iterator[Image]:
 
 def _common_shape(paths: list[Path]) -> tuple[int, int, int]:
     """Return (H, W, C) of all the images from their headers, before any of them is decoded."""
-    first, channels = None, 1
+    first: tuple[int, int] = (0, 0)
+    channels = 1
     for path in paths:
         with _open_image(path) as image:
             size, mode = image.size, image.mode
         if mode[0] in "IF":  # "I", "I;16", "F"
             raise InputError(f"{path}: expected 8 bits per channel, received Pillow's mode {mode}; convert it")
-        if first is None:
+        if path is paths[0]:
             first = size
         if size != first:
             raise InputError(

@@ -44,7 +44,8 @@ def _random_key(seed: int) -> tuple[int, int]:
 
 def _histogram(pixels: np.ndarray) -> np.ndarray:
     """Count each value 0..255, an image-sized part at a time: `bincount` works on 64-bit copies."""
-    return sum(np.bincount(part.ravel(), minlength=256) for part in np.array_split(pixels, -(-pixels.size // 2**20)))
+    parts = np.array_split(pixels, -(-pixels.size // 2**20))
+    return np.sum([np.bincount(part.ravel(), minlength=256) for part in parts], axis=0)
 
 
 class Normalization:

@@ -14,16 +14,17 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO, Any, BinaryIO
 
 from gpucnn.errors import InputError
 
-__all__ = ["SOURCES", "RemoteFile", "cache_folder", "fetch", "fill_cache", "open_url"]
+__all__ = ["SOURCES", "RemoteFile", "Stream", "cache_folder", "fetch", "fill_cache", "open_url"]
 
 CHUNK_BYTES = 1 << 20
 TIMEOUT_SECONDS = 30
 MANIFEST = "checksums.md5"  # what an unpacked archive left in the cache, in the format of md5sum
 
+Stream = IO[bytes] | gzip.GzipFile  # what bytes are read from
 OpenUrl = Callable[[str], AbstractContextManager[BinaryIO]]
 
 
@@ -54,7 +55,7 @@ _TRANSFER_ERRORS = (
 )
 
 
-def _idx_files(mirrors: tuple[str, ...], rows: tuple[tuple, ...]) -> tuple[RemoteFile, ...]:
+def _idx_files(mirrors: tuple[str, ...], rows: tuple[tuple[Any, ...], ...]) -> tuple[RemoteFile, ...]:
     """Build the four files of an IDX data set from rows (name, max_bytes, md5, content_bytes)."""
     return tuple(RemoteFile(name, tuple(mirror + name for mirror in mirrors), *rest) for name, *rest in rows)
 
@@ -105,7 +106,7 @@ SOURCES: dict[str, tuple[RemoteFile, ...]] = {
 }
 
 
-def cache_folder(name: str, cache_dir: str | os.PathLike | None = None) -> Path:
+def cache_folder(name: str, cache_dir: str | os.PathLike[str] | None = None) -> Path:
     """Return the folder of `name` in `cache_dir`, by default $XDG_CACHE_HOME/gpucnn or ~/.cache/gpucnn.
 
     >>> cache_folder("mnist", "cache").as_posix()
@@ -204,7 +205,7 @@ def _md5(path: Path, file: RemoteFile) -> str:
         return _stream_md5(stream, file.content_bytes)
 
 
-def _stream_md5(stream: BinaryIO, expected_bytes: int) -> str:
+def _stream_md5(stream: Stream, expected_bytes: int) -> str:
     """Return the MD5 of the stream; one byte past the expected is enough to make it differ."""
     digest = hashlib.md5(usedforsecurity=False)
     left = expected_bytes + 1
@@ -240,7 +241,7 @@ def _basename(member: str) -> str:
     return member.rpartition("/")[2]
 
 
-def _chunks(stream: BinaryIO) -> Iterator[bytes]:
+def _chunks(stream: Stream) -> Iterator[bytes]:
     while chunk := stream.read(CHUNK_BYTES):
         yield chunk
 
@@ -262,7 +263,8 @@ def _is_present(file: RemoteFile, folder: Path) -> bool:
     try:
         if not file.members:
             return _md5(folder / file.name, file) == file.md5
-        sums = dict(reversed(line.split()) for line in (folder / MANIFEST).read_text().splitlines())
+        lines = (folder / MANIFEST).read_text().splitlines()
+        sums = {name: md5 for md5, name in (line.split() for line in lines)}
         names = [_basename(member) for member in file.members]
         return all(_member_md5(folder / name, file) == sums.get(name) for name in names)
     except (OSError, EOFError, ValueError, zlib.error):  # missing or damaged

@@ -46,10 +46,10 @@ class Hyperparameter:
         checked = None if value is None and self.optional else number(value, what, below=self.below)
         if self.not_zero and checked == 0:
             raise InputError(f"{what} must be above 0, {self.not_zero}")
-        if owner.backend is not None:
+        if owner.arena is not None:
             self.held(owner, checked, owner.backend.precision)
         vars(owner)[self.name] = checked
-        if owner.backend is not None:
+        if owner.arena is not None:
             owner.send()
 
     def _called(self, owner: ArenaBound) -> str:
@@ -83,8 +83,8 @@ class ArenaBound:
 
     hyperparameter_names: tuple[str, ...]  # in the order in which the backend's operation takes them
     kept: tuple[str, ...] = ()  # attributes: arrays that change from step to step
-    backend: Backend | None = None
     arena: Arena | None = None
+    backend: Backend  # since `attach`
 
     def __repr__(self) -> str:
         return representation(self)

@@ -40,6 +40,7 @@ class Optimizer(ArenaBound):
     """
 
     slots = 0  # arrays as large as the arena that it keeps from step to step
+    learning_rate = Hyperparameter()
     clip_norm = Hyperparameter(optional=True, not_zero="else nothing is learned; None clips nothing")
     lr_factors: np.ndarray | None = None  # of the learning rate, one for each step, where it follows a schedule
     _schedules = 0  # that it was told to follow
@@ -78,7 +79,7 @@ class Optimizer(ArenaBound):
         check_schedule(schedule, f"{name}: schedule")
         factors = [number(schedule(t / steps), f"{name}: the schedule's factor at {t}/{steps}") for t in range(steps)]
         self.lr_factors, self._schedules = np.array(factors), self._schedules + 1
-        if self.backend is not None:
+        if self.arena is not None:
             self._start_clock(self.backend)
 
     def _start_clock(self, backend: Backend) -> None:
@@ -86,7 +87,7 @@ class Optimizer(ArenaBound):
         self.clock = backend.zeros((1,), backend.xp.int64)
 
     def _rates(self, precision: str) -> np.ndarray:
-        return (self.learning_rate * self.lr_factors).astype(precision)
+        return np.asarray(self.learning_rate * self.lr_factors, precision)
 
     def learning_rate_at(self, ago: int) -> float:
         """Return the learning rate of a step already made, the last one 1 step `ago`; reading the clock is a wait."""
@@ -127,11 +128,18 @@ class SGD(Optimizer):
     slots = 1
     kept = ("velocity",)
     hyperparameter_names = ("learning_rate", "momentum", "weight_decay")
-    learning_rate = Hyperparameter()
     momentum = Hyperparameter(below=1.0)
     weight_decay = Hyperparameter()
 
-    def __init__(self, learning_rate=0.01, momentum=0.0, *, nesterov=False, weight_decay=0.0, clip_norm=None):
+    def __init__(
+        self,
+        learning_rate: float = 0.01,
+        momentum: float = 0.0,
+        *,
+        nesterov: bool = False,
+        weight_decay: float = 0.0,
+        clip_norm: float | None = None,
+    ):
         self.learning_rate, self.momentum, self.weight_decay = learning_rate, momentum, weight_decay
         self.nesterov, self.clip_norm = nesterov, clip_norm
 
@@ -157,14 +165,22 @@ class Adam(Optimizer):
     slots = 2
     kept = ("mean", "square", "powers")
     hyperparameter_names = ("learning_rate", "beta1", "beta2", "eps", "weight_decay")
-    learning_rate = Hyperparameter()
     beta1 = Hyperparameter(below=1.0)
     beta2 = Hyperparameter(below=1.0)
     eps = Hyperparameter(not_zero=NOT_ZERO)
     weight_decay = Hyperparameter()
     decoupled = False  # whether the weight decay is added to the step, not to the gradient
 
-    def __init__(self, learning_rate=0.001, *, beta1=0.9, beta2=0.999, eps=1e-8, weight_decay=0.0, clip_norm=None):
+    def __init__(
+        self,
+        learning_rate: float = 0.001,
+        *,
+        beta1: float = 0.9,
+        beta2: float = 0.999,
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+        clip_norm: float | None = None,
+    ):
         self.learning_rate, self.beta1, self.beta2 = learning_rate, beta1, beta2
         self.eps, self.weight_decay, self.clip_norm = eps, weight_decay, clip_norm
 
@@ -189,7 +205,16 @@ class AdamW(Adam):
 
     decoupled = True
 
-    def __init__(self, learning_rate=0.001, *, beta1=0.9, beta2=0.999, eps=1e-8, weight_decay=0.01, clip_norm=None):
+    def __init__(
+        self,
+        learning_rate: float = 0.001,
+        *,
+        beta1: float = 0.9,
+        beta2: float = 0.999,
+        eps: float = 1e-8,
+        weight_decay: float = 0.01,
+        clip_norm: float | None = None,
+    ):
         super().__init__(
             learning_rate, beta1=beta1, beta2=beta2, eps=eps, weight_decay=weight_decay, clip_norm=clip_norm
         )
@@ -208,14 +233,20 @@ class RMSprop(Optimizer):
     slots = 2
     kept = ("square", "velocity")
     hyperparameter_names = ("learning_rate", "smoothing", "eps", "momentum", "weight_decay")
-    learning_rate = Hyperparameter()
     smoothing = Hyperparameter(below=1.0)
     eps = Hyperparameter(not_zero=NOT_ZERO)
     momentum = Hyperparameter(below=1.0)
     weight_decay = Hyperparameter()
 
     def __init__(
-        self, learning_rate=0.001, momentum=0.0, *, smoothing=0.99, eps=1e-8, weight_decay=0.0, clip_norm=None
+        self,
+        learning_rate: float = 0.001,
+        momentum: float = 0.0,
+        *,
+        smoothing: float = 0.99,
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+        clip_norm: float | None = None,
     ):
         self.learning_rate, self.momentum, self.smoothing = learning_rate, momentum, smoothing
         self.eps, self.weight_decay, self.clip_norm = eps, weight_decay, clip_norm
@@ -240,11 +271,17 @@ class Adagrad(Optimizer):
     slots = 1
     kept = ("square",)
     hyperparameter_names = ("learning_rate", "eps", "weight_decay")
-    learning_rate = Hyperparameter()
     eps = Hyperparameter(not_zero=NOT_ZERO)
     weight_decay = Hyperparameter()
 
-    def __init__(self, learning_rate=0.01, *, eps=1e-10, weight_decay=0.0, clip_norm=None):
+    def __init__(
+        self,
+        learning_rate: float = 0.01,
+        *,
+        eps: float = 1e-10,
+        weight_decay: float = 0.0,
+        clip_norm: float | None = None,
+    ):
         self.learning_rate, self.eps = learning_rate, eps
         self.weight_decay, self.clip_norm = weight_decay, clip_norm
 
@@ -256,7 +293,14 @@ class Adagrad(Optimizer):
         self.backend.adagrad_step(arena.values, arena.gradients, self.square, self.hyperparameters)
 
 
-OPTIMIZERS = {"sgd": SGD, "nesterov": SGD, "adam": Adam, "adamw": AdamW, "rmsprop": RMSprop, "adagrad": Adagrad}
+OPTIMIZERS: dict[str, type[Optimizer]] = {
+    "sgd": SGD,
+    "nesterov": SGD,
+    "adam": Adam,
+    "adamw": AdamW,
+    "rmsprop": RMSprop,
+    "adagrad": Adagrad,
+}
 
 
 def get_optimizer(
@@ -275,8 +319,9 @@ def get_optimizer(
     SGD(learning_rate=0.1, momentum=0.9, nesterov=True)
     """
     kind = lookup("optimizer", name, OPTIMIZERS)
-    settings = {"learning_rate": learning_rate, "momentum": momentum, "weight_decay": weight_decay}
-    settings = {name: value for name, value in settings.items() if value is not None} | {"clip_norm": clip_norm}
+    given = {"learning_rate": learning_rate, "momentum": momentum, "weight_decay": weight_decay}
+    settings: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    settings["clip_norm"] = clip_norm
     if kind is SGD:
         return SGD(**{"momentum": 0.9} | settings, nesterov=name == "nesterov")
     if momentum is not None and "momentum" not in kind.hyperparameter_names:

@@ -186,7 +186,7 @@ class WarmUp:
         return self.schedule((progress - self.share) / (1.0 - self.share))
 
 
-SCHEDULES = {
+SCHEDULES: dict[str, Callable[[], Callable[[float], float]]] = {
     "linear": Linear,
     "constant": Constant,
     "step": Step,

@@ -135,7 +135,7 @@ class Run:
         """Check that a description has all that is written into one."""
         about = checkpoint.about
         counts = [about.get(name) for name in PROGRESS]
-        parts = [about.get(name) for name in ("settings", "place", "results")]
+        parts: list[Any] = [about.get(name) for name in ("settings", "place", "results")]
         is_whole = all(isinstance(part, dict) for part in parts) and is_plain(parts)
         if not is_whole or not all(type(count) is int and 0 <= count < MOST for count in counts):
             raise DamagedError(f"{checkpoint.path}: is not a checkpoint of gpucnn: its description lacks something")

@@ -93,7 +93,7 @@ class Saver:
         """Write the checkpoint of this step if it is time, and end the run if there was a signal."""
         if self.signal is not None:
             self._save(self.run.held())
-            self._stop()
+            self._stop(self.signal)
         if self.every and self.run.step % self.every == 0:
             self._save(self.run.held())
 
@@ -125,9 +125,9 @@ class Saver:
             return False
         return True
 
-    def _stop(self) -> NoReturn:
+    def _stop(self, number: int) -> NoReturn:
         self.say(f"stopped after step {self.run.step:,}; --resume goes on from there")
-        raise Stopped(self.signal)
+        raise Stopped(number)
 
     @contextmanager
     def listening(self) -> Iterator[None]:
@@ -139,7 +139,7 @@ class Saver:
             for number, handler in before.items():
                 signal.signal(number, handler)
         if self.signal is not None:  # it arrived after the last step
-            self._stop()
+            self._stop(self.signal)
 
     def _note(self, number: int, frame: Any) -> None:
         if self.signal is not None:
