@@ -55,11 +55,11 @@ def test_values(case: str) -> None:
 def test_by_name(name: str, warm_up: float) -> None:
     """Each starts at its first share, is 1 at most, and changes by no jump but those of `step`."""
     schedule, plain = get_schedule(name, warm_up), SCHEDULES[name]()
-    lr_factors = [schedule(t / 1000) for t in range(1000)]
-    assert lr_factors[0] == pytest.approx(plain(0.0) * (0.01 if warm_up else 1.0))
-    assert max(lr_factors) == pytest.approx(1.0)
-    assert lr_factors[-1] == pytest.approx(plain((0.999 - warm_up) / (1 - warm_up)))
-    jumps = sum(abs(after - before) > 0.021 for before, after in pairwise(lr_factors))
+    factors = [schedule(t / 1000) for t in range(1000)]
+    assert factors[0] == pytest.approx(plain(0.0) * (0.01 if warm_up else 1.0))
+    assert max(factors) == pytest.approx(1.0)
+    assert factors[-1] == pytest.approx(plain((0.999 - warm_up) / (1 - warm_up)))
+    jumps = sum(abs(after - before) > 0.021 for before, after in pairwise(factors))
     assert jumps == {"step": 2}.get(name, 0)
 
 
