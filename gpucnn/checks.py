@@ -1,10 +1,11 @@
-"""Checks of numbers that users give: each returns what it was given, or says what is wrong with it."""
+"""Checks of numbers that users give: each returns the number, or raises `InputError` and says what is wrong with it."""
 
 from __future__ import annotations
 
 import math
 import operator
 from numbers import Real
+from typing import Any
 
 from gpucnn.errors import InputError
 
@@ -18,10 +19,17 @@ def flag(value: object, what: str) -> bool:
     return bool(value)
 
 
-def integer(value: object, what: str, *, least: int, most: int | None = None) -> int:
-    """Return `value` as an int of at least `least`, and at most `most` if given; `what` names it in the error."""
+def integer(value: Any, what: str, *, least: int, most: int | None = None) -> int:
+    """Return `value` as an int of at least `least`, and at most `most` if given; `what` names it in the error.
+
+    >>> integer(3, "size", least=1)
+    3
+    >>> integer(2.5, "size", least=1)
+    Traceback (most recent call last):
+    gpucnn.errors.InputError: size must be an integer of at least 1, received 2.5
+    """
     try:
-        whole = operator.index(value)  # type: ignore[arg-type]
+        whole = operator.index(value)
     except TypeError:
         whole = least - 1
     if isinstance(value, bool) or whole < least or (most is not None and whole > most):
@@ -30,16 +38,27 @@ def integer(value: object, what: str, *, least: int, most: int | None = None) ->
     return whole
 
 
-def number(value: object, what: str, *, least: float = 0.0, below: float = math.inf) -> float:
-    """Return `value` as a float, at least `least` and less than `below`; `what` names it in the error."""
-    if not isinstance(value, Real) or isinstance(value, bool) or not least <= value < below:
+def number(value: Any, what: str, *, least: float = 0.0, below: float = math.inf) -> float:
+    """Return `value` as a float, at least `least` and less than `below`; `what` names it in the error.
+
+    >>> number(0.5, "rate", below=1.0)
+    0.5
+    >>> number(1, "rate", below=1.0)
+    Traceback (most recent call last):
+    gpucnn.errors.InputError: rate must be a number of at least 0 and below 1, received 1
+    """
+    if not isinstance(value, Real) or isinstance(value, bool) or not least <= float(value) < below:
         limit = "finite" if below == math.inf else f"below {below:g}"
         raise InputError(f"{what} must be a number of at least {least:g} and {limit}, received {value!r}")
     return float(value)
 
 
 def pair(value: object, what: str, *, least: int) -> tuple[int, int]:
-    """Return an int or a pair of ints as a pair (rows, columns), each at least `least`."""
+    """Return an int or a pair of ints as a pair (rows, columns), each at least `least`; `what` names it in the error.
+
+    >>> pair(3, "kernel_size", least=1), pair((3, 5), "kernel_size", least=1)
+    ((3, 3), (3, 5))
+    """
     values = tuple(value) if isinstance(value, (tuple, list)) else (value, value)
     if len(values) != 2:
         raise InputError(f"{what} must be an integer or a pair (rows, columns), received {value!r}")

@@ -16,7 +16,15 @@ Pair = tuple[int, int]
 
 @dataclass(frozen=True)
 class Window:
-    """A kernel footprint that slides over an image: all that an operation must know of its geometry.
+    """A kernel's footprint that slides over an image: all that an operation must know of its geometry.
+
+    Layers check their arguments and make one; who makes one directly checks them.
+
+    >>> window = Window((5, 5), stride=(2, 2), padding=((2, 2), (2, 2)))
+    >>> window.output_size(28, 28)
+    (14, 14)
+    >>> window.taps
+    25
 
     Attributes
     ----------
@@ -40,7 +48,7 @@ class Window:
 
     @property
     def border(self) -> tuple[Pair, Pair]:
-        """Padding and overhang together: ((top, bottom), (left, right)), what a window meets around the image."""
+        """Padding and overhang together, ((top, bottom), (left, right)): what a window meets around the image."""
         ((top, bottom), (left, right)), (below, beside) = self.padding, self.overhang
         return (top, bottom + below), (left, right + beside)
 
@@ -51,36 +59,59 @@ class Window:
 
     @property
     def extent(self) -> Pair:
-        """Pixels from the first tap to the last, both counted: D*(K - 1) + 1 for each axis."""
+        """Pixels from the first tap to the last, both counted: `D*(K - 1) + 1` for each axis.
+
+        >>> Window((3, 3), dilation=(2, 1)).extent
+        (5, 3)
+        """
         (KH, KW), (DH, DW) = self.kernel, self.dilation
         return DH * (KH - 1) + 1, DW * (KW - 1) + 1
 
     def input_size(self, OH: int, OW: int) -> Pair:
-        """Size of the smallest input with an output of OH x OW: the inverse of `output_size`."""
+        """Size of the smallest input with an output of OH x OW: the inverse of `output_size`.
+
+        >>> Window((3, 3), stride=(2, 2)).input_size(4, 4)
+        (9, 9)
+        """
         axes = zip((OH, OW), self.extent, self.stride, self.border, strict=True)
         H, W = ((size - 1) * stride + extent - sum(border) for size, extent, stride, border in axes)
         return H, W
 
     def padded_size(self, H: int, W: int) -> Pair:
-        """Size of the image with its border."""
+        """Size of the image with its border.
+
+        >>> Window((3, 3), padding=((1, 1), (0, 2))).padded_size(8, 8)
+        (10, 10)
+        """
         return H + sum(self.border[0]), W + sum(self.border[1])
 
     def output_size(self, H: int, W: int) -> Pair:
-        """Size of the output: `OH = (H + padding + overhang - extent)//SH + 1`, and so for the width.
+        """Size of the output: `OH = (H + padding + overhang - extent)//SH + 1`, and likewise for the width.
 
         Paper: Eqn 2.1. Below 1 where the kernel does not fit its input.
+
+        >>> Window((5, 5)).output_size(28, 28)
+        (24, 24)
         """
         sizes = zip(self.padded_size(H, W), self.extent, self.stride, strict=True)
         OH, OW = ((size - extent) // stride + 1 for size, extent, stride in sizes)
         return OH, OW
 
     def interior(self, H: int, W: int) -> tuple[slice, slice]:
-        """Rows and columns that the image takes in its padded copy."""
+        """Rows and columns that the image takes in its padded copy.
+
+        >>> Window((3, 3), padding=((1, 1), (0, 0))).interior(8, 8)
+        (slice(1, 9, None), slice(0, 8, None))
+        """
         (top, _), (left, _) = self.padding
         return slice(top, top + H), slice(left, left + W)
 
     def tap_slices(self, H: int, W: int) -> Iterator[tuple[slice, slice]]:
-        """For each tap, row by row: the rows and columns of the padded image that it meets as the window slides."""
+        """For each tap, row by row: the rows and columns of the padded image that it meets as the window slides.
+
+        >>> list(Window((1, 2), stride=(2, 2)).tap_slices(4, 4))
+        [(slice(0, 3, 2), slice(0, 3, 2)), (slice(0, 3, 2), slice(1, 4, 2))]
+        """
         (KH, KW), (SH, SW), (DH, DW) = self.kernel, self.stride, self.dilation
         OH, OW = self.output_size(H, W)
         for u in range(KH):
@@ -89,7 +120,11 @@ class Window:
                 yield rows, slice(v * DW, v * DW + SW * (OW - 1) + 1, SW)
 
     def misses_image(self, H: int, W: int) -> bool:
-        """Whether some window lies wholly in the padding."""
+        """Whether some window lies wholly in the padding.
+
+        >>> Window((2, 2), padding=((2, 0), (0, 0))).misses_image(4, 4)
+        True
+        """
         axes = zip((H, W), self.output_size(H, W), self.kernel, self.stride, self.padding, self.dilation, strict=True)
         for size, outputs, taps, stride, (before, _), dilation in axes:
             for output in range(outputs):
@@ -102,5 +137,8 @@ def bins(size: int, outputs: int) -> list[slice]:
     """Share `size` pixels among `outputs` bins: bin i is [floor(i*size/outputs), ceil((i + 1)*size/outputs)).
 
     None is empty; where the sizes do not divide, neighbours may share a pixel.
+
+    >>> bins(7, 3)
+    [slice(0, 3, None), slice(2, 5, None), slice(4, 7, None)]
     """
     return [slice(i * size // outputs, -(-(i + 1) * size // outputs)) for i in range(outputs)]

@@ -1,4 +1,8 @@
-"""Losses: the mean over a batch, and its gradient, in one operation of the backend (paper, sections 2.5 and 3.2)."""
+"""Losses: the mean over a batch and its gradient, in one operation of the backend (paper, sections 2.5 and 3.2).
+
+A loss takes outputs (N, K) of float32 or float64, K for each of N samples, and targets: class labels (N,) of an integer
+type, or an array (N, K) of the outputs' type.
+"""
 
 from __future__ import annotations
 
@@ -34,36 +38,43 @@ Array = Any
 
 
 class Loss:
-    """A function of a network's outputs (N, K) and their targets.
+    """A function of a network's outputs (N, K) and their targets, class labels (N,) or an array (N, K).
 
-    Targets are integer class labels (N,), or an array (N, K)::
+    >>> loss = SoftmaxCrossEntropy()
+    >>> logits, labels = np.zeros((2, 10)), np.array([3, 7])
+    >>> value = loss.forward(logits, labels)  # the mean over the batch, shape (), on the device
+    >>> f"{value:.4f}"
+    '2.3026'
+    >>> dlogits = loss.backward()  # its gradient in the logits
+    >>> dlogits.shape
+    (2, 10)
 
-        loss = SoftmaxCrossEntropy()
-        value = loss.forward(logits, labels)    # mean over the batch, shape (), on the device
-        dlogits = loss.backward()               # its gradient in the logits
+    With `reduction="sum"` the value and the gradient are N times those of the mean: nothing is divided by N.
 
-    With `reduction="sum"` value and gradient are N times those of the mean, that is, without its division by N.
+    A loss of your own names one of the backend's operations, or replaces `_compute`.
     """
 
     operation: str
     settings: tuple[float, ...] = ()  # what the operation takes beside outputs and targets
     ignored_label: int | None = None  # of samples that have no target
     label_hint = ""  # what else the error for wrong labels says
+    backend: Backend  # since `build`
+    workspace: Workspace
 
     def __init__(self, *, reduction: str = "mean"):
         if reduction not in ("mean", "sum"):
             raise InputError(f'{type(self).__name__}: reduction must be "mean" or "sum", received {reduction!r}')
         self.reduction = reduction
-        self.backend: Backend | None = None
+        self._is_built = False
         self._dx: Array | None = None
 
     def __repr__(self) -> str:
         return representation(self)
 
     def build(self, backend: Backend) -> None:
-        """Take the backend to compute on; without this, that of the first outputs."""
-        self.backend = backend
-        self.workspace = Workspace(backend)
+        """Take the backend to compute on; without this call, the loss takes that of the first outputs."""
+        self.backend, self.workspace = backend, Workspace(backend)
+        self._is_built = True
 
     def forward(self, outputs: Array, targets: Array, *, train: bool = True, totals: Array = None) -> Array:
         """Return the loss of a batch, as an array of shape () on the device that the next call overwrites.
@@ -71,8 +82,15 @@ class Loss:
         With `train` the gradient is computed alongside. `totals`, float64 (4,), grows by the batch's sum of losses,
         its hits, its samples that have a target, and all its samples if the sum is still finite; the first divided by
         the third is a mean loss, whatever the reduction and the sizes of the batches.
+
+        Raises
+        ------
+        InputError
+            For shapes, dtypes or labels that do not suit; labels are looked at on a CPU only.
+        DeviceError
+            Where the outputs or the targets are not on the loss's device.
         """
-        if self.backend is None:
+        if not self._is_built:
             self.build(backend_of(outputs, type(self).__name__))
         self._check(outputs, targets)
         with self.backend.limit_blas_threads():
@@ -81,7 +99,10 @@ class Loss:
             return self._compute(outputs, targets, loss=loss, dx=self._dx, totals=totals)
 
     def backward(self) -> Array:
-        """Return the gradient of the last `forward` in its outputs."""
+        """Return the gradient of the last `forward` in its outputs, (N, K), which the next `forward` overwrites.
+
+        Raises `InputError` unless a forward pass with `train=True` came before.
+        """
         if self._dx is None:
             raise InputError(f"{type(self).__name__}: backward needs a forward with train=True before it")
         return self._dx
@@ -155,6 +176,11 @@ class SoftmaxCrossEntropy(Loss):
     So does PyTorch, but where that sum is 0 it returns NaN. Here 1 takes its place: a batch of ignored labels alone
     has loss and gradient 0. The totals are sums over samples, of losses with their weights: the mean over an epoch is
     that of `w[label] loss` per sample that has a target, and does not depend on how the samples were batched.
+
+    >>> loss = SoftmaxCrossEntropy(class_weights=[1, 1, 2], ignored_label=-1, label_smoothing=0.1)
+    >>> value = loss.forward(np.zeros((3, 3)), np.array([0, 2, -1]))  # the last sample has no target
+    >>> bool(loss.backward()[2].any())
+    False
     """
 
     operation = "softmax_cross_entropy"
@@ -238,6 +264,11 @@ class SigmoidCrossEntropy(Loss):
     """`L = -1/N sum_n sum_k [t log s(z) + (1 - t) log(1 - s(z))]` from logits z, s the sigmoid (paper, Eqn 2.14).
 
     Summed over the K outputs and averaged over the batch, so that the gradient is the paper's `(s(z) - t)` over N.
+
+    >>> loss = SigmoidCrossEntropy()
+    >>> value = loss.forward(np.zeros((1, 2)), np.array([[1.0, 0.0]]))
+    >>> loss.backward().tolist()
+    [[-0.5, 0.5]]
     """
 
     operation = "sigmoid_cross_entropy"
@@ -246,39 +277,62 @@ class SigmoidCrossEntropy(Loss):
 class BinaryCrossEntropy(Loss):
     """`L = -1/N sum_n sum_k [t log y + (1 - t) log(1 - y)]` from probabilities y in 0..1 (paper, Eqn 2.14).
 
-    Summed over the K outputs and averaged over the batch, as `SigmoidCrossEntropy`, which takes logits and is exact
+    Summed over the K outputs and averaged over the batch, as in `SigmoidCrossEntropy`, which takes logits and is exact
     where a probability rounds to 0 or 1. Here the logarithms are kept at -100 or more, as in PyTorch.
+
+    >>> f"{BinaryCrossEntropy().forward(np.array([[0.5, 0.5]]), np.array([[1.0, 0.0]])):.4f}"  # 2 log 2
+    '1.3863'
     """
 
     operation = "binary_cross_entropy"
 
 
 class MeanSquaredError(Loss):
-    """`L = 1/(N K) sum (y - t)^2`, averaged over batch and outputs; gradient `2 (y - t)/(N K)` (paper, section 2.5)."""
+    """`L = 1/(N K) sum (y - t)^2`, averaged over batch and outputs; gradient `2 (y - t)/(N K)` (paper, section 2.5).
+
+    >>> float(MeanSquaredError().forward(np.array([[1.0, 4.0]]), np.array([[1.0, 2.0]])))
+    2.0
+    """
 
     operation = "mean_squared_error"
 
 
 class SquaredError(Loss):
-    """`L = 1/N sum (y - t)^2`: summed over the outputs, averaged over the batch (paper, section 2.5, L2)."""
+    """`L = 1/N sum (y - t)^2`: summed over the outputs, averaged over the batch (paper, section 2.5, L2).
+
+    >>> float(SquaredError().forward(np.array([[1.0, 4.0]]), np.array([[1.0, 2.0]])))
+    4.0
+    """
 
     operation = "squared_error"
 
 
 class MeanSquaredLogError(Loss):
-    """`L = 1/(N K) sum (log(y + 1) - log(t + 1))^2`, for values above -1 (paper, section 2.5, MSLE)."""
+    """`L = 1/(N K) sum (log(y + 1) - log(t + 1))^2`, for values above -1 (paper, section 2.5, MSLE).
+
+    >>> float(MeanSquaredLogError().forward(np.array([[3.0]]), np.array([[3.0]])))
+    0.0
+    """
 
     operation = "mean_squared_log_error"
 
 
 class AbsoluteError(Loss):
-    """`L = 1/N sum |y - t|`: summed over the outputs, averaged over the batch (paper, section 2.5, L1)."""
+    """`L = 1/N sum |y - t|`: summed over the outputs, averaged over the batch (paper, section 2.5, L1).
+
+    >>> float(AbsoluteError().forward(np.array([[1.0, 4.0]]), np.array([[2.0, 2.0]])))
+    3.0
+    """
 
     operation = "absolute_error"
 
 
 class MeanAbsoluteError(Loss):
-    """`L = 1/(N K) sum |y - t|`, averaged over batch and outputs (paper, section 2.5, MAE)."""
+    """`L = 1/(N K) sum |y - t|`, averaged over batch and outputs (paper, section 2.5, MAE).
+
+    >>> float(MeanAbsoluteError().forward(np.array([[1.0, 4.0]]), np.array([[2.0, 2.0]])))
+    1.5
+    """
 
     operation = "mean_absolute_error"
 
@@ -286,7 +340,10 @@ class MeanAbsoluteError(Loss):
 class Huber(Loss):
     """`L = 1/(N K) sum h(y - t)`, with `h(d) = d^2/2` where |d| <= delta and `delta (|d| - delta/2)` beyond.
 
-    Averaged over batch and outputs, as PyTorch's `HuberLoss`; a gradient is never more than `delta/(N K)`.
+    Averaged over batch and outputs, as in PyTorch's `HuberLoss`; no gradient is larger than `delta/(N K)`.
+
+    >>> float(Huber(delta=1.0).forward(np.array([[3.0]]), np.array([[0.0]])))
+    2.5
     """
 
     operation = "huber"
@@ -303,6 +360,9 @@ class Hinge(Loss):
     """`L = 1/(N K) sum max(0, 1 - t y)` for targets 1 and -1, averaged over batch and outputs.
 
     A class label is a 1 at the label and -1 elsewhere: each output tells its class from all others.
+
+    >>> float(Hinge().forward(np.array([[0.5, -2.0]]), np.array([0])))
+    0.25
     """
 
     operation = "hinge"
@@ -316,7 +376,11 @@ class Hinge(Loss):
 
 
 class MeanAbsolutePercentageError(Loss):
-    """`L = 100/(N K) sum |(t - y)/t|`, for targets that are not 0 (paper, section 2.5, MAPE)."""
+    """`L = 100/(N K) sum |(t - y)/t|`, for targets (N, K) that are not 0 (paper, section 2.5, MAPE).
+
+    >>> float(MeanAbsolutePercentageError().forward(np.array([[3.0]]), np.array([[4.0]])))
+    25.0
+    """
 
     operation = "mean_absolute_percentage_error"
 
@@ -326,7 +390,7 @@ class MeanAbsolutePercentageError(Loss):
         return targets
 
 
-LOSSES = {
+LOSSES: dict[str, type[Loss]] = {
     loss.operation: loss
     for loss in (
         SoftmaxCrossEntropy,
@@ -345,5 +409,9 @@ LOSSES = {
 
 
 def get_loss(name: str) -> Loss:
-    """Return a new loss by name."""
+    """Return a new loss by name, one of `LOSSES`; raise `InputError` for an unknown one.
+
+    >>> get_loss("huber")
+    Huber()
+    """
     return lookup("loss", name, LOSSES)()

@@ -1,12 +1,14 @@
-"""How layers, models, losses and optimizers show themselves: as the call that makes them."""
+"""How things show themselves: as the call that makes them, and in notebooks as a table."""
 
 from __future__ import annotations
 
 import inspect
 import re
+from collections.abc import Sequence
+from html import escape
 from typing import Any
 
-__all__ = ["representation", "shape_text"]
+__all__ = ["html_table", "representation", "shape_text"]
 
 LONGEST = 60  # characters of one argument
 INDENT = "    "
@@ -15,9 +17,15 @@ INDENT = "    "
 def representation(thing: object, **defaults: Any) -> str:
     """Return the call that makes a thing: `Conv2D(8, 3, padding=1)`.
 
-    Arguments without a default stand in their order, the others by name where they differ from it; `defaults` are those
-    that follow from other arguments. A name that a layer got from its place is left out. What a class of a user's own
-    does not keep as an attribute is shown as `...`.
+    Arguments without a default come first, in their order, then by name those that differ from their default;
+    `defaults` are those that follow from other arguments. A name that a layer has from its place is left out. What a
+    user's class does not keep as an attribute is shown as `...`.
+
+    >>> class Circle:
+    ...     def __init__(self, radius, *, color="black"):
+    ...         self.radius, self.color = radius, color
+    >>> representation(Circle(2)), representation(Circle(2, color="red"))
+    ('Circle(2)', "Circle(2, color='red')")
     """
     arguments = []
     for name, parameter in inspect.signature(type(thing)).parameters.items():
@@ -35,8 +43,34 @@ def representation(thing: object, **defaults: Any) -> str:
 
 
 def shape_text(shape: tuple[int, ...]) -> str:
-    """Return sizes as people read them: "28 x 28 x 1"."""
+    """Return sizes as people read them.
+
+    >>> shape_text((28, 28, 1))
+    '28 x 28 x 1'
+    """
     return " x ".join(map(str, shape))
+
+
+def html_table(rows: Sequence[Sequence[object]], *, left: int = 1, totals: int = 0, caption: str = "") -> str:
+    """Return a table in HTML, for `_repr_html_`; whatever a cell or the caption says is escaped.
+
+    The first row is the head; it and the last `totals` rows are made of header cells. The first `left` columns are
+    aligned to the left, the others to the right, as numbers are.
+
+    >>> html_table([("class", "images"), ("<cat>", 3)]).splitlines()[2]
+    '<tr><td style="text-align: left">&lt;cat&gt;</td><td style="text-align: right">3</td></tr>'
+    """
+    heads = {0, *range(len(rows) - totals, len(rows))}
+    lines = [_html_row(row, "th" if place in heads else "td", left) for place, row in enumerate(rows)]
+    title = [f"<caption>{escape(caption)}</caption>"] if caption else []
+    return "\n".join(["<table>", *title, *lines, "</table>"])
+
+
+def _html_row(row: Sequence[object], tag: str, left: int) -> str:
+    sides = ["left"] * left + ["right"] * (len(row) - left)
+    cells = zip(row, sides, strict=True)
+    inner = "".join(f'<{tag} style="text-align: {side}">{escape(str(cell))}</{tag}>' for cell, side in cells)
+    return f"<tr>{inner}</tr>"
 
 
 def _is(value: Any, default: Any) -> bool:

@@ -1,4 +1,7 @@
-"""Models by name. Each function returns a new `Sequential` for a number of classes; `MODELS` adds how to train it."""
+"""Models by name: each function returns a new `Sequential`, from images (N, H, W, C) to logits (N, classes).
+
+`MODELS` adds how to train them.
+"""
 
 from __future__ import annotations
 
@@ -27,6 +30,9 @@ def paper(classes: int = 10) -> Sequential:
     """The paper's own network: one padded convolution + ReLU, one max pooling, dense layers with sigmoids.
 
     Its outputs are logits: the sigmoid of the output belongs to the loss, `SigmoidCrossEntropy`.
+
+    >>> len(paper(classes=10))
+    9
     """
     return Sequential(
         [
@@ -45,7 +51,11 @@ def paper(classes: int = 10) -> Sequential:
 
 
 def lenet5(classes: int = 10) -> Sequential:
-    """LeNet-5 with ReLU and max pooling, for 28 x 28 images. Source: LeCun et al., Proc. IEEE 86 (1998)."""
+    """LeNet-5 with ReLU and max pooling, for 28 x 28 images. Source: LeCun et al., Proc. IEEE 86 (1998).
+
+    >>> lenet5(classes=10).build((28, 28, 1), "cpu")
+    (10,)
+    """
     return Sequential(
         [
             Conv2D(6, 5, padding=2),
@@ -66,7 +76,11 @@ def lenet5(classes: int = 10) -> Sequential:
 
 
 def mnist(classes: int = 10) -> Sequential:
-    """Two wide 5 x 5 convolutions and a dense layer of 512: 99 % on MNIST."""
+    """Two wide 5 x 5 convolutions and a dense layer of 512: 99 % on MNIST.
+
+    >>> mnist(classes=26)[-1]
+    Dense(26)
+    """
     return Sequential(
         [
             Conv2D(32, 5, padding=2),
@@ -88,6 +102,9 @@ def vgg(classes: int = 10) -> Sequential:
     """Three stages of two 3 x 3 convolutions each (32, 64, 128 maps) and a dense layer of 256, for 32 x 32 images.
 
     Source: Simonyan and Zisserman, ICLR 2015, made small.
+
+    >>> vgg(classes=10)[0]
+    Conv2D(32, 3, padding=1)
     """
     layers: list[Layer] = []
     for filters in (32, 64, 128):
@@ -99,6 +116,9 @@ def resnet20(classes: int = 10) -> Sequential:
     """Three stages of three residual blocks (16, 32, 64 maps), for 32 x 32 images.
 
     Source: He et al., CVPR 2016, section 4.2; its shortcuts between stages are 1 x 1 convolutions here.
+
+    >>> resnet20(classes=10)[-2:]
+    [GlobalAveragePool2D(), Dense(10, initializer='glorot_uniform')]
     """
     return _resnet("resnet20", blocks=3, widths=(16, 32, 64), classes=classes)
 
@@ -107,6 +127,9 @@ def resnet18(classes: int = 10) -> Sequential:
     """ResNet-18 for 32 x 32 images: four stages of two residual blocks (64, 128, 256, 512 maps).
 
     Source: He et al., CVPR 2016, begun with a 3 x 3 convolution and without its first stride and pooling.
+
+    >>> len(resnet18(classes=10))  # a block and the ReLU after it are two
+    21
     """
     return _resnet("resnet18", blocks=2, widths=(64, 128, 256, 512), classes=classes)
 
@@ -131,7 +154,11 @@ def _convolution(filters: int, stride: int = 1, kernel_size: int = 3) -> list[La
 
 @dataclass(frozen=True)
 class Recipe:
-    """A model and the training settings that suit it."""
+    """A model and the training settings that suit it: names of a loss and an optimizer, and a learning rate.
+
+    >>> Recipe(lenet5, learning_rate=0.02).loss
+    'softmax_cross_entropy'
+    """
 
     model: Callable[[int], Sequential]
     loss: str = "softmax_cross_entropy"
@@ -150,5 +177,9 @@ MODELS = {
 
 
 def get_recipe(name: str) -> Recipe:
-    """Return the recipe of a model by name."""
+    """Return the recipe of a model by name, one of `MODELS`; raise `InputError` for an unknown one.
+
+    >>> get_recipe("resnet20").learning_rate
+    0.05
+    """
     return lookup("model", name, MODELS)

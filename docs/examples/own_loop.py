@@ -19,8 +19,9 @@ for epoch in range(10):
     values = []
     for rows in np.split(rng.permutation(len(images)), 8):
         x, y = backend.from_host(images[rows]), backend.from_host(labels[rows])
-        values.append(float(backend.to_host(loss.forward(model.forward(x, train=True), y))))
-        model.backward(loss.backward(), need_dx=False)
+        outputs = model(x, train=True)
+        values.append(float(backend.to_host(loss.forward(outputs, y))))
+        model.backpropagate(loss.backward(), need_dx=False)
         optimizer.step()
     print(f"epoch {epoch + 1}: loss {np.mean(values):.3f}")
 

@@ -27,6 +27,9 @@ def get_backend(
     "auto" is the first GPU if there is one, else the CPU, which computes on as many `threads` as there are cores unless
     given. A backend holds its own scratch memory: use one per thread of the program.
 
+    >>> get_backend("cpu", "float64").precision
+    'float64'
+
     Arrays are of `float_dtype`, "float32" or "float64". With "tf32" or "bf16" they are float32, and so are all sums,
     but the factors of matrix products are rounded to 11 or 8 significant bits, as tensor cores of a GPU take them; the
     reference does so too. Products are faster then, memory is not saved. `convolution` is a GPU's algorithm:
@@ -73,7 +76,11 @@ def _best_backend(precision: str, threads: int | None, options: dict[str, str]) 
 
 
 def available_devices() -> list[str]:
-    """Return the names of the devices that can be used here, the fastest first: GPUs, then "cpu"."""
+    """Return the names of the devices that can be used here, the fastest first: GPUs, then "cpu".
+
+    >>> available_devices()[-1]
+    'cpu'
+    """
     from gpucnn.backend import gpu
 
     try:
@@ -83,7 +90,13 @@ def available_devices() -> list[str]:
 
 
 def backend_of(array: Any, user: str = "the operation") -> Backend:
-    """Return a new backend for the device and precision of an array; `user` is who asks, for the error."""
+    """Return a new backend for the device and the precision of an array; `user` names who asks in the error.
+
+    Raises `InputError` for what is not an array of NumPy or CuPy with floats of 32 or 64 bits.
+
+    >>> backend_of(np.zeros(3)).name
+    'cpu'
+    """
     module = type(array).__module__.partition(".")[0]
     dtype = getattr(array, "dtype", None)
     if module not in ("numpy", "cupy") or not hasattr(array, "shape") or array.ndim == 0:

@@ -64,7 +64,9 @@ def slow_kernels(libraries: Iterable[Mapping[str, Any]], facts: Mapping[str, str
     return next((name for name in names if name.lower() in OLDER_KERNELS), None)
 
 
-def restart_helps(libraries: Iterable[Mapping[str, Any]], facts: Mapping[str, str], environment: Mapping) -> bool:
+def restart_helps(
+    libraries: Iterable[Mapping[str, Any]], facts: Mapping[str, str], environment: Mapping[str, str]
+) -> bool:
     """Whether the kernels are slow and the user, or a start before this one, has not chosen them."""
     return VARIABLE not in environment and slow_kernels(libraries, facts) is not None
 

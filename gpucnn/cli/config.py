@@ -27,23 +27,25 @@ def arguments_in(path: Path, options: Mapping[str, argparse.Action]) -> Iterator
     for key, value in _read(path).items():
         name = key.replace("_", "-")
         if isinstance(value, dict):
-            raise InputError(f"{path}: {key}: expected an option, came a table; put all options at the top of the file")
+            raise InputError(
+                f"{path}: {key}: expected an option, received a table; put all options at the top of the file"
+            )
         if name not in options:
             raise InputError(f"{path}: {unknown_name('key', key, options)}")
         if name in seen:
-            raise InputError(f"{path}: {key}: stands there twice, with a dash and with an underscore; remove one")
+            raise InputError(f"{path}: {key}: appears twice, with a dash and with an underscore; remove one")
         seen.add(name)
         yield from _arguments(f"{path}: {key}", options[name], value)
 
 
 def _read(path: Path) -> dict[str, Any]:
     if not path.is_file():
-        state = "is no file" if path.exists() else "does not exist"
+        state = "is not a file" if path.exists() else "does not exist"
         raise InputError(f"--config {path}: {state}; name a TOML file with options, such as: epochs = 3")
     with path.open("rb") as file:
         content = file.read(MAX_BYTES + 1)
     if len(content) > MAX_BYTES:
-        raise InputError(f"{path}: expected options in at most {MAX_BYTES:,} bytes, came more; shorten it")
+        raise InputError(f"{path}: expected options in at most {MAX_BYTES:,} bytes, received more; shorten it")
     try:
         return tomllib.loads(content.decode())
     except (ValueError, RecursionError) as error:  # TOMLDecodeError and UnicodeDecodeError are ValueErrors
@@ -60,7 +62,7 @@ def _arguments(where: str, option: argparse.Action, value: Any) -> list[str]:
     else:
         expected, fits = "a number", type(value) in (int, float) or value == "auto"
     if not fits:
-        raise InputError(f"{where}: expected {expected}, came {_shown(value)}")
+        raise InputError(f"{where}: expected {expected}, received {_shown(value)}")
     if option.nargs == 0:
         return [option.option_strings[0 if value else -1]]
     return [f"{option.option_strings[0]}={value if isinstance(value, str) else _shown(value)}"]

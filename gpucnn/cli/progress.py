@@ -15,9 +15,12 @@ from gpucnn.errors import InputError
 
 __all__ = ["Summary", "progress"]
 
+Advance = Callable[[int], None]
+Show = Callable[[Any], None]
+
 
 @contextlib.contextmanager
-def progress(epoch: int, epochs: int, samples: int, quiet: bool) -> Iterator[tuple[Callable | None, Callable]]:
+def progress(epoch: int, epochs: int, samples: int, quiet: bool) -> Iterator[tuple[Advance | None, Show]]:
     """Show the progress of one epoch: yield how to advance it by a number of samples, and how to show its results."""
     name = f"epoch {epoch + 1:>{len(str(epochs))}}/{epochs}"
     if quiet:
@@ -25,11 +28,11 @@ def progress(epoch: int, epochs: int, samples: int, quiet: bool) -> Iterator[tup
     elif not sys.stdout.isatty():
         yield None, lambda results: print(f"{name}  {results}", flush=True)
     else:
-        from rich import progress
+        from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-        columns = progress.BarColumn(20), progress.TaskProgressColumn(), progress.TimeRemainingColumn()
-        layout = progress.TextColumn("{task.description}"), *columns, progress.TextColumn("{task.fields[results]}")
-        with progress.Progress(*layout) as bars:
+        columns = BarColumn(20), TaskProgressColumn(), TimeRemainingColumn()
+        layout = TextColumn("{task.description}"), *columns, TextColumn("{task.fields[results]}")
+        with Progress(*layout) as bars:
             task = bars.add_task(name, total=samples, results="")
             yield lambda count: bars.advance(task, count), lambda results: bars.update(task, results=results)
 

@@ -14,6 +14,11 @@ __all__ = ["Augmentation"]
 class Augmentation:
     """Random shifts and mirror images, drawn anew for each image in each epoch.
 
+    >>> Augmentation(shift=2)
+    Augmentation(shift=2, flip=False)
+
+    Raises `InputError` for other kinds of arguments.
+
     Parameters
     ----------
     shift : pixels by which an image moves at most, in each of the four directions; pixels of value 0 move in
@@ -29,5 +34,5 @@ class Augmentation:
             raise InputError(f"Augmentation: flip must be True or False, received {self.flip!r}")
 
     def __bool__(self) -> bool:
-        """Whether it changes any image."""
+        """Return whether it changes any image."""
         return self.shift > 0 or self.flip

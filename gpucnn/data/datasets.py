@@ -14,14 +14,14 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, overload
 
 import numpy as np
 
 from gpucnn.backend.host_memory import available_memory
-from gpucnn.data.download import SOURCES, cache_folder, fill_cache
+from gpucnn.data.download import SOURCES, Stream, cache_folder, fill_cache
 from gpucnn.errors import InputError, OutOfMemoryError, unknown_name
-from gpucnn.representation import shape_text
+from gpucnn.representation import html_table, shape_text
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -53,7 +53,21 @@ CIFAR_NAMES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "
 
 @dataclass(frozen=True)
 class Split:
-    """One half of a data set: `images` (N, H, W, C) uint8, C-contiguous, and `labels` (N,) int32."""
+    """One half of a data set: `images` (N, H, W, C) uint8, C-contiguous, and `labels` (N,) int32.
+
+    It has a length, and places: one sample, (H, W, C) and its label, or a part of the split, which shares its memory.
+
+    >>> train = load("digits").train
+    >>> len(train)
+    1438
+    >>> image, label = train[0]
+    >>> image.shape, label
+    ((8, 8, 1), 0)
+    >>> train[:100]
+    <Split: 100 images of 8 x 8 x 1>
+    >>> sum(label == 3 for image, label in train[:100])
+    11
+    """
 
     images: np.ndarray
     labels: np.ndarray
@@ -62,13 +76,34 @@ class Split:
         """Return the number of samples."""
         return len(self.images)
 
+    @overload
+    def __getitem__(self, place: int) -> tuple[np.ndarray, int]: ...
+
+    @overload
+    def __getitem__(self, place: slice) -> Split: ...
+
+    def __getitem__(self, place: int | slice) -> tuple[np.ndarray, int] | Split:
+        """Return the sample at a place, (image, label), or the split of some."""
+        if isinstance(place, slice):
+            return Split(np.ascontiguousarray(self.images[place]), self.labels[place])
+        return self.images[place], int(self.labels[place])
+
+    def __iter__(self) -> Iterator[tuple[np.ndarray, int]]:
+        """Yield each sample, (image, label)."""
+        return zip(self.images, self.labels.tolist(), strict=True)
+
     def __repr__(self) -> str:
         return f"<Split: {len(self):,} images of {shape_text(self.images.shape[1:])}>"
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """A data set in host memory; `image_range` is the largest pixel value that it can hold (16 or 255)."""
+    """A data set in host memory; `image_range` is the largest pixel value that it can hold (16 or 255).
+
+    >>> digits = load("digits")
+    >>> digits.test, digits.class_names[:3], digits.image_range
+    (<Split: 359 images of 8 x 8 x 1>, ('0', '1', '2'), 16)
+    """
 
     name: str
     train: Split
@@ -79,6 +114,13 @@ class Dataset:
     def __repr__(self) -> str:
         return f"<Dataset {self.name}: {self.classes} classes, {self.train!r} to train on, {self.test!r} to test>"
 
+    def _repr_html_(self) -> str:
+        """Return how many images each class has, as a table for notebooks."""
+        counts = [np.bincount(split.labels, minlength=self.classes).tolist() for split in (self.train, self.test)]
+        rows = [("class", "train", "test"), *zip(self.class_names, *counts, strict=True)]
+        rows.append(("total", f"{len(self.train):,}", f"{len(self.test):,}"))
+        return html_table(rows, totals=1, caption=f"{self.name}: images of {shape_text(self.image_shape)}")
+
     @property
     def classes(self) -> int:
         """The number of classes; labels are 0..classes-1."""
@@ -87,27 +129,36 @@ class Dataset:
     @property
     def image_shape(self) -> tuple[int, int, int]:
         """(H, W, C) of one image."""
-        return self.train.images.shape[1:]
+        H, W, C = self.train.images.shape[1:]
+        return H, W, C
 
 
 @dataclass(frozen=True)
 class Reader:
-    """How to read one kind of data set: `read` takes its folder, or None where the set is `embedded`."""
+    """How to read one kind of data set: `read` takes its folder, or None where the set is `embedded`.
+
+    >>> DATASETS["cifar10"].description
+    '60,000 photographs of ten kinds of things, 32x32 RGB'
+    """
 
     description: str
     files: str  # what the folder has to hold, for error messages
-    read: Callable[[Path | None], Dataset]
+    read: Callable[..., Dataset]
     embedded: bool = False
 
 
 def load(
     name: str,
-    data_dir: str | os.PathLike | None = None,
+    data_dir: str | os.PathLike[str] | None = None,
     *,
     download: bool = False,
-    cache_dir: str | os.PathLike | None = None,
+    cache_dir: str | os.PathLike[str] | None = None,
 ) -> Dataset:
     """Read a data set into host memory.
+
+    >>> digits = load("digits")
+    >>> digits.image_shape, digits.classes
+    ((8, 8, 1), 10)
 
     Parameters
     ----------
@@ -124,6 +175,8 @@ def load(
     ------
     InputError
         The name is unknown, files are missing or broken, or the download failed.
+    OutOfMemoryError
+        The images do not fit into memory.
     """
     if not isinstance(name, str) or name not in DATASETS:
         raise unknown_name("data set", name, DATASETS)
@@ -144,7 +197,7 @@ def load(
 
 
 def _folder(
-    name: str, data_dir: str | os.PathLike | None, download: bool, cache_dir: str | os.PathLike | None
+    name: str, data_dir: str | os.PathLike[str] | None, download: bool, cache_dir: str | os.PathLike[str] | None
 ) -> Path | None:
     """Return the existing folder to read, its cache filled if that is asked for; None for an embedded set."""
     files = DATASETS[name].files
@@ -153,7 +206,7 @@ def _folder(
             raise InputError(f"{name} is part of the library, but data_dir is {data_dir}; leave it out")
         return None
     if data_dir is not None and download:
-        raise InputError(f"{name}: expected data_dir or download, came both ({data_dir}); leave one out")
+        raise InputError(f"{name}: expected data_dir or download, received both ({data_dir}); leave one out")
     if name not in SOURCES and data_dir is None:
         raise InputError(f"{name} cannot be found without its folder: pass --data-dir DIR with {files}")
     folder = cache_folder(name, cache_dir) if data_dir is None else Path(os.path.expanduser(data_dir))
@@ -266,22 +319,22 @@ def _read_idx(path: Path, rank: int) -> np.ndarray:
             "or if it is not compressed take .gz off its name"
         ) from error
     if len(values) != expected:
-        came = f"more than {expected}" if len(values) > expected else len(values)
-        raise _idx_size_error(path, expected, came)
+        received = f"more than {expected}" if len(values) > expected else len(values)
+        raise _idx_size_error(path, expected, received)
     return np.frombuffer(values, np.uint8).reshape(shape)
 
 
-def _read_idx_header(path: Path, stream: BinaryIO, rank: int) -> tuple[int, ...]:
+def _read_idx_header(path: Path, stream: Stream, rank: int) -> tuple[int, ...]:
     """Read and check the header; return the dimensions."""
     expected = bytes((0, 0, 8, rank))
     header = stream.read(4 + 4 * rank)
-    came = header[:4]
-    if came[:2] != expected[:2] or len(came) < 4:
-        problem = "is no IDX file"
-    elif came[2] != 8:
-        problem = f"holds values of type 0x{came[2]:02x}, not of unsigned bytes (0x08)"
-    elif came[3] != rank:
-        problem = f"has {came[3]} dimensions, not {rank}"
+    received = header[:4]
+    if received[:2] != expected[:2] or len(received) < 4:
+        problem = "is not an IDX file"
+    elif received[2] != 8:
+        problem = f"holds values of type 0x{received[2]:02x}, not of unsigned bytes (0x08)"
+    elif received[3] != rank:
+        problem = f"has {received[3]} dimensions, not {rank}"
     elif len(header) < 4 + 4 * rank:
         problem = f"ends after {len(header)} of the {4 + 4 * rank} bytes of its header"
     else:
@@ -291,8 +344,8 @@ def _read_idx_header(path: Path, stream: BinaryIO, rank: int) -> tuple[int, ...]
         problem = f"has the shape {shape}, with nothing in it"
     kind = "images" if rank == 3 else "labels"
     raise InputError(
-        f"{path} {problem}: expected an IDX file of {kind}, which begins with {expected.hex(' ')}, came "
-        f"{came.hex(' ') or 'nothing'}; put the right file there"
+        f"{path} {problem}: expected an IDX file of {kind}, which begins with {expected.hex(' ')}, received "
+        f"{received.hex(' ') or 'nothing'}; put the right file there"
     )
 
 
@@ -304,11 +357,11 @@ def _check_idx_size(path: Path, expected: int, header_bytes: int, is_gzip: bool)
         raise _idx_size_error(path, expected, f"a gzip file of {size} bytes, too small for them")
 
 
-def _idx_size_error(path: Path, expected: int, came: int | str) -> InputError:
-    return InputError(f"{path}: its header promises {expected} bytes of values, came {came}; fetch it again")
+def _idx_size_error(path: Path, expected: int, received: int | str) -> InputError:
+    return InputError(f"{path}: its header promises {expected} bytes of values, received {received}; fetch it again")
 
 
-def _read_at_most(stream: BinaryIO, limit: int) -> bytearray:
+def _read_at_most(stream: Stream, limit: int) -> bytearray:
     """Read up to `limit` bytes in chunks, so that memory grows with what is there, not with promises."""
     values = bytearray()
     while len(values) < limit and (chunk := stream.read(min(CHUNK_BYTES, limit - len(values)))):
@@ -350,7 +403,7 @@ def _cifar_count(path: Path) -> int:
     count, rest = divmod(path.stat().st_size, CIFAR_RECORD_BYTES)
     if rest or not count:
         raise InputError(
-            f"{path}: expected a whole number of records of {CIFAR_RECORD_BYTES} bytes, at least one, came "
+            f"{path}: expected a whole number of records of {CIFAR_RECORD_BYTES} bytes, at least one, received "
             f"{count} and {rest} bytes; fetch the binary version of CIFAR-10 again"
         )
     return count
@@ -363,8 +416,8 @@ def _read_cifar_names(path: Path) -> tuple[str, ...]:
         names = tuple(stream.read(4096).decode("ascii", "replace").split())
     if len(names) != len(CIFAR_NAMES):
         raise InputError(
-            f"{path}: expected {len(CIFAR_NAMES)} class names, one a line, came {len(names)}; mend the "
-            "file or take it away"
+            f"{path}: expected {len(CIFAR_NAMES)} class names, one per line, received {len(names)}; "
+            "mend or remove the file"
         )
     return names
 
@@ -379,8 +432,7 @@ def _read_folder(folder: Path) -> Dataset:
     """Read train/<class>/* and test/<class>/*, or <class>/* with every fifth image of a class for testing.
 
     Hidden files are ignored, and so is what lies beside train and test. Links may lead to other places in the folder,
-    not out of it. Images stay grey, (N, H, W, 1), when
-    all of them are grey; otherwise all become RGB, (N, H, W, 3).
+    not out of it. Images stay grey, (N, H, W, 1), when all of them are grey; otherwise all become RGB, (N, H, W, 3).
     """
     train, test = _list_halves(folder)
     paths = [path for half in (train, test) for files in half.values() for path in files]
@@ -416,10 +468,10 @@ def _list_classes(root: Path, folder: Path) -> Classes:
     """Return the files of each class folder, and refuse anything that is out of place, or a link out of `root`."""
     classes = {path.name: _visible(root, path) for path in _visible(root, folder) if _is_class_folder(path)}
     if not classes:
-        raise InputError(f"{folder}: expected {FOLDER_LAYOUT}, came an empty folder; {_cure('folder')}")
+        raise InputError(f"{folder}: expected {FOLDER_LAYOUT}, received an empty folder; {_cure('folder')}")
     for name, files in classes.items():
         if not files:
-            raise InputError(f"{folder / name}: expected images of a class, came none; add some or remove it")
+            raise InputError(f"{folder / name}: expected images of a class, received none; add some or remove it")
         for path in files:
             if not path.is_file():
                 raise _misplaced(path, "file")
@@ -449,7 +501,7 @@ def _import_pillow() -> ModuleType:
 
 
 class _File(io.BufferedReader):
-    """A file of which nobody can ask for more than it holds: Python would take the memory first, and then read."""
+    """A file from which nobody can ask for more than it holds: Python would take the memory first, and then read."""
 
     def __init__(self, path: Path):
         super().__init__(io.FileIO(path))
@@ -472,24 +524,25 @@ def _open_image(path: Path) -> Iterator[Image]:
                 yield image
     except Exception as error:  # Pillow's decoders raise nearly anything on a damaged file
         raise InputError(
-            f"{path}: expected an image that Pillow can read as one of {', '.join(PILLOW_FORMATS)}, came "
+            f"{path}: expected an image that Pillow can read as one of {', '.join(PILLOW_FORMATS)}, received "
             f"{type(error).__name__} ({error}); mend or remove the file"
         ) from error
 
 
 def _common_shape(paths: list[Path]) -> tuple[int, int, int]:
     """Return (H, W, C) of all the images from their headers, before any of them is decoded."""
-    first, channels = None, 1
+    first: tuple[int, int] = (0, 0)
+    channels = 1
     for path in paths:
         with _open_image(path) as image:
             size, mode = image.size, image.mode
         if mode[0] in "IF":  # "I", "I;16", "F"
-            raise InputError(f"{path}: expected 8 bits a channel, came Pillow's mode {mode}; convert it")
-        if first is None:
+            raise InputError(f"{path}: expected 8 bits per channel, received Pillow's mode {mode}; convert it")
+        if path is paths[0]:
             first = size
         if size != first:
             raise InputError(
-                f"{path}: expected {first[0]}x{first[1]} pixels as in {paths[0]}, came {size[0]}x{size[1]}; "
+                f"{path}: expected {first[0]}x{first[1]} pixels as in {paths[0]}, received {size[0]}x{size[1]}; "
                 "bring all images to one size"
             )
         if mode not in ("1", "L"):

@@ -44,11 +44,19 @@ def _random_key(seed: int) -> tuple[int, int]:
 
 def _histogram(pixels: np.ndarray) -> np.ndarray:
     """Count each value 0..255, an image-sized part at a time: `bincount` works on 64-bit copies."""
-    return sum(np.bincount(part.ravel(), minlength=256) for part in np.array_split(pixels, -(-pixels.size // 2**20)))
+    parts = np.array_split(pixels, -(-pixels.size // 2**20))
+    return np.sum([np.bincount(part.ravel(), minlength=256) for part in parts], axis=0)
 
 
 class Normalization:
-    """Per channel, `x = pixel * scale + shift`: mean 0 and variance 1 over the images it was made from."""
+    """Per channel, `x = pixel * scale + shift`: mean 0 and variance 1 over the images that it is made from.
+
+    Images are (S, H, W, C) uint8; raises `InputError` for others.
+
+    >>> normalization = Normalization(np.array([10, 30], np.uint8).reshape(2, 1, 1, 1))
+    >>> normalization
+    <Normalization: scale [0.1], shift [-2.]>
+    """
 
     def __init__(self, images: np.ndarray):
         _check_images(images)
@@ -60,9 +68,23 @@ class Normalization:
         self.scale = 1.0 / np.where(deviation > 0, deviation, 1.0)
         self.shift = -mean * self.scale
 
+    def __repr__(self) -> str:
+        return f"<Normalization: scale {self.scale}, shift {self.shift}>"
+
 
 class DeviceDataset:
     """One half of a data set on a device, in an order that changes from epoch to epoch.
+
+    >>> from gpucnn import get_backend
+    >>> from gpucnn.data import load
+    >>> digits = load("digits").train
+    >>> train = DeviceDataset(digits, get_backend("cpu"), Normalization(digits.images), Augmentation(shift=1))
+    >>> train.shuffle(np.random.default_rng(0), epoch=0)
+    >>> x, y = train.next_batch(64)
+    >>> x.shape, y.shape
+    ((64, 8, 8, 1), (64,))
+
+    Raises `InputError` for images or labels of another dtype or shape, or a shift that moves images out of sight.
 
     Parameters
     ----------
@@ -70,7 +92,7 @@ class DeviceDataset:
     backend : of the device they are copied to, once
     normalization : from pixels to a network's input, the same for training and test
     augmentation : of the images that a network is trained on; no test sees it
-    seed : of the augmentation, which is a function of seed, epoch, and position in the epoch
+    seed : of the augmentation, which is a function of the seed, the epoch, and the position in the epoch
     """
 
     def __init__(
@@ -113,7 +135,7 @@ class DeviceDataset:
         return {"order": self._order, "cursor": self._cursor, "epoch": self._epoch}
 
     def shuffle(self, rng: np.random.Generator, epoch: int) -> None:
-        """Begin the epoch of this number in a new random order: the one copy to the device in an epoch."""
+        """Begin the epoch with this number in a new random order: the one copy to the device in an epoch."""
         self.backend.from_host(rng.permutation(self.samples).astype(np.int32), out=self._order)
         with self.backend.on_device():
             self._epoch[...] = epoch

@@ -14,22 +14,27 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO, Any, BinaryIO
 
 from gpucnn.errors import InputError
 
-__all__ = ["SOURCES", "RemoteFile", "cache_folder", "fetch", "fill_cache", "open_url"]
+__all__ = ["SOURCES", "RemoteFile", "Stream", "cache_folder", "fetch", "fill_cache", "open_url"]
 
 CHUNK_BYTES = 1 << 20
 TIMEOUT_SECONDS = 30
 MANIFEST = "checksums.md5"  # what an unpacked archive left in the cache, in the format of md5sum
 
+Stream = IO[bytes] | gzip.GzipFile  # what bytes are read from
 OpenUrl = Callable[[str], AbstractContextManager[BinaryIO]]
 
 
 @dataclass(frozen=True)
 class RemoteFile:
-    """A file of a data set, where to fetch it and how to know that it is the right one."""
+    """A file of a data set, where to fetch it, and how to know that it is the right one.
+
+    >>> [file.name for file in SOURCES["cifar10"]]
+    ['cifar-10-binary.tar.gz']
+    """
 
     name: str
     mirrors: tuple[str, ...]  # full addresses, tried in order
@@ -41,16 +46,16 @@ class RemoteFile:
 
 
 class _RejectedError(Exception):
-    """A mirror sent something else than the expected file."""
+    """A mirror sent something other than the expected file."""
 
 
 _TRANSFER_ERRORS = (
     *(OSError, ValueError, http.client.HTTPException),  # the connection, the address, the protocol
-    *(EOFError, zlib.error, tarfile.TarError, _RejectedError),  # what came
+    *(EOFError, zlib.error, tarfile.TarError, _RejectedError),  # what was received
 )
 
 
-def _idx_files(mirrors: tuple[str, ...], rows: tuple[tuple, ...]) -> tuple[RemoteFile, ...]:
+def _idx_files(mirrors: tuple[str, ...], rows: tuple[tuple[Any, ...], ...]) -> tuple[RemoteFile, ...]:
     """Build the four files of an IDX data set from rows (name, max_bytes, md5, content_bytes)."""
     return tuple(RemoteFile(name, tuple(mirror + name for mirror in mirrors), *rest) for name, *rest in rows)
 
@@ -101,8 +106,12 @@ SOURCES: dict[str, tuple[RemoteFile, ...]] = {
 }
 
 
-def cache_folder(name: str, cache_dir: str | os.PathLike | None = None) -> Path:
-    """Return the folder of `name` in `cache_dir`, by default $XDG_CACHE_HOME/gpucnn or ~/.cache/gpucnn."""
+def cache_folder(name: str, cache_dir: str | os.PathLike[str] | None = None) -> Path:
+    """Return the folder of `name` in `cache_dir`, by default $XDG_CACHE_HOME/gpucnn or ~/.cache/gpucnn.
+
+    >>> cache_folder("mnist", "cache").as_posix()
+    'cache/mnist'
+    """
     if cache_dir is None:
         cache_dir = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "gpucnn"
     return Path(os.path.expanduser(cache_dir)) / name  # "~somebody" unknown stays, and is not found
@@ -119,7 +128,7 @@ def fill_cache(name: str, folder: Path, open_url: OpenUrl = open_url) -> None:
     Raises
     ------
     InputError
-        The folder cannot be written, or a file came from none of its mirrors.
+        The folder cannot be written, or no mirror sent the right file.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -182,9 +191,9 @@ def _transfer(url: str, part: Path, max_bytes: int, open_url: OpenUrl) -> None:
 
 
 def _verify(path: Path, file: RemoteFile) -> None:
-    came = _md5(path, file)
-    if came != file.md5:
-        raise _RejectedError(f"MD5 {came} instead of {file.md5}")
+    received = _md5(path, file)
+    if received != file.md5:
+        raise _RejectedError(f"sent the MD5 {received} instead of {file.md5}")
 
 
 def _md5(path: Path, file: RemoteFile) -> str:
@@ -196,7 +205,7 @@ def _md5(path: Path, file: RemoteFile) -> str:
         return _stream_md5(stream, file.content_bytes)
 
 
-def _stream_md5(stream: BinaryIO, expected_bytes: int) -> str:
+def _stream_md5(stream: Stream, expected_bytes: int) -> str:
     """Return the MD5 of the stream; one byte past the expected is enough to make it differ."""
     digest = hashlib.md5(usedforsecurity=False)
     left = expected_bytes + 1
@@ -218,7 +227,7 @@ def _unpack(part: Path, file: RemoteFile, folder: Path) -> None:
                 continue
             stream = archive.extractfile(member) if member.isreg() else None
             if stream is None or member.size > file.member_bytes:
-                raise _RejectedError(f"{member.name} is no regular file of at most {file.member_bytes} bytes")
+                raise _RejectedError(f"{member.name} is not a regular file of at most {file.member_bytes} bytes")
             name = _basename(member.name)
             sums[name] = _replace(folder / name, _chunks(stream))
     missing = [name for name in file.members if _basename(name) not in sums]
@@ -232,7 +241,7 @@ def _basename(member: str) -> str:
     return member.rpartition("/")[2]
 
 
-def _chunks(stream: BinaryIO) -> Iterator[bytes]:
+def _chunks(stream: Stream) -> Iterator[bytes]:
     while chunk := stream.read(CHUNK_BYTES):
         yield chunk
 
@@ -250,11 +259,12 @@ def _replace(path: Path, chunks: Iterable[bytes]) -> str:
 
 
 def _is_present(file: RemoteFile, folder: Path) -> bool:
-    """Tell whether `folder` holds the file, or what was unpacked of it, with the right checksum."""
+    """Return whether `folder` holds the file, or what was unpacked of it, with the right checksum."""
     try:
         if not file.members:
             return _md5(folder / file.name, file) == file.md5
-        sums = dict(reversed(line.split()) for line in (folder / MANIFEST).read_text().splitlines())
+        lines = (folder / MANIFEST).read_text().splitlines()
+        sums = {name: md5 for md5, name in (line.split() for line in lines)}
         names = [_basename(member) for member in file.members]
         return all(_member_md5(folder / name, file) == sums.get(name) for name in names)
     except (OSError, EOFError, ValueError, zlib.error):  # missing or damaged

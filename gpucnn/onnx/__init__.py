@@ -5,7 +5,7 @@ from gpucnn.errors import InputError
 try:
     from gpucnn.onnx.backend import Backend, prepare, run_model, run_node, supports_device
 except ModuleNotFoundError as error:
-    if error.name.partition(".")[0] != "onnx":
+    if (error.name or "").partition(".")[0] != "onnx":
         raise
     raise InputError("gpucnn.onnx needs the package onnx: pip install onnx") from error
 

@@ -21,13 +21,23 @@ __all__ = ["Backend", "prepare", "run_model", "run_node", "supports_device"]
 
 
 class Backend(onnx.backend.base.Backend):
-    """ONNX models on the backends of this library."""
+    """ONNX models on the backends of this library, behind the interface that ONNX defines.
+
+    >>> Backend.supports_device("CPU")
+    True
+    """
 
     @classmethod
     def prepare(
         cls, model: ModelProto, device: str | Device = "CPU", *, float_dtype: str | None = None, **kwargs: Any
     ) -> Graph:
         """Check a model and return it ready to run.
+
+        >>> x, y = (helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ["N", 2]) for name in "xy")
+        >>> graph = helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], "graph", [x], [y])
+        >>> network = prepare(helper.make_model(graph, ir_version=10, opset_imports=[helper.make_opsetid("", 18)]))
+        >>> network.run([np.array([[-1, 2]], np.float32)])[0].tolist()
+        [[0.0, 2.0]]
 
         Parameters
         ----------
@@ -47,6 +57,26 @@ class Backend(onnx.backend.base.Backend):
         return Graph(model, _device(device, float_dtype, precision_of(model)))
 
     @classmethod
+    def run_model(
+        cls,
+        model: ModelProto,
+        inputs: Sequence[np.ndarray],
+        device: str | Device = "CPU",
+        *,
+        float_dtype: str | None = None,
+        **kwargs: Any,
+    ) -> tuple[np.ndarray, ...]:
+        """Prepare a model and run it once; the errors are those of `prepare` and of `Graph.run`.
+
+        >>> x, y = (helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ["N", 2]) for name in "xy")
+        >>> graph = helper.make_graph([helper.make_node("Neg", ["x"], ["y"])], "graph", [x], [y])
+        >>> model = helper.make_model(graph, ir_version=10, opset_imports=[helper.make_opsetid("", 18)])
+        >>> run_model(model, [np.array([[-1, 2]], np.float32)])[0].tolist()
+        [[1.0, -2.0]]
+        """
+        return cls.prepare(model, device, float_dtype=float_dtype, **kwargs).run(inputs)
+
+    @classmethod
     def run_node(
         cls,
         node: NodeProto,
@@ -57,7 +87,14 @@ class Backend(onnx.backend.base.Backend):
         float_dtype: str | None = None,
         **kwargs: Any,
     ) -> tuple[np.ndarray, ...]:
-        """Run one node; `opset_version` says in the operators of which version, the newest unless given."""
+        """Run one node; `opset_version` says in which version of the operators, the newest unless given.
+
+        >>> node = helper.make_node("Add", ["a", "b"], ["c"])
+        >>> run_node(node, [np.ones(2, np.float32), np.ones(2, np.float32)])[0].tolist()
+        [2.0, 2.0]
+
+        Raises `InputError` for a node that is not valid ONNX, or that is not supported, or inputs that do not suit it.
+        """
         opsets = {"": kwargs.get("opset_version", defs.onnx_opset_version()), TRAINING: 1}
         context = CheckerContext()
         context.ir_version, context.opset_imports = onnx.IR_VERSION, opsets
@@ -78,7 +115,7 @@ class Backend(onnx.backend.base.Backend):
 
     @classmethod
     def is_compatible(cls, model: ModelProto, device: str | Device = "CPU", **kwargs: Any) -> bool:
-        """Whether `prepare` takes the model."""
+        """Return whether `prepare` takes the model."""
         try:
             cls.prepare(model, device, **kwargs)
         except GpucnnError:
@@ -87,7 +124,11 @@ class Backend(onnx.backend.base.Backend):
 
     @classmethod
     def supports_device(cls, device: str) -> bool:
-        """Whether `prepare` can compute on the device here."""
+        """Return whether `prepare` can compute on the device here.
+
+        >>> supports_device("CPU"), supports_device("TPU")
+        (True, False)
+        """
         try:
             _device(device, None, "float32")
         except GpucnnError:
@@ -97,7 +138,7 @@ class Backend(onnx.backend.base.Backend):
 
 @contextmanager
 def _checking(what: str) -> Iterator[None]:
-    """Let what ONNX's checker finds be an error of ours."""
+    """Turn what ONNX's checker finds into an error of the library's own."""
     try:
         yield
     except (checker.ValidationError, RuntimeError, TypeError, ValueError) as error:

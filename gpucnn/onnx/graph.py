@@ -27,7 +27,7 @@ Arrays = Sequence[np.ndarray] | Mapping[str, np.ndarray]
 
 
 class Graph(BackendRep):
-    """A model's graph on a backend: `run([x])` returns the outputs as NumPy arrays.
+    """A model's graph on a backend: `run([x])` returns the outputs as NumPy arrays; an example is at `prepare`.
 
     What depends on initializers and constants alone is computed once, here. Floats are computed in the backend's
     precision, whatever theirs is, and outputs have the types that the graph declares.
@@ -70,7 +70,8 @@ class Graph(BackendRep):
     def run(self, inputs: Arrays, **kwargs: Any) -> tuple[np.ndarray, ...]:
         """Return the outputs, by position or by name, for the inputs: in the graph's order, or by name.
 
-        Inputs that have an initializer may be left out.
+        Inputs that have an initializer may be left out. Raises `InputError` for inputs that do not suit the graph, or
+        which an operator cannot compute, and `OutOfMemoryError` for those that do not fit into memory.
         """
         if kwargs:
             raise InputError(f"run takes no options, received {', '.join(kwargs)}")

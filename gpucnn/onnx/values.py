@@ -33,10 +33,12 @@ class Value:
     is_float : whether it is computed with on the device
     """
 
+    _host: np.ndarray | None = None
+
     def __init__(self, backend: Backend, array: Array, order: Order | None = None):
         array = backend.xp.asarray(array)  # NumPy returns numbers where 0-d arrays are meant
         order = order or _as_is(array.ndim)
-        self.backend, self._host, self._arrays = backend, None, {order: array}
+        self.backend, self._arrays = backend, {order: array}
         self.shape = tuple(array.shape[order.index(axis)] for axis in range(array.ndim))
         self.is_float = array.dtype == backend.float_dtype
 
@@ -44,9 +46,10 @@ class Value:
     def on_host(cls, backend: Backend, array: np.ndarray) -> Value:
         """Return the value of a NumPy array, which is copied to the device when needed there."""
         self = cls.__new__(cls)
-        self.backend, self._host, self._arrays = backend, np.asarray(array), {}
-        self.shape = self._host.shape
-        self.is_float = self._host.dtype.name in FLOATS
+        host = np.asarray(array)
+        self.backend, self._host, self._arrays = backend, host, {}
+        self.shape = host.shape
+        self.is_float = host.dtype.name in FLOATS
         return self
 
     @property
@@ -86,9 +89,9 @@ class Value:
     def _permuted(self, order: Order) -> Array:
         backend, shape = self.backend, tuple(self.shape[axis] for axis in order)
         if not self._arrays:
-            dtype = backend.precision if self.is_float else self._host.dtype.name
+            dtype = backend.precision if self.is_float else self.host.dtype.name
             out = backend.empty(shape, getattr(backend.xp, dtype))
-            return backend.from_host(np.transpose(self._host, order), out=out)
+            return backend.from_host(np.transpose(self.host, order), out=out)
         held, array = next(iter(self._arrays.items()))
         out = backend.empty(shape, array.dtype)
         out[...] = backend.xp.permute_dims(array, tuple(held.index(axis) for axis in order))

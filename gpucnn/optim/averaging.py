@@ -18,15 +18,26 @@ Array = Any
 class WeightAverage(ArenaBound):
     """Exponential moving average of the weights: `m = decay m + (1 - decay) w` after each step, over `1 - decay^t`.
 
-    The mean of the weights of all steps so far, each worth `decay` times the next: of the last `1/(1 - decay)` or so,
-    without their noise. Only weights are averaged: the running statistics of batch normalization stay those of the
-    trained weights. Source: Polyak and Juditsky, SIAM J. Control Optim. 30 (1992), here in exponential form.
+    The mean of the weights of all steps so far, each of which counts `decay` times as much as the next: of the last
+    `1/(1 - decay)` or so, without their noise. Only weights are averaged: the running statistics of batch
+    normalization stay those of the trained weights. Source: Polyak and Juditsky, SIAM J. Control Optim. 30 (1992),
+    here in exponential form.
 
-    ::
+    `Trainer(model, loss, optimizer, average=WeightAverage(0.999))` evaluates with the averaged weights. By hand:
 
-        trainer = Trainer(model, loss, optimizer, average=WeightAverage(0.999))  # evaluates with the averaged weights
-        with trainer.average.applied():
-            model.predict(x)
+    >>> from gpucnn import Dense
+    >>> layer, average = Dense(1, initializer="zeros"), WeightAverage(0.5)
+    >>> layer.build((1,), "cpu")
+    (1,)
+    >>> average.attach(layer.arena, layer.backend)
+    >>> average.update()
+    >>> layer.w.value[...] = 3.0
+    >>> average.update()
+    >>> with average.applied():
+    ...     print(layer.w.value.item())  # (0.5 * 0 + 3)/1.5
+    2.0
+    >>> print(layer.w.value.item())
+    3.0
     """
 
     hyperparameter_names = ("decay",)
@@ -48,7 +59,7 @@ class WeightAverage(ArenaBound):
         self._updated = bool(self.backend.to_host(self.total_weight)[0] > 0)
 
     def update(self) -> None:
-        """Take the present weights into the average; nothing is read back."""
+        """Take the present weights into the average; nothing is read back from the device."""
         arena = self._current_arena()
         with self.backend.limit_blas_threads():
             self.backend.average_step(arena.values, self.mean, self.total_weight, self.hyperparameters)
@@ -66,7 +77,7 @@ class WeightAverage(ArenaBound):
 
     @contextmanager
     def applied(self) -> Iterator[None]:
-        """Let the model have the averaged weights for a while, and then exactly those that it had."""
+        """Give the model the averaged weights for a while, and then exactly those that it had."""
         arena = self._current_arena()
         trained = arena.slot()
         self._replace(trained, arena.values)

@@ -1,4 +1,4 @@
-"""Hyperparameters: numbers that lie on the device too, and what works with them on the arena of one model."""
+"""Hyperparameters, whose values lie on the device too, and what works with them on the arena of one model."""
 
 from __future__ import annotations
 
@@ -20,7 +20,16 @@ __all__ = ["ArenaBound", "Hyperparameter"]
 class Hyperparameter:
     """A number that lies on the device too: setting it updates the device's copy; a refused one changes nothing.
 
-    It stays below `below`; `not_zero` says why it may not be 0, if it may not; an `optional` one may be None.
+    It must be below `below`; `not_zero` says why it may not be 0, if it may not; an `optional` one may be None.
+
+    >>> from gpucnn import SGD
+    >>> optimizer = SGD(momentum=0.9)
+    >>> optimizer.momentum = 0.5
+    >>> optimizer.momentum = 1.5
+    Traceback (most recent call last):
+    gpucnn.errors.InputError: SGD: momentum must be a number of at least 0 and below 1, received 1.5
+    >>> optimizer.momentum
+    0.5
     """
 
     def __init__(self, *, below: float = math.inf, not_zero: str = "", optional: bool = False):
@@ -37,10 +46,10 @@ class Hyperparameter:
         checked = None if value is None and self.optional else number(value, what, below=self.below)
         if self.not_zero and checked == 0:
             raise InputError(f"{what} must be above 0, {self.not_zero}")
-        if owner.backend is not None:
+        if owner.arena is not None:
             self.held(owner, checked, owner.backend.precision)
         vars(owner)[self.name] = checked
-        if owner.backend is not None:
+        if owner.arena is not None:
             owner.send()
 
     def _called(self, owner: ArenaBound) -> str:
@@ -61,18 +70,30 @@ class Hyperparameter:
 
 
 class ArenaBound:
-    """Works on the arena of one model after `attach`, with hyperparameters that may be set at any time."""
+    """Works on the arena of one model after `attach`, with hyperparameters that may be set at any time.
+
+    >>> from gpucnn import Adam, Dense
+    >>> layer, optimizer = Dense(2), Adam()
+    >>> layer.build((3,), "cpu")
+    (2,)
+    >>> optimizer.attach(layer.arena, layer.backend)
+    >>> sorted(optimizer.state())
+    ['mean', 'powers', 'square']
+    """
 
     hyperparameter_names: tuple[str, ...]  # in the order in which the backend's operation takes them
     kept: tuple[str, ...] = ()  # attributes: arrays that change from step to step
-    backend: Backend | None = None
     arena: Arena | None = None
+    backend: Backend  # since `attach`
 
     def __repr__(self) -> str:
         return representation(self)
 
     def attach(self, arena: Arena, backend: Backend) -> None:
-        """Take the arena to work on, and allocate the state kept for it; a second time starts anew."""
+        """Take the arena to work on and allocate the state for it; a second call with the same arena starts anew.
+
+        Raises `InputError` if this belongs to another model already.
+        """
         if self.arena is not None and self.arena is not arena:
             raise InputError(f"{type(self).__name__}: already belongs to another model; make a new one")
         self.hyperparameters = backend.from_host(self.held(self.hyperparameter_names, backend.precision))
@@ -83,7 +104,7 @@ class ArenaBound:
         return {name: getattr(self, name) for name in self.kept}
 
     def on_state_loaded(self) -> None:
-        """Take note that `state` has come from elsewhere."""
+        """Take note that the arrays of `state` have new values, of a checkpoint."""
 
     def send(self) -> None:
         """Copy the hyperparameters to the device again, into the same arrays."""

@@ -1,7 +1,7 @@
-"""Learning-rate schedules: the share of the learning rate at each point of a run, from 0 (start) towards 1 (end).
+"""Learning-rate schedules: the factor of the learning rate at each point of a run, from 0 (start) towards 1 (end).
 
-A schedule is any function of the progress; those here are values that say what they are when printed. An optimizer
-takes one with `set_schedule(schedule, steps)`.
+A schedule is any function of the progress; those here are values that say what they are when printed, and raise
+`InputError` for wrong numbers. An optimizer takes one with `set_schedule(schedule, steps)`.
 """
 
 from __future__ import annotations
@@ -28,9 +28,16 @@ __all__ = [
 
 
 def check_schedule(schedule: object, what: str) -> None:
-    """Raise unless `schedule` is a function; a class is one too, but not of the progress. `what` names it."""
+    """Raise `InputError` unless `schedule` is a function; a class is one too, but not of the progress.
+
+    `what` names it in the error.
+
+    >>> check_schedule("linear", "SGD: schedule")
+    Traceback (most recent call last):
+    gpucnn.errors.InputError: SGD: schedule must be a function of the progress, such as Linear(), received 'linear'
+    """
     if not callable(schedule) or isinstance(schedule, type):
-        raise InputError(f"{what} must be a function of the progress, as Linear(), received {schedule!r}")
+        raise InputError(f"{what} must be a function of the progress, such as Linear(), received {schedule!r}")
 
 
 def _cosine(first: float, last: float, progress: float) -> float:
@@ -40,7 +47,11 @@ def _cosine(first: float, last: float, progress: float) -> float:
 
 @dataclass(frozen=True)
 class Constant:
-    """The same rate throughout."""
+    """The same rate throughout.
+
+    >>> Constant()(0.5)
+    1.0
+    """
 
     def __call__(self, progress: float) -> float:
         return 1.0
@@ -48,7 +59,11 @@ class Constant:
 
 @dataclass(frozen=True)
 class Linear:
-    """A rate that falls evenly to the share `end`: large steps first, little noise in the last ones."""
+    """A rate that falls evenly to the factor `end`: large steps first, little noise in the last ones.
+
+    >>> Linear(end=0.5)(0.5)
+    0.75
+    """
 
     end: float = 0.0
 
@@ -61,9 +76,12 @@ class Linear:
 
 @dataclass(frozen=True)
 class Step:
-    """A rate that is multiplied by `factor` at each milestone, a share of the run.
+    """A rate that is multiplied by `factor` at each milestone, a fraction of the run.
 
     By default those of He et al., CVPR 2016, on CIFAR-10: a tenth after a half, a hundredth after three quarters.
+
+    >>> [Step(factor=0.5)(progress) for progress in (0.0, 0.5, 0.9)]
+    [1.0, 0.5, 0.25]
     """
 
     milestones: tuple[float, ...] = (0.5, 0.75)
@@ -82,7 +100,11 @@ class Step:
 
 @dataclass(frozen=True)
 class Exponential:
-    """A rate that loses the same part of itself in every step, down to the share `end`: `end^progress`."""
+    """A rate that loses the same part of itself in every step, down to the factor `end`: `end^progress`.
+
+    >>> Exponential(end=0.25)(0.5)
+    0.5
+    """
 
     end: float = 0.01
 
@@ -96,9 +118,12 @@ class Exponential:
 
 @dataclass(frozen=True)
 class Cosine:
-    """A rate that falls along half a cosine wave to the share `end`, one period without restarts.
+    """A rate that falls along half a cosine wave to the factor `end`, one period without restarts.
 
     Source: Loshchilov and Hutter, SGDR, ICLR 2017, equation 5.
+
+    >>> f"{Cosine(end=0.5)(0.5):.2f}"
+    '0.75'
     """
 
     end: float = 0.0
@@ -112,10 +137,13 @@ class Cosine:
 
 @dataclass(frozen=True)
 class OneCycle:
-    """A rate that climbs from the share `start` to 1 in the first part `peak` of a run, and then falls to `end`.
+    """A rate that climbs from the factor `start` to 1 in the first part `peak` of a run, and then falls to `end`.
 
     Both ways along half a cosine wave. Source: Smith and Topin, Super-Convergence, 2018 (arXiv 1708.07120), in
     PyTorch's form and with its numbers: up from 1/25 in 30 % of the run, down to 1/25 of a ten thousandth.
+
+    >>> [f"{OneCycle()(progress):.2f}" for progress in (0.0, 0.3, 0.65)]
+    ['0.04', '1.00', '0.50']
     """
 
     peak: float = 0.3
@@ -138,6 +166,9 @@ class WarmUp:
     """A climb in front of a schedule: evenly from the part `start` of its first rate, during `share` of the run.
 
     The schedule has the rest of the run. Source: Goyal et al., 2017 (arXiv 1706.02677), section 2.2.
+
+    >>> [WarmUp(Linear(), share=0.5, start=0.0)(progress) for progress in (0.0, 0.25, 0.5, 0.75)]
+    [0.0, 0.5, 1.0, 0.5]
     """
 
     schedule: Callable[[float], float]
@@ -155,7 +186,7 @@ class WarmUp:
         return self.schedule((progress - self.share) / (1.0 - self.share))
 
 
-SCHEDULES = {
+SCHEDULES: dict[str, Callable[[], Callable[[float], float]]] = {
     "linear": Linear,
     "constant": Constant,
     "step": Step,
@@ -166,5 +197,11 @@ SCHEDULES = {
 
 
 def get_schedule(name: str, warm_up: float = 0.0) -> Callable[[float], float]:
-    """Return a schedule by name with its usual numbers, behind a climb in the share `warm_up` of the run."""
+    """Return a schedule by name, one of `SCHEDULES`, with its usual numbers, after a climb in the share `warm_up`.
+
+    Raises `InputError` for an unknown name, or a `warm_up` that is not in [0, 1).
+
+    >>> get_schedule("cosine", warm_up=0.1)
+    WarmUp(schedule=Cosine(end=0.0), share=0.1, start=0.01)
+    """
     return WarmUp(lookup("schedule", name, SCHEDULES)(), warm_up)

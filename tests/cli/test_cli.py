@@ -166,8 +166,8 @@ def test_schedule_clipping_and_average(run, tmp_path: Path, monkeypatch: pytest.
     summary = json.loads(path.read_text())
     recorded = {"schedule": "one-cycle", "warm_up": 0.25, "clip_norm": 0.5, "average": 0.75}
     assert summary.items() >= recorded.items()
-    lr_factors = [get_schedule("one-cycle", 0.25)(t / 4) for t in range(4)]
-    np.testing.assert_allclose(trainer.optimizer.rates, 0.003 * np.array(lr_factors), rtol=1e-6)
+    factors = [get_schedule("one-cycle", 0.25)(t / 4) for t in range(4)]
+    np.testing.assert_allclose(trainer.optimizer.rates, 0.003 * np.array(factors), rtol=1e-6)
     assert np.linalg.norm(trainer.model.arena.gradients) == pytest.approx(0.5, rel=1e-4)
     assert trainer.average.total_weight == 1 + 0.75 + 0.75**2 + 0.75**3
     np.testing.assert_array_equal(trainer.model.arena.values, trainer.average.mean)

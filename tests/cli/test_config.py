@@ -50,16 +50,16 @@ def test_the_command_line_wins_wherever_it_stands(seen: list, tmp_path: Path) ->
         ("epoch = 3", "unknown key 'epoch': did you mean 'epochs'?"),
         ('config = "other.toml"', "unknown key 'config'"),
         ("help = true", "unknown key 'help'"),
-        ('epochs = "3"', "epochs: expected a number, came '3'"),
-        ("epochs = true", "epochs: expected a number, came True"),
-        ("epochs = [3]", "epochs: expected a number, came a list"),
-        ("epochs = 1979-05-27", "epochs: expected a number, came datetime.date(1979, 5, 27)"),
-        ("flip = 1", "flip: expected true or false, came 1"),
-        ("model = 5", "model: expected text in quotes, came 5"),
-        ('data-dir = "a\\u0000"', "data-dir: expected text in quotes, came 'a\\x00'"),
-        ("[train]\nepochs = 3", "train: expected an option, came a table"),
-        ("epochs.x = 3", "epochs: expected an option, came a table"),
-        ("batch-size = 3\nbatch_size = 4", "batch_size: stands there twice"),
+        ('epochs = "3"', "epochs: expected a number, received '3'"),
+        ("epochs = true", "epochs: expected a number, received True"),
+        ("epochs = [3]", "epochs: expected a number, received a list"),
+        ("epochs = 1979-05-27", "epochs: expected a number, received datetime.date(1979, 5, 27)"),
+        ("flip = 1", "flip: expected true or false, received 1"),
+        ("model = 5", "model: expected text in quotes, received 5"),
+        ('data-dir = "a\\u0000"', "data-dir: expected text in quotes, received 'a\\x00'"),
+        ("[train]\nepochs = 3", "train: expected an option, received a table"),
+        ("epochs.x = 3", "epochs: expected an option, received a table"),
+        ("batch-size = 3\nbatch_size = 4", "batch_size: appears twice"),
         ("epochs = 0", "--epochs: expected a whole number of at least 1, received '0'; see gpucnn train --help"),
         ("average = nan", "--average: expected a finite number of at least 0, received 'nan'"),
         ("seed = -1", "--seed: expected a whole number of at least 0, received '-1'"),
@@ -67,7 +67,7 @@ def test_the_command_line_wins_wherever_it_stands(seen: list, tmp_path: Path) ->
         (f"seed = {'9' * 5000}", "expected TOML in UTF-8"),
         ("epochs = ", "expected TOML in UTF-8, such as: epochs = 3 (Invalid value"),
         (f"x = {'[' * 20000}", "expected TOML in UTF-8"),
-        ("#" * (MAX_BYTES + 1), "expected options in at most 65,536 bytes, came more"),
+        ("#" * (MAX_BYTES + 1), "expected options in at most 65,536 bytes, received more"),
     ],
 )
 def test_what_is_wrong_is_said_with_file_and_key(
@@ -85,7 +85,7 @@ def test_files_that_cannot_be_read(seen: list, tmp_path: Path, capsys: pytest.Ca
     assert main(["train", "--config", str(tmp_path / "none.toml")]) == 2
     assert "none.toml: does not exist; name a TOML file with options" in capsys.readouterr().err
     assert main(["train", "--config", str(tmp_path)]) == 2
-    assert f"{tmp_path}: is no file; name a TOML file" in capsys.readouterr().err
+    assert f"{tmp_path}: is not a file; name a TOML file" in capsys.readouterr().err
     (tmp_path / "latin.toml").write_bytes(b'model = "\xe9"')
     assert main(["train", "--config", str(tmp_path / "latin.toml")]) == 2
     assert "latin.toml: expected TOML in UTF-8" in capsys.readouterr().err

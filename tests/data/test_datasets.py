@@ -188,17 +188,17 @@ ZIPPED = pytest.mark.parametrize("zipped", [False, True], ids=["raw", "gzip"])
 @pytest.mark.parametrize(
     ("content", "expected"),
     [
-        (b"GIF89a" + bytes(100), ["is no IDX file", "47 49 46 38", "00 00 08 03"]),
-        (b"", ["is no IDX file", "came nothing"]),
-        (idx_bytes(PIXELS)[:3], ["is no IDX file", "came 00 00 08"]),
+        (b"GIF89a" + bytes(100), ["is not an IDX file", "47 49 46 38", "00 00 08 03"]),
+        (b"", ["is not an IDX file", "received nothing"]),
+        (idx_bytes(PIXELS)[:3], ["is not an IDX file", "received 00 00 08"]),
         (idx_bytes(PIXELS, magic=b"\0\0\x0d\3"), ["type 0x0d", "unsigned bytes"]),
         (idx_bytes(PIXELS.reshape(6, 20)), ["has 2 dimensions, not 3"]),
         (idx_bytes(PIXELS[:, 0, 0]), ["has 1 dimensions, not 3"]),
         (idx_bytes(PIXELS)[:11], ["ends after 11 of the 16 bytes of its header"]),
         (idx_bytes(PIXELS[:0]), ["shape (0, 5, 4)", "nothing in it"]),
         (idx_bytes(PIXELS[:, :0]), ["shape (6, 0, 4)", "nothing in it"]),
-        (idx_bytes(PIXELS)[:-1], ["promises 120 bytes", "came 119"]),
-        (idx_bytes(PIXELS)[:16], ["promises 120 bytes", "came 0"]),
+        (idx_bytes(PIXELS)[:-1], ["promises 120 bytes", "received 119"]),
+        (idx_bytes(PIXELS)[:16], ["promises 120 bytes", "received 0"]),
     ],
     ids=[
         *("magic", "empty", "short", "type", "rank2", "rank1", "header", "no-images", "no-rows"),
@@ -218,7 +218,7 @@ def test_trailing_bytes(mnist, zipped):
     path = spoil(mnist / TRAIN_IMAGES, idx_bytes(PIXELS) + b"xy", zipped)
     message = refusal("mnist", mnist)
     assert str(path) in message
-    assert f"promises 120 bytes of values, came {'more than 120' if zipped else 122}" in message
+    assert f"promises 120 bytes of values, received {'more than 120' if zipped else 122}" in message
 
 
 @ZIPPED
@@ -314,7 +314,7 @@ def test_bomb_is_read_only_as_far_as_its_header_promises(mnist):
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
-    assert f"{path}: its header promises 120 bytes of values, came more than 120" in message
+    assert f"{path}: its header promises 120 bytes of values, received more than 120" in message
     assert peak < 2_000_000
 
 
@@ -374,7 +374,7 @@ def test_cifar_takes_its_names_from_the_meta_file(cifar):
 def test_cifar_meta_file_with_other_names(cifar):
     (cifar / "batches.meta.txt").write_text("cat\ndog\n")
     message = refusal("cifar10", cifar)
-    assert f"{cifar / 'batches.meta.txt'}: expected 10 class names" in message and "came 2" in message
+    assert f"{cifar / 'batches.meta.txt'}: expected 10 class names" in message and "received 2" in message
 
 
 @pytest.mark.parametrize("name", CIFAR_FILES)
@@ -390,13 +390,13 @@ def test_cifar_file_with_part_of_a_record(cifar, extra):
     path.write_bytes(path.read_bytes() + bytes(extra))
     message = refusal("cifar10", cifar)
     assert f"{path}: expected a whole number of records of 3073 bytes" in message
-    assert f"came 3 and {extra} bytes" in message
+    assert f"received 3 and {extra} bytes" in message
 
 
 def test_empty_cifar_file(cifar):
     (cifar / "test_batch.bin").write_bytes(b"")
     message = refusal("cifar10", cifar)
-    assert str(cifar / "test_batch.bin") in message and "at least one, came 0" in message
+    assert str(cifar / "test_batch.bin") in message and "at least one, received 0" in message
 
 
 def test_cifar_label_outside_the_classes(cifar):
@@ -486,7 +486,7 @@ def test_sixteen_bit_image(pictures):
     path = pictures / "train" / "dog" / "1.png"
     save_image(path, random_bytes(3, 4).astype(np.uint16) * 257)
     message = refusal("folder", pictures)
-    assert f"{path}: expected 8 bits a channel, came Pillow's mode I;16" in message
+    assert f"{path}: expected 8 bits per channel, received Pillow's mode I;16" in message
 
 
 def test_images_of_different_sizes(pictures):
@@ -494,7 +494,7 @@ def test_images_of_different_sizes(pictures):
     save_image(path, random_bytes(4, 3))
     message = refusal("folder", pictures)
     first = pictures / "train" / "cat" / "0.png"
-    assert f"{path}: expected 4x3 pixels as in {first}, came 3x4" in message
+    assert f"{path}: expected 4x3 pixels as in {first}, received 3x4" in message
 
 
 def test_file_that_is_no_image(pictures):
@@ -548,7 +548,7 @@ def test_empty_folder(tmp_path):
 def test_class_without_images(pictures):
     for path in (pictures / "train" / "dog").iterdir():
         path.unlink()
-    assert f"{pictures / 'train' / 'dog'}: expected images of a class, came none" in refusal("folder", pictures)
+    assert f"{pictures / 'train' / 'dog'}: expected images of a class, received none" in refusal("folder", pictures)
 
 
 def test_file_in_the_place_of_a_class(pictures):

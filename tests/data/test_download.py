@@ -114,7 +114,7 @@ def test_checksum_of_the_compressed_bytes(tmp_path, mirrors):
 def test_wrong_checksum(tmp_path, mirrors):
     url = mirrors.put("/a", gzip.compress(CONTENT[:-1] + b"?"))
     message = fetch_refusal(remote(url, max_bytes=1000), tmp_path)
-    assert f"{url} (MD5 " in message and hashlib.md5(CONTENT).hexdigest() in message
+    assert f"{url} (sent the MD5 " in message and hashlib.md5(CONTENT).hexdigest() in message
 
 
 def test_content_longer_than_expected(tmp_path, mirrors):
@@ -287,7 +287,7 @@ def test_unpacked_cifar_is_not_fetched_again_unless_damaged(tmp_path, cifar_arch
 @pytest.mark.parametrize(
     ("changes", "without", "expected"),
     [
-        ({"cifar-10-batches-bin/test_batch.bin": None}, "", "test_batch.bin is no regular file"),
+        ({"cifar-10-batches-bin/test_batch.bin": None}, "", "test_batch.bin is not a regular file"),
         ({"cifar-10-batches-bin/test_batch.bin": bytes(4 * 3073 + 1)}, "", "of at most 12292 bytes"),
         (
             {},

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import parts
 import pytest
@@ -27,6 +29,7 @@ from gpucnn import (
     zoo,
 )
 from gpucnn.data import DeviceDataset, Normalization
+from gpucnn.representation import html_table
 
 CALLS = [
     "Conv2D(8, 3)",
@@ -143,3 +146,39 @@ def test_containers_are_sequences() -> None:
         model[3]
     block = Residual(Conv2D(4, 1))
     assert len(block) == 3 and block[0] is block.body
+
+
+def test_a_table_for_notebooks() -> None:
+    rows = [("name", "kind", "size"), ("<i>", "a & b", 3), ("total", "", 3)]
+    head, body, total = html_table(rows, left=2, totals=1, caption='"<b>"').splitlines()[2:-1]
+    assert html_table(rows, caption='"<b>"').splitlines()[:2] == ["<table>", "<caption>&quot;&lt;b&gt;&quot;</caption>"]
+    assert [row.count("<th") for row in (head, body, total)] == [3, 0, 3]
+    assert body == (
+        '<tr><td style="text-align: left">&lt;i&gt;</td><td style="text-align: left">a &amp; b</td>'
+        '<td style="text-align: right">3</td></tr>'
+    )
+
+
+def test_a_data_set_in_a_notebook() -> None:
+    images = np.zeros((3, 4, 5, 1), np.uint8)
+    halves = [data.Split(images, np.array(labels, np.int32)) for labels in ([0, 0, 0], [1, 0, 1])]
+    table = data.Dataset("pets", *halves, ("cat", "<dog>"), 255)._repr_html_()
+    cells = [re.findall(r">([^<>]+)</t[dh]>", line) for line in table.splitlines() if line.startswith("<tr>")]
+    assert cells == [["class", "train", "test"], ["cat", "3", "1"], ["&lt;dog&gt;", "0", "2"], ["total", "3", "3"]]
+    assert "<caption>pets: images of 4 x 5 x 1</caption>" in table
+
+
+def test_a_split_is_a_sequence_of_samples() -> None:
+    split = data.load("digits").test
+    image, label = split[-1]
+    assert np.array_equal(image, split.images[358]) and label == split.labels[358] and type(label) is int
+    some = split[3:50:7]
+    assert len(some) == 7 and np.array_equal(some.images, split.images[3:50:7])
+    assert np.array_equal(some.labels, split.labels[3:50:7])
+    assert some.images.flags.c_contiguous  # as of any split
+    assert [label for _, label in some] == some.labels.tolist()
+    assert all(np.array_equal(image, some[place][0]) for place, (image, _) in enumerate(some))
+    with pytest.raises(IndexError):
+        split[359]
+    normalization = Normalization(data.load("digits").train.images)
+    assert repr(normalization) == f"<Normalization: scale {normalization.scale}, shift {normalization.shift}>"

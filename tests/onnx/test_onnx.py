@@ -255,9 +255,9 @@ def test_softmax_before_version_13_takes_all_axes_from_its_own_on() -> None:
 def test_batch_normalization_before_version_14_trains_where_more_outputs_are_asked_for() -> None:
     x, gamma, beta, mean, variance = random(4, 3, 2, 2), *np.abs(random(4, 3, seed=1))
     batch_mean, batch_variance = x.mean((0, 2, 3)), x.var((0, 2, 3))
-    y, *mean_rstd = run("BatchNormalization", [x, gamma, beta, mean, variance], opset=9, outputs=5, momentum=0.75)
+    y, *moments = run("BatchNormalization", [x, gamma, beta, mean, variance], opset=9, outputs=5, momentum=0.75)
     kept = 0.75 * mean + 0.25 * batch_mean, 0.75 * variance + 0.25 * batch_variance
-    np.testing.assert_allclose(mean_rstd, [*kept, batch_mean, batch_variance], rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(moments, [*kept, batch_mean, batch_variance], rtol=1e-5, atol=1e-6)
     z = (x - batch_mean[:, None, None]) / np.sqrt(batch_variance + 1e-5)[:, None, None]
     np.testing.assert_allclose(y, z * gamma[:, None, None] + beta[:, None, None], rtol=1e-4, atol=1e-5)
 

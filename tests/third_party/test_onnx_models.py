@@ -51,9 +51,9 @@ class Builder:
         return self.add("Conv", x, self.weights(*shape), self.weights(shape[0]), **attributes)
 
     def batch_norm(self, x: str, channels: int) -> str:
-        """Add a batch normalization with random mean_rstd."""
-        mean_rstd = [self.rng.uniform(0.5, 1.5, channels).astype(np.float32) for _ in range(4)]
-        return self.add("BatchNormalization", x, *map(self.constant, mean_rstd))
+        """Add a batch normalization with random parameters and moments."""
+        arrays = [self.rng.uniform(0.5, 1.5, channels).astype(np.float32) for _ in range(4)]
+        return self.add("BatchNormalization", x, *map(self.constant, arrays))
 
     def model(self, output: str, rank: int, input_shape: tuple[int, ...]) -> ModelProto:
         """Return the model from "x" to an output of this rank."""

@@ -90,7 +90,7 @@ def pad(x: Tensor, padding: tuple[int, ...], mode: str = "constant", value: floa
 def max_pool2d(
     x: Tensor, kernel_size, stride=None, padding=0, dilation=1, ceil_mode=False, return_indices=False
 ) -> LayerCall:
-    """`MaxPool2D`; PyTorch's indices are pixel numbers h*W + w, the layer's argmax are tap numbers."""
+    """`MaxPool2D`; PyTorch's indices are pixel numbers h*W + w, the layer's argmax holds tap numbers."""
     layout = images(x)
 
     def indices(pool: gpucnn.MaxPool2D) -> list[np.ndarray]:
@@ -127,7 +127,7 @@ def adaptive_avg_pool2d(x: Tensor, output_size) -> LayerCall:
 
 
 def adaptive_max_pool2d(x: Tensor, output_size, return_indices: bool = False) -> LayerCall:
-    """`AdaptiveMaxPool2D`, whose argmax are PyTorch's indices."""
+    """`AdaptiveMaxPool2D`, whose argmax is PyTorch's indices."""
     layout = images(x)
 
     def indices(pool: gpucnn.AdaptiveMaxPool2D) -> list[np.ndarray]:

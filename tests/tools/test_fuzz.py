@@ -267,7 +267,7 @@ def test_descriptions_that_could_not_be_written_again(about: dict, message: str,
 def test_results_that_are_no_numbers_are_refused(results: dict) -> None:
     run = _checkpoint_run()
     arrays, about = run.held()
-    with pytest.raises(InputError, match="is no checkpoint of gpucnn"):
+    with pytest.raises(InputError, match="is not a checkpoint of gpucnn"):
         run.resume(Checkpoint(Path("a"), arrays, about | {"results": results}))
 
 
@@ -280,7 +280,7 @@ def test_an_array_of_too_many_axes_is_damage(tmp_path: Path) -> None:
 
 def test_what_is_no_file_is_no_checkpoint(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "a.safetensors")  # which would wait for somebody to write
-    with pytest.raises(InputError, match="no regular file"):
+    with pytest.raises(InputError, match="not a regular file"):
         read(tmp_path / "a.safetensors")
 
 
@@ -294,7 +294,7 @@ def test_places_that_are_none_are_refused(name: str) -> None:
     run.resume(Checkpoint(Path("a"), arrays, about))
     for change in (-5, 1):
         changed = arrays | {name: arrays[name] + np.array(change, arrays[name].dtype)}
-        with pytest.raises(InputError, match="stands at no place in this data"):
+        with pytest.raises(InputError, match="its place in the data does not exist"):
             run.resume(Checkpoint(Path("a"), changed, about))
 
 

@@ -18,7 +18,7 @@ import gpucnn
 PACKAGE = Path(gpucnn.__file__).parent
 MAX_FILES, MAX_FOLDERS = 10, 8  # at the top level
 MAX_LINES = 600
-MAX_LINES_OF_A_PATH = 350
+MAX_LINES_OF_A_PATH = 260
 
 # From the ground up. A module may import from the rows before its own, and from modules of its own name; within a row
 # only where `ALSO` says so. A package stands for all its modules.
@@ -291,10 +291,18 @@ def test_public_names_exist_and_are_sorted(name: str) -> None:
     assert len(set(getattr(found, "__all__", []))) == len(getattr(found, "__all__", []))
 
 
+def lines_of_code(file: str) -> int:
+    """Count the lines of a file, docstrings left out."""
+    kinds = (ast.Module, ast.ClassDef, ast.FunctionDef)
+    firsts = [node.body[0] for node in ast.walk(SOURCES[file]) if isinstance(node, kinds) and ast.get_docstring(node)]
+    documented = sum(first.end_lineno - first.lineno + 1 for first in firsts)
+    return len((PACKAGE / file).read_text().splitlines()) - documented
+
+
 def test_the_path_of_a_convolution_is_short() -> None:
-    """From the layer to its equations: what a reader is asked to follow."""
+    """From the layer to its equations: what a reader is asked to follow, beside docstrings."""
     path = "layers/convolution.py", "backend/reference/convolution.py", "geometry.py"
-    assert sum(len((PACKAGE / file).read_text().splitlines()) for file in path) <= MAX_LINES_OF_A_PATH
+    assert sum(lines_of_code(file) for file in path) <= MAX_LINES_OF_A_PATH
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.relative_to(PACKAGE).as_posix())

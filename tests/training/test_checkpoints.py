@@ -99,10 +99,10 @@ def test_every_changed_bit_is_found(tmp_path: Path) -> None:
     [
         (None, {}, "it has no description"),
         ({"gpucnn": "{}"}, {}, "it has no description"),
-        ({"gpucnn": "{}", "sha256": "0"}, {}, "its checksum does not fit"),
-        ({"gpucnn": "[1]"}, {}, "no JSON object"),
-        ({"gpucnn": "{"}, {}, "is no JSON"),
-        ({"gpucnn": "[" * 100_000}, {}, "is no JSON"),
+        ({"gpucnn": "{}", "sha256": "0"}, {}, "its checksum does not match"),
+        ({"gpucnn": "[1]"}, {}, "not a JSON object"),
+        ({"gpucnn": "{"}, {}, "is not JSON"),
+        ({"gpucnn": "[" * 100_000}, {}, "is not JSON"),
         ({"gpucnn": "{}"}, {"a": np.zeros(2, np.float16)}, "it holds F16"),
     ],
 )

@@ -364,7 +364,7 @@ def test_rates_and_clock_are_read_on_the_device(device: str) -> None:
 @pytest.mark.parametrize("share", [-0.5, math.nan, math.inf, "1"])
 def test_a_schedule_that_gives_no_share(share) -> None:
     optimizer = SGD(0.1)
-    message = f"SGD: the schedule's share at 2/4 must be a number of at least 0 and finite, received {share!r}"
+    message = f"SGD: the schedule's factor at 2/4 must be a number of at least 0 and finite, received {share!r}"
     with pytest.raises(InputError, match=re.escape(message)):
         optimizer.set_schedule(lambda progress: share if progress == 0.5 else 1.0, 4)
     with pytest.raises(InputError, match="SGD: steps must be an integer of at least 1, received 0"):
@@ -471,11 +471,11 @@ BAD = [
     (lambda: AdamW(clip_norm=0), "AdamW: clip_norm must be above 0, else nothing is learned; None clips nothing"),
     (
         lambda: SGD().set_schedule("linear", 3),
-        "SGD: schedule must be a function of the progress, as Linear(), received 'lin",
+        "SGD: schedule must be a function of the progress, such as Linear(), received 'lin",
     ),
     (
         lambda: SGD().set_schedule(Linear, 3),
-        "SGD: schedule must be a function of the progress, as Linear(), received <class",
+        "SGD: schedule must be a function of the progress, such as Linear(), received <class",
     ),
     (
         lambda: get_optimizer("nestorov", 0.1),

@@ -55,11 +55,11 @@ def test_values(case: str) -> None:
 def test_by_name(name: str, warm_up: float) -> None:
     """Each starts at its first share, is 1 at most, and changes by no jump but those of `step`."""
     schedule, plain = get_schedule(name, warm_up), SCHEDULES[name]()
-    lr_factors = [schedule(t / 1000) for t in range(1000)]
-    assert lr_factors[0] == pytest.approx(plain(0.0) * (0.01 if warm_up else 1.0))
-    assert max(lr_factors) == pytest.approx(1.0)
-    assert lr_factors[-1] == pytest.approx(plain((0.999 - warm_up) / (1 - warm_up)))
-    jumps = sum(abs(after - before) > 0.021 for before, after in pairwise(lr_factors))
+    factors = [schedule(t / 1000) for t in range(1000)]
+    assert factors[0] == pytest.approx(plain(0.0) * (0.01 if warm_up else 1.0))
+    assert max(factors) == pytest.approx(1.0)
+    assert factors[-1] == pytest.approx(plain((0.999 - warm_up) / (1 - warm_up)))
+    jumps = sum(abs(after - before) > 0.021 for before, after in pairwise(factors))
     assert jumps == {"step": 2}.get(name, 0)
 
 
@@ -74,7 +74,7 @@ BAD = [
     (lambda: Exponential(0.0), "Exponential: end must be above 0, which no power reaches; try 0.01"),
     (lambda: Step((0.5, 1.0)), "Step: a milestone must be a number of at least 0 and below 1, received 1.0"),
     (lambda: Step(0.5), "Step: milestones must be a tuple of numbers, received 0.5"),
-    (lambda: WarmUp(Linear, 0.1), "WarmUp: schedule must be a function of the progress, as Linear(), received <class"),
+    (lambda: WarmUp(Linear, 0.1), "WarmUp: schedule must be a function of the progress, such as Linear(), received"),
     (lambda: Step(factor=-0.1), "Step: factor must be a number of at least 0 and finite, received -0.1"),
     (lambda: OneCycle(1.0), "OneCycle: peak must be a number of at least 0 and below 1, received 1.0"),
     (lambda: OneCycle(start=-1), "OneCycle: start must be a number of at least 0 and finite, received -1"),

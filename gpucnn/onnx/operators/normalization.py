@@ -36,8 +36,8 @@ def batch_normalization(
     count = x.size // x.shape[1]
     batch[1, :] = batch[1, :] * (max(count - 1, 1) / count)  # ONNX keeps the biased variance
     running = node["momentum"] * running + (1.0 - node["momentum"]) * batch
-    mean_rstd = [node.value(moment) for both in (running, batch) for moment in (both[0, :], both[1, :])]
-    return (node.value(y, order), *mean_rstd)
+    moments = [node.value(moment) for both in (running, batch) for moment in (both[0, :], both[1, :])]
+    return (node.value(y, order), *moments)
 
 
 @operator("GroupNormalization")

@@ -1,4 +1,4 @@
-"""Runs that can stop at any moment and go on bit for bit: what is kept, where, and how it is found again."""
+"""Runs that can stop at any moment and resume bit for bit: what is kept, where, and how it is found again."""
 
 from gpucnn.training.checkpoints.file import DamagedError, read, write
 from gpucnn.training.checkpoints.folder import Checkpoint, Checkpoints

@@ -1,4 +1,4 @@
-"""What a run was told, as plain JSON: so that one that goes on can be compared with the one that stopped."""
+"""The settings of a run as plain JSON: so that one that resumes can be compared with the one that stopped."""
 
 from __future__ import annotations
 
@@ -17,16 +17,24 @@ DEEPEST = 100  # lists and objects in each other; a layer in a container takes t
 
 
 def settings_of(thing: object) -> dict[str, Any]:
-    """Return the kind of a thing and the plain arguments that it was made with, of those that it keeps."""
+    """Return the kind of a thing and the plain arguments that it was made with, of those that it keeps.
+
+    >>> from gpucnn import WeightAverage
+    >>> settings_of(WeightAverage(0.9))
+    {'kind': 'WeightAverage', 'decay': 0.9}
+    """
     names = inspect.signature(type(thing).__init__).parameters
     held = {name: getattr(thing, name, ...) for name in names}
     return {"kind": type(thing).__name__} | {name: value for name, value in held.items() if is_plain(value)}
 
 
 def is_plain(value: object, deepest: int = DEEPEST) -> bool:
-    """Whether a value is what JSON can hold: text, truth values, finite numbers, None, and not too many lists of them.
+    """Whether a value is what JSON can hold: text, truth values, finite numbers, None, and lists and objects of these.
 
-    Objects count as such lists; `deepest` says how many may lie in each other.
+    `deepest` says how many lists and objects may lie in each other.
+
+    >>> is_plain({"rate": [0.1, None]}), is_plain(float("nan")), is_plain([[]], deepest=1)
+    (True, False, False)
     """
     if isinstance(value, float):
         return math.isfinite(value)
@@ -37,7 +45,15 @@ def is_plain(value: object, deepest: int = DEEPEST) -> bool:
 
 
 def describe_layer(layer: Layer) -> dict[str, Any]:
-    """Return a layer's kind and arguments, the shapes of its output and its parameters, and of all of its parts."""
+    """Return a layer's kind and arguments, the shapes of its output and its parameters, and those of all its parts.
+
+    >>> from gpucnn import Flatten
+    >>> layer = Flatten(name="flat")
+    >>> layer.build((2, 2, 1), "cpu")
+    (4,)
+    >>> describe_layer(layer)
+    {'kind': 'Flatten', 'name': 'flat', 'output': (4,), 'parameters': {}}
+    """
     described = settings_of(layer) | {"output": layer.output_shape}
     if parts := getattr(layer, "layers", None):
         return described | {"layers": {part.name: describe_layer(part) for part in parts}}
@@ -45,7 +61,13 @@ def describe_layer(layer: Layer) -> dict[str, Any]:
 
 
 def describe_data(dataset: Dataset) -> dict[str, Any]:
-    """Return the sizes of a data set, and a checksum of what is trained on."""
+    """Return the sizes of a data set, and a checksum of the part that a network is trained on.
+
+    >>> from gpucnn.data import load
+    >>> described = describe_data(load("digits"))
+    >>> described["images"], described["classes"]
+    ((1438, 8, 8, 1), 10)
+    """
     digest = hashlib.sha256(dataset.train.images.data)
     digest.update(dataset.train.labels.data)
     shape = dataset.train.images.shape
@@ -53,7 +75,11 @@ def describe_data(dataset: Dataset) -> dict[str, Any]:
 
 
 def differences(before: Any, now: Any, where: str = "") -> Iterator[str]:
-    """Yield what differs between two descriptions, one sentence each."""
+    """Yield what differs between two descriptions, a sentence for each.
+
+    >>> list(differences({"loss": {"delta": 1.0}}, {"loss": {"delta": 2.0}}))
+    ['loss.delta was 1.0 and is 2.0']
+    """
     if isinstance(before, dict) and isinstance(now, dict):
         for name in {**before, **now}:
             yield from differences(before.get(name), now.get(name), f"{where}.{name}" if where else name)

@@ -31,11 +31,25 @@ ALIGNMENT = 8  # bytes, of the first array
 
 
 class DamagedError(InputError):
-    """A file is no checkpoint, or not what was written; the message says what is wrong with it."""
+    """A file is not a checkpoint, or not what was written; the message says what is wrong with it.
+
+    >>> from gpucnn.errors import InputError
+    >>> issubclass(DamagedError, InputError)
+    True
+    """
 
 
 def write(path: Path, arrays: Mapping[str, np.ndarray], about: Mapping[str, Any]) -> None:
-    """Write a checkpoint, whole or not at all; it is on the disk when this returns."""
+    """Write a checkpoint, whole or not at all; it is on the disk when this returns.
+
+    Arrays are of float32, float64, int32 or int64, and `about` is plain JSON. Raises `OSError` if it cannot be written.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     write(Path(folder) / "mine.safetensors", {"w": np.ones(3, np.float32)}, {"step": 7})
+    ...     [path.name for path in Path(folder).iterdir()]
+    ['mine.safetensors']
+    """
     text = json.dumps(about, sort_keys=True, allow_nan=False)
     arrays = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
     metadata = {ABOUT: text, CHECKSUM: checksum(arrays, text)}
@@ -46,7 +60,7 @@ def write(path: Path, arrays: Mapping[str, np.ndarray], about: Mapping[str, Any]
         with open(temporary, "xb") as file:  # never through a link that lies there
             file.write(header(arrays, metadata))
             for array in arrays.values():
-                file.write(array.reshape(-1).view(np.uint8))
+                file.write(array.reshape(-1).view(np.uint8).data)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
@@ -58,9 +72,9 @@ def write(path: Path, arrays: Mapping[str, np.ndarray], about: Mapping[str, Any]
 
 
 def header(arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> bytes:
-    """Return what a safetensors file begins with: the length of its table of contents, and that, in JSON.
+    """Return what a safetensors file begins with: the length of its table of contents, and the table, in JSON.
 
-    The library would write the file too, but from two copies of all arrays, which took half of the time.
+    The package safetensors would write the file too, but from two copies of all arrays, which took half of the time.
     """
     contents: dict[str, Any] = {"__metadata__": metadata}
     end = 0
@@ -74,7 +88,7 @@ def header(arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> byt
 
 
 def sync_folder(folder: Path) -> None:
-    """Have the names in a folder on the disk, where the system can be asked for that."""
+    """Flush the names in a folder to the disk, where the system can be asked for that."""
     if not hasattr(os, "O_DIRECTORY"):
         return
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
@@ -87,34 +101,45 @@ def sync_folder(folder: Path) -> None:
 def read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """Return the arrays and the description of a checkpoint, as they were written.
 
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = Path(folder) / "mine.safetensors"
+    ...     write(path, {"w": np.ones(3, np.float32)}, {"step": 7})
+    ...     read(path)
+    ({'w': array([1., 1., 1.], dtype=float32)}, {'step': 7})
+
     Raises
     ------
     DamagedError
-        Where anything in it is not as it was written. An `OSError` says that the file cannot be read at all.
+        Where anything in it is not as it was written.
+    OSError
+        Where the file cannot be read at all.
     """
     if not stat.S_ISREG(path.stat().st_mode):
-        raise DamagedError(f"{path}: is no checkpoint: no regular file")
+        raise DamagedError(f"{path}: is not a checkpoint: not a regular file")
     try:
         with safetensors.safe_open(path, "numpy") as file:
             metadata = file.metadata() or {}
             kinds = {name: file.get_slice(name).get_dtype() for name in file.keys()}  # noqa: SIM118
             arrays = {name: file.get_tensor(name) for name, kind in kinds.items() if kind in DTYPES}
     except (safetensors.SafetensorError, ValueError) as error:  # NumPy refuses what has more than 64 axes
-        raise DamagedError(f"{path}: is damaged, or no checkpoint ({error})") from error
+        raise DamagedError(f"{path}: is damaged, or not a checkpoint ({error})") from error
     if unknown := set(kinds.values()) - DTYPES.keys():
-        raise DamagedError(f"{path}: is no checkpoint of gpucnn: it holds {', '.join(sorted(unknown))}")
+        raise DamagedError(f"{path}: is not a checkpoint of gpucnn: it holds {', '.join(sorted(unknown))}")
     if ABOUT not in metadata or CHECKSUM not in metadata:
-        raise DamagedError(f"{path}: is no checkpoint of gpucnn: it has no description")
+        raise DamagedError(f"{path}: is not a checkpoint of gpucnn: it has no description")
     if checksum(arrays, metadata[ABOUT]) != metadata[CHECKSUM]:
-        raise DamagedError(f"{path}: is damaged: its checksum does not fit")
+        raise DamagedError(f"{path}: is damaged: its checksum does not match")
     try:
         about = json.loads(metadata[ABOUT])
     except (ValueError, RecursionError) as error:
-        raise DamagedError(f"{path}: is no checkpoint of gpucnn: its description is no JSON") from error
+        raise DamagedError(f"{path}: is not a checkpoint of gpucnn: its description is not JSON") from error
     if not isinstance(about, dict):
-        raise DamagedError(f"{path}: is no checkpoint of gpucnn: its description is no JSON object")
+        raise DamagedError(f"{path}: is not a checkpoint of gpucnn: its description is not a JSON object")
     if not is_plain(about):
-        raise DamagedError(f"{path}: is no checkpoint of gpucnn: its description has NaN, infinity or too deep lists")
+        raise DamagedError(
+            f"{path}: is not a checkpoint of gpucnn: its description has NaN, infinity or too deep lists"
+        )
     return arrays, about
 
 
@@ -124,5 +149,5 @@ def checksum(arrays: Mapping[str, np.ndarray], text: str) -> str:
     for name in sorted(arrays):
         array = arrays[name]
         digest.update(f"\n{name} {array.dtype.str} {array.shape}\n".encode())
-        digest.update(array.reshape(-1).view(np.uint8))
+        digest.update(array.reshape(-1).view(np.uint8).data)
     return digest.hexdigest()

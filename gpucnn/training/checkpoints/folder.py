@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ import numpy as np
 
 from gpucnn.checks import integer
 from gpucnn.errors import InputError
+from gpucnn.representation import representation
 from gpucnn.training.checkpoints.file import SUFFIX, TEMPORARY, DamagedError, read, write
 
 __all__ = ["Checkpoint", "Checkpoints"]
@@ -24,25 +25,47 @@ BEST = f"best{SUFFIX}"
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What was read: the file, its arrays, and its description."""
+    """What was read from a file: its path, its arrays, and its description.
+
+    >>> Checkpoint(Path("step-00000100.safetensors"), {"w": np.ones(3)}, {"step": 100})
+    <Checkpoint step-00000100.safetensors: 1 array>
+    """
 
     path: Path
     arrays: dict[str, np.ndarray]
     about: dict[str, Any]
 
+    def __repr__(self) -> str:
+        count = len(self.arrays)
+        return f"<Checkpoint {self.path}: {count} array{'s' * (count != 1)}>"
+
 
 class Checkpoints:
     """The checkpoints of one run in a folder: `step-00000100.safetensors`, and `best.safetensors` beside them.
 
-    A new one is on the disk before an old one goes, so that there is never a moment without.
+    A new one is on the disk before an old one goes, so that there is never a moment without one. Iteration yields
+    their paths, the newest first.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     checkpoints = Checkpoints(Path(folder), keep=2)
+    ...     for step in (100, 200, 300):
+    ...         path = checkpoints.save(step, {"w": np.full(2, step)}, {"step": step})
+    ...     names, newest = [path.name for path in checkpoints], checkpoints.newest()
+    >>> names
+    ['step-00000300.safetensors', 'step-00000200.safetensors']
+    >>> newest.arrays["w"].tolist(), newest.about
+    ([300, 300], {'step': 300})
+
+    Raises `InputError` for a folder that cannot be written to.
 
     Parameters
     ----------
-    folder : is made if it is not there
+    folder : made if it is not there
     keep : how many of the newest stay
     """
 
-    def __init__(self, folder: Path, *, keep: int = 3):
+    def __init__(self, folder: str | Path, *, keep: int = 3):
         self.folder, self.keep = Path(folder), integer(keep, "Checkpoints: keep", least=1)
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -50,6 +73,12 @@ class Checkpoints:
                 pass
         except OSError as error:
             raise InputError(f"{folder}: cannot hold checkpoints ({error}); name one that can be written to") from error
+
+    def __repr__(self) -> str:
+        return representation(self)
+
+    def __iter__(self) -> Iterator[Path]:
+        return iter(self.paths())
 
     def paths(self) -> list[Path]:
         """Return the checkpoints by their steps, the newest first, without the best one."""

@@ -1,4 +1,4 @@
-"""A training run, how far it is, and all that it needs to go on."""
+"""A training run, how far it is, and all that it needs to resume."""
 
 from __future__ import annotations
 
@@ -28,7 +28,27 @@ FORMAT = 1  # of the description; one with another number is refused
 
 
 class Run:
-    """A trainer and its data, what they were told, and how many epochs, and batches of the present one, are done.
+    """A trainer and its data, their settings, and how many epochs, and batches of the present one, are done.
+
+    `held` copies all that a checkpoint needs, and `resume` takes it back, here or in another process; `Saver` does both
+    at the right moments.
+
+    >>> from gpucnn import SGD, Dense, Flatten, Sequential, SoftmaxCrossEntropy
+    >>> from gpucnn.data import Normalization, load
+    >>> digits, model = load("digits"), Sequential([Flatten(), Dense(10)])
+    >>> model.build(digits.image_shape, "cpu")
+    (10,)
+    >>> data = DeviceDataset(digits.test, model.backend, Normalization(digits.train.images))
+    >>> trainer = Trainer(model, SoftmaxCrossEntropy(), SGD(), batch_size=90)
+    >>> run = Run(trainer, data, settings={"seed": 0}, place={"device": "cpu"})
+    >>> trainer.train_epoch(data, run.epoch, on_batch=lambda N: run.advance(), done=run.batch).samples
+    359
+    >>> run.end_epoch()
+    >>> run
+    <Run: epoch 1, batch 0, 4 steps done>
+    >>> arrays, about = run.held()
+    >>> about["epoch"], arrays["model.dense1.w"].shape
+    (1, (64, 10))
 
     Attributes
     ----------
@@ -43,7 +63,11 @@ class Run:
         self.settings, self.place = (json.loads(json.dumps(part)) for part in (settings, place))
         self.epoch = self.batch = self.step = 0
         self.results: dict[str, Any] = {}
-        self._seconds, self._since = 0.0, None  # of training until then, and since when it goes on
+        self._seconds = 0.0  # of training in earlier sessions
+        self._since: float | None = None  # when the present one began
+
+    def __repr__(self) -> str:
+        return f"<Run: epoch {self.epoch}, batch {self.batch}, {self.step:,} steps done>"
 
     @property
     def seconds(self) -> float:
@@ -52,7 +76,7 @@ class Run:
 
     @contextmanager
     def timed(self) -> Iterator[None]:
-        """Count the time meanwhile."""
+        """Count the time that passes meanwhile."""
         self._since = time.perf_counter()
         try:
             yield
@@ -70,7 +94,7 @@ class Run:
     def held(self) -> Held:
         """Copy all that a checkpoint holds to the host; waits for the device.
 
-        Raises `DivergedError` if the loss of the present epoch is no finite number: that is worth no checkpoint.
+        Raises `DivergedError` if the loss of the present epoch is not finite: such a state deserves no checkpoint.
         """
         state = self.trainer.state(self.data)
         arrays = {name: self.trainer.backend.to_host(array) for name, array in state.items()}
@@ -83,7 +107,7 @@ class Run:
     def resume(self, checkpoint: Checkpoint) -> list[str]:
         """Go on where a checkpoint was written; return what may keep the results from being the same bit for bit.
 
-        Raises `InputError`, and changes nothing, if it is that of another run, and says what differs.
+        Raises `InputError`, which says what differs, and changes nothing, if it is the checkpoint of another run.
         """
         about, path = checkpoint.about, checkpoint.path
         if about.get("format") != FORMAT:
@@ -108,17 +132,17 @@ class Run:
         return list(differences(about["place"], self.place))
 
     def _check(self, checkpoint: Checkpoint) -> None:
-        """Check that a description has what ours have."""
+        """Check that a description has all that is written into one."""
         about = checkpoint.about
         counts = [about.get(name) for name in PROGRESS]
-        parts = [about.get(name) for name in ("settings", "place", "results")]
+        parts: list[Any] = [about.get(name) for name in ("settings", "place", "results")]
         is_whole = all(isinstance(part, dict) for part in parts) and is_plain(parts)
         if not is_whole or not all(type(count) is int and 0 <= count < MOST for count in counts):
-            raise DamagedError(f"{checkpoint.path}: is no checkpoint of gpucnn: its description lacks something")
+            raise DamagedError(f"{checkpoint.path}: is not a checkpoint of gpucnn: its description lacks something")
         results = {"best_loss": 0.0} | parts[-1]  # it comes with the first epoch
         if any(type(results.get(name)) is not float for name in ("seconds", "best_loss")):
             raise DamagedError(
-                f"{checkpoint.path}: is no checkpoint of gpucnn: its results have no seconds, or no loss"
+                f"{checkpoint.path}: is not a checkpoint of gpucnn: its results have no seconds, or no loss"
             )
 
     def _check_position(self, checkpoint: Checkpoint) -> None:
@@ -133,4 +157,6 @@ class Run:
             and (not batch or arrays["data.cursor"].item() == done)
         )
         if not is_right:
-            raise DamagedError(f"{checkpoint.path}: is no checkpoint of gpucnn: it stands at no place in this data")
+            raise DamagedError(
+                f"{checkpoint.path}: is not a checkpoint of gpucnn: its place in the data does not exist"
+            )

@@ -19,7 +19,11 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Stopped(KeyboardInterrupt):
-    """A signal ended the run between two steps, after its checkpoint was written."""
+    """A signal ended the run between two steps, after its checkpoint was written.
+
+    >>> Stopped(signal.SIGTERM).signal.name
+    'SIGTERM'
+    """
 
     def __init__(self, number: int):
         super().__init__()
@@ -27,22 +31,51 @@ class Stopped(KeyboardInterrupt):
 
 
 class Saver:
-    """Writes the checkpoints of a run as it goes.
+    """Writes the checkpoints of a run as it proceeds.
 
-    A checkpoint that cannot be written, as on a full disk, is said and does not end the run: those before it are there.
+    A checkpoint that cannot be written, for example on a full disk, is reported and does not end the run: those before
+    it are still there.
+
+    >>> import tempfile
+    >>> from gpucnn import SGD, Dense, Flatten, Sequential, SoftmaxCrossEntropy, Trainer
+    >>> from gpucnn.data import DeviceDataset, Normalization, load
+    >>> digits, model = load("digits"), Sequential([Flatten(), Dense(10)])
+    >>> model.build(digits.image_shape, "cpu")
+    (10,)
+    >>> data = DeviceDataset(digits.test, model.backend, Normalization(digits.train.images))
+    >>> trainer = Trainer(model, SoftmaxCrossEntropy(), SGD(), batch_size=90)
+    >>> run = Run(trainer, data, settings={"seed": 0}, place={"device": "cpu"})
+    >>> def on_batch(N):
+    ...     run.advance()
+    ...     saver.on_batch()
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     saver = Saver(run, Checkpoints(folder), every=2, say=print)
+    ...     saver.begin(resume=False)
+    ...     with saver.listening():  # to signals: Ctrl-C ends the run after a step, with a checkpoint
+    ...         metrics = trainer.train_epoch(data, run.epoch, on_batch, done=run.batch)
+    ...         run.end_epoch()
+    ...         saver.on_epoch(metrics.loss)
+    ...     [path.name for path in saver.checkpoints]
+    ['step-00000004.safetensors', 'step-00000002.safetensors']
 
     Parameters
     ----------
     every : steps from one to the next, or None for one after each epoch alone
-    say : is called with each sentence for the user
+    say : called with each sentence for the user
     """
 
     def __init__(self, run: Run, checkpoints: Checkpoints, every: int | None, say: Callable[[str], object]):
         self.run, self.checkpoints, self.every, self.say = run, checkpoints, every, say
         self.signal: int | None = None
 
+    def __repr__(self) -> str:
+        return f"<Saver of {self.run!r} in {self.checkpoints.folder}>"
+
     def begin(self, *, resume: bool) -> None:
-        """Go on from the newest checkpoint, or start afresh where there is none."""
+        """Go on from the newest checkpoint, or start afresh where there is none.
+
+        Raises `InputError` without `resume` if there are checkpoints, and with it if they are those of another run.
+        """
         folder = self.checkpoints.folder
         if not resume:
             if self.checkpoints.paths():
@@ -57,18 +90,18 @@ class Saver:
         self.say(f"going on after step {self.run.step:,}, from {newest.path}")
 
     def on_batch(self) -> None:
-        """Write the checkpoint of this step if it is time, and end the run if a signal came."""
+        """Write the checkpoint of this step if it is time, and end the run if there was a signal."""
         if self.signal is not None:
             self._save(self.run.held())
-            self._stop()
+            self._stop(self.signal)
         if self.every and self.run.step % self.every == 0:
             self._save(self.run.held())
 
     def on_epoch(self, loss: float) -> None:
         """Write the checkpoint of an epoch; if its loss in training is the smallest so far, first as the best one.
 
-        In this order no checkpoint tells of a best one that is not there. The test set has no say in which is best:
-        what it chose, it could not judge.
+        In this order no checkpoint mentions a best one that is not there. The test set has no say in which is best:
+        it could not judge what it has chosen.
         """
         before = self.run.results
         is_best = loss < before.get("best_loss", math.inf)
@@ -92,9 +125,9 @@ class Saver:
             return False
         return True
 
-    def _stop(self) -> NoReturn:
+    def _stop(self, number: int) -> NoReturn:
         self.say(f"stopped after step {self.run.step:,}; --resume goes on from there")
-        raise Stopped(self.signal)
+        raise Stopped(number)
 
     @contextmanager
     def listening(self) -> Iterator[None]:
@@ -105,8 +138,8 @@ class Saver:
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
-        if self.signal is not None:  # it came after the last step
-            self._stop()
+        if self.signal is not None:  # it arrived after the last step
+            self._stop(self.signal)
 
     def _note(self, number: int, frame: Any) -> None:
         if self.signal is not None:

@@ -59,7 +59,7 @@ def adagrad_step(w: Array, g: Array, v: Array, hyperparameters: Array) -> tuple[
 
 
 def adam_run(w: Array, gradients: Array, hyperparameters: Array) -> Array:
-    """Weights after one step per row of gradients, from zero mean_rstd: algorithm 1, with beta^t spelt out."""
+    """Weights after one step per row of gradients, from moments of zero: algorithm 1, with beta^t spelt out."""
     rate, beta1, beta2, epsilon, decay = map(float, hyperparameters)
     result = zeros(len(w))
     for i in range(len(w)):
