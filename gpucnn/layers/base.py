@@ -52,8 +52,8 @@ class Layer:
     alike unless their seeds differ.
 
     A class of your own defines `infer_shape`, `forward` and `backward`, which networks call and which trust their
-    arguments. Its parameters are attributes of the class `Parameter`, and layers that it consists of are attributes, too: in its
-    `infer_shape` it passes the shape on to them by `set_input_shape`, in `forward` and `backward` it calls theirs.
+    arguments. Its parameters are attributes of the class `Parameter`. Layers that it consists of are attributes, too:
+    in its `infer_shape` it passes the shape on to them by `set_input_shape`, and `forward` and `backward` call theirs.
 
     Attributes
     ----------
@@ -192,7 +192,7 @@ class Layer:
     # ---- parts ------------------------------------------------------------------------------------------------------
 
     def children(self) -> dict[str, Layer]:
-        """Return the layers that this one consists of, by name: its attributes, and what is in lists and dicts there."""
+        """Return the layers that this one consists of, by name: in its attributes, and in lists and dicts there."""
         found: dict[str, Layer] = {}
         for name, value in vars(self).items():
             if name != "owner":

@@ -18,7 +18,7 @@ from gpucnn.data.device_dataset import Normalization
 
 Row = dict[str, Any]  # one result; a part fails if "ok" is False in one of them
 PRECISIONS = ("bf16", "tf32", "float32")  # the most wanted first: what comes last may find no time left
-WAYS = ("implicit", "columns")  # to convolve
+ALGORITHMS = ("implicit", "columns")  # to convolve
 NO_TIME = "no time left"
 
 # What PyTorch is asked for beside a precision of ours. Only its bf16 is another thing: arrays are narrower too.

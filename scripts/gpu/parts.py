@@ -26,7 +26,7 @@ import numpy as np
 import gpucnn
 from bench import ops
 from bench.engine import image_shape
-from gpu.job import WAYS, Clock, Job, Row, attempt, make_backend, random_data
+from gpu.job import ALGORITHMS, Clock, Job, Row, attempt, make_backend, random_data
 from gpucnn import SGD, SoftmaxCrossEntropy, Trainer, data, zoo
 from gpucnn.backend import Backend
 from gpucnn.backend.gpu.device import first_line
@@ -183,7 +183,7 @@ def recorded_steps(backend: Backend, job: Job) -> Iterator[Callable[[], None]]:
 def variants(operation: str, precisions: tuple[str, ...]) -> list[tuple[str, str]]:
     """Return in which precisions and ways to convolve an operation is computed; only products differ in precision."""
     if operation in CONVOLUTIONS:
-        return [(precision, way) for precision in precisions for way in WAYS]
+        return [(precision, way) for precision in precisions for way in ALGORITHMS]
     return [(precision, "") for precision in (precisions if operation in PRODUCTS else ("float32",))]
 
 

@@ -22,7 +22,7 @@ import numpy as np
 from bench import ops
 from bench.engine import image_shape
 from bench.torch_nets import save_network
-from gpu.job import NO_TIME, PEER_PRECISIONS, WAYS, Clock, Job, Row, attempt, make_backend
+from gpu.job import ALGORITHMS, NO_TIME, PEER_PRECISIONS, Clock, Job, Row, attempt, make_backend
 from gpu.model import Card, card_named, col2im_instructions, kernel_seconds, predict
 from gpu.parts import graph_facts
 from gpucnn import zoo
@@ -31,12 +31,12 @@ from gpucnn.backend.gpu.sums import ADD_BIAS
 from gpucnn.geometry import Window
 
 FOLDER = Path(__file__).resolve().parent
-GRAPHS = *(f"graph, {way}" for way in WAYS), "torch graph"
+GRAPHS = *(f"graph, {way}" for way in ALGORITHMS), "torch graph"
 # What takes turns, pass by pass over all networks, each pass with the graphs, so that its ratio is of the best of both
 # sides: what is worth most comes first, and compiling, which takes PyTorch longer than all the rest, last.
 PASSES = (
     GRAPHS,
-    (*GRAPHS, f"eager, {WAYS[0]}", "torch eager", "torch graph NCHW"),
+    (*GRAPHS, f"eager, {ALGORITHMS[0]}", "torch eager", "torch graph NCHW"),
     (*GRAPHS, "torch compiled", "torch compiled graph"),
 )
 ALIKE = 0.05  # relative difference of the first outputs that bfloat16 explains
@@ -155,7 +155,7 @@ def card_of(backend: Backend) -> Card | None:
 
 def forecast(card: Card | None, network: str, batch: int, precision: str) -> Row:
     """Return what a step was predicted to take, and what PyTorch computes in."""
-    kinds = {f"graph, {way}, predicted, ms": way for way in WAYS if card}
+    kinds = {f"graph, {way}, predicted, ms": way for way in ALGORITHMS if card}
     found: Row = {kind: 1e3 * predict(network, batch, precision, way, card).seconds for kind, way in kinds.items()}
     return found | {"PyTorch's precision": PEER_PRECISIONS[precision]}
 

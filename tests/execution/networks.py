@@ -205,7 +205,9 @@ NETWORKS: dict[str, Callable[[], list[Layer]]] = {
     "one input three times": lambda: [Conv2D(4, 1), Parallel([Identity(), Tanh(), Identity()], Add()), Tanh()],
     "the third input first": lambda: [Conv2D(4, 1), Parallel([Conv2D(4, 1), Tanh(), Identity()], Add()), Tanh()],
     "the same twice": lambda: [Conv2D(4, 1), Parallel([Identity(), Identity()], Add()), Parallel([ReLU(), Identity()])],
-    "concatenated": lambda: [Parallel([Conv2D(2, 1), MaxPool2D(3, stride=1, padding=1), Identity(), block(ReLU())]), Conv2D(2, 1)],
+    "concatenated": lambda: [
+        *(Parallel([Conv2D(2, 1), MaxPool2D(3, stride=1, padding=1), Identity(), block(ReLU())]), Conv2D(2, 1)),
+    ],
     "nested": lambda: [
         *(Conv2D(4, 1), Parallel([Sequential([ReLU(), Residual(block(ReLU()))]), Residual(ReLU()), Identity()], Add())),
         *(Sequential([Sequential([ReLU(), MaxPool2D(2)]), Dropout(0.4)]), Parallel([Residual(Tanh()), ReLU()])),

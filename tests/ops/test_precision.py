@@ -122,13 +122,15 @@ def test_the_reference_rounds_the_factors_of_every_product(case: Case, precision
         assert_close(result, oracle[name], case.dtype, case.terms, case.scale, name)
 
 
-WAYS = [(case, way) for case in PRODUCTS for way in ("columns", "implicit")[: 1 + case.operation.startswith("conv2d")]]
+ALGORITHMS = [
+    (case, way) for case in PRODUCTS for way in ("columns", "implicit")[: 1 + case.operation.startswith("conv2d")]
+]
 
 
 @pytest.mark.parametrize(
     "backend_name", [pytest.param("fake-gpu", marks=pytest.mark.slow), pytest.param("gpu", marks=pytest.mark.gpu)]
 )
-@pytest.mark.each_case(WAYS, "way")
+@pytest.mark.each_case(ALGORITHMS, "way")
 def test_a_gpu_agrees_with_the_reference(
     case: Case, way: str, precision: str, backend_name: str, make_backend: Callable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
