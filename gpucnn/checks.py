@@ -13,7 +13,14 @@ __all__ = ["flag", "integer", "number", "pair"]
 
 
 def flag(value: object, what: str) -> bool:
-    """Return `value`, True or False; `what` names it in the error."""
+    """Return `value`, True or False; `what` names it in the error.
+
+    >>> flag(True, "bias")
+    True
+    >>> flag("yes", "bias")
+    Traceback (most recent call last):
+    gpucnn.errors.InputError: bias must be True or False, received 'yes'
+    """
     if value not in (True, False):
         raise InputError(f"{what} must be True or False, received {value!r}")
     return bool(value)

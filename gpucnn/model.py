@@ -30,16 +30,25 @@ Array = Any
 
 
 class Sequential(Container):
-    """A network of layers one after another, itself a layer.
-
-    ::
-
-        model = Sequential([Conv2D(6, 5, padding=2), ReLU(), MaxPool2D(2), Flatten(), Dense(10)])
-        model.build((28, 28, 1), "cpu", seed=0)
-        logits = model(x)
+    """A network of layers one after another, itself a layer: `y = f_n(... f_2(f_1(x)))`.
 
     A layer without a name gets one from its kind and its place: conv2d1, relu1, conv2d2, ... Inside, layers share
     memory; what a call returns is an array of its own.
+
+    Parameters
+    ----------
+    layers : one or more, none of them in two places
+
+    Raises `InputError` for what is not a list of layers, two layers of one name, and a layer that has its place
+    already.
+
+    >>> model = Sequential([Conv2D(6, 5, padding=2), ReLU(), MaxPool2D(2), Flatten(), Dense(10)])
+    >>> model.build((28, 28, 1), "cpu", seed=0)
+    (10,)
+    >>> model(np.zeros((64, 28, 28, 1), np.float32)).shape
+    (64, 10)
+    >>> len(model), model[0].name, model[-1].w.shape
+    (5, 'conv2d1', (1176, 10))
     """
 
     _inferences: Inferences | None = None
@@ -52,7 +61,11 @@ class Sequential(Container):
         """Infer all shapes, put all parameters into one arena, draw the weights from `seed`, return the output's shape.
 
         With `max_batch` the buffers for that many samples are allocated, so that no later pass does. Larger batches
-        still work: buffers grow.
+        still work: buffers grow. Raises `InputError` for a shape that does not suit a layer, which leaves everything as
+        it was.
+
+        >>> Sequential([Flatten(), Dense(10)]).build((28, 28, 1), "cpu", max_batch=64, seed=0)
+        (10,)
         """
         integer(max_batch, f"{self.label}: max_batch", least=0)
         shape = super().build(input_shape, backend, seed=seed)
@@ -134,6 +147,9 @@ class Sequential(Container):
         each call, unless the kernels are larger than the convolution's output. On a GPU the passes of a batch size are
         recorded as a CUDA graph from the second on; Python code of layers of your own does not run in those that
         follow.
+
+        >>> Sequential([ReLU(), Flatten()]).predict(np.array([[[-1.0], [2.0]]]))
+        array([[0., 2.]])
         """
         if not self.is_transparent:  # a subclass computes something else
             return self(x)
@@ -148,11 +164,26 @@ class Sequential(Container):
     # ---- what it holds --------------------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, np.ndarray]:
-        """Copy all weights and state to the host, by full name."""
+        """Copy all weights and state to the host, by full name; `load_state_dict` takes them back.
+
+        >>> model = Sequential([Dense(10), BatchNorm2D()])
+        >>> shape = model.build((4,))
+        >>> list(model.state_dict())
+        ['dense1.w', 'dense1.b', 'batchnorm2d1.gamma', 'batchnorm2d1.beta', 'batchnorm2d1.running']
+        """
         return {name: self.backend.to_host(array) for name, array in self.arrays().items()}
 
     def load_state_dict(self, state: dict[str, np.ndarray]) -> None:
-        """Set all weights and state from host arrays; on an error nothing is changed."""
+        """Set all weights and state from host arrays; on an error nothing is changed.
+
+        Raises `InputError` where a name is missing or unknown, or a shape is another.
+
+        >>> model, other = Sequential([Dense(10)]), Sequential([Dense(10)])
+        >>> shapes = model.build((4,), seed=1), other.build((4,), seed=2)
+        >>> model.load_state_dict(other.state_dict())
+        >>> model.weights_sha256() == other.weights_sha256()
+        True
+        """
         arrays = self.arrays()
         if missing := arrays.keys() - state.keys():
             raise InputError(f"{self.label}: the state lacks {', '.join(sorted(missing))}")
@@ -181,7 +212,13 @@ class Sequential(Container):
             raise InputError(f"{self.label}: has no {what} yet; call build first")
 
     def weights_sha256(self) -> str:
-        """Return the SHA-256 of all weights: names, shapes and little-endian bytes, in order."""
+        """Return the SHA-256 of all weights: names, shapes and little-endian bytes, in order.
+
+        >>> model = Sequential([Dense(2, initializer="zeros")])
+        >>> shape = model.build((3,))
+        >>> model.weights_sha256()[:16]
+        '8f136094be22bdcb'
+        """
         self._require_shapes("weights")
         digest = hashlib.sha256()
         for name, parameter in self.named_parameters():
@@ -202,7 +239,14 @@ class Sequential(Container):
 
         With an optimizer what a `Trainer` holds counts too: what the optimizer keeps for each parameter, the `average`
         of the weights, and a copy of all that, as it was at the start of the epoch. On a CPU the network runs once over
-        at most 512 samples of zeros, which shows what the operations themselves need for any number.
+        at most 512 samples of zeros, which shows what the operations themselves need for any number. Raises
+        `InputError` before `build`, and for a part of another model.
+
+        >>> model = Sequential([Dense(64, bias=False)])
+        >>> shape = model.build((16,), get_backend("cpu", threads=1))
+        >>> plan = model.plan(32)
+        >>> plan.parameters, plan.kept  # 16*64 weights and 32*64 outputs of four bytes each
+        (4096, 8192)
         """
         integer(batch, f"{self.label}: batch", least=1)
         if self.owner is not None:
@@ -212,7 +256,23 @@ class Sequential(Container):
         return MemoryPlan.of(self, batch, train=train, slots=slots, copies=int(optimizer is not None))
 
     def summary(self) -> str:
-        """Return a table of the layers: name, kind, output, parameters, and what they keep for each sample."""
+        """Return a table of the layers: name, kind, output, parameters, and what they keep for each sample.
+
+        >>> model = Sequential([Conv2D(6, 5, padding=2), ReLU(), MaxPool2D(2), Flatten(), Dense(10)])
+        >>> shape = model.build((28, 28, 1), "cpu")
+        >>> print(model.summary())  # doctest: +NORMALIZE_WHITESPACE
+        layer       kind       output       parameters  kept per sample
+        ---------------------------------------------------------------
+        input                  28 x 28 x 1
+        conv2d1     Conv2D     28 x 28 x 6         156                -
+        relu1       ReLU       28 x 28 x 6           -                -
+        maxpool2d1  MaxPool2D  14 x 14 x 6           -          5.88 kB
+        flatten1    Flatten    1176                  -                -
+        dense1      Dense      10               11,770             40 B
+        ---------------------------------------------------------------
+        total                                   11,926          5.92 kB
+        buffers per sample: 29.4 kB in training, 23.5 kB of them shared; 24.7 kB in inference
+        """
         rows, note = self._summary_rows()
         return f"{table(rows, left=3, totals=1)}\n{note}"
 

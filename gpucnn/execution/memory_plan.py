@@ -44,6 +44,12 @@ class MemoryPlan:
 
     The batch itself, the loss, and what layers of a user's own allocate are left out, though such layers are run.
 
+    >>> model = Sequential([Dense(64, bias=False)])
+    >>> shape = model.build((16,), get_backend("cpu", threads=1))
+    >>> plan = model.plan(32, optimizer=SGD(0.1))
+    >>> plan.parameters, plan.gradients, plan.optimizer  # 16*64 numbers of four bytes each
+    (4096, 4096, 4096)
+
     Attributes
     ----------
     parameters, gradients : of all layers; several threads have gradients each
@@ -165,7 +171,11 @@ def kept_bytes(buffers: Iterable[Buffer], batch: int) -> Counter[Layer]:
 
 
 def in_units(size: int) -> str:
-    """Return a number of bytes as people read it, with three digits or so."""
+    """Return a number of bytes as people read it, with three digits or so.
+
+    >>> in_units(999), in_units(12_345), in_units(1_000_000)
+    ('999 B', '12.3 kB', '1.00 MB')
+    """
     if size < 1000:
         return f"{size} B"
     power = min((len(str(size)) - 1) // 3, 3)
@@ -174,7 +184,16 @@ def in_units(size: int) -> str:
 
 
 def table(rows: Sequence[Sequence[str]], *, left: int, totals: int) -> str:
-    """Return lines of columns under a header; the first ones are flush left, and the last rows are totals."""
+    """Return lines of columns under a header; the first ones are flush left, and the last rows are totals.
+
+    >>> print(table([("layer", "size"), ("conv", "8"), ("dense", "10"), ("total", "18")], left=1, totals=1))
+    layer  size
+    -----------
+    conv      8
+    dense    10
+    -----------
+    total    18
+    """
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = []
     for row in rows:

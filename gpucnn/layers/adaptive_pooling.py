@@ -9,15 +9,7 @@ __all__ = ["AdaptiveAveragePool2D", "AdaptiveMaxPool2D"]
 
 
 class AdaptivePool2D(Layer):
-    """What the adaptive poolings share: (N, H, W, C) -> (N, OH, OW, C).
-
-    Row i of the output takes the rows from floor(i*H/OH) up to ceil((i + 1)*H/OH) of the input, and so for the columns;
-    there may be more of them in the output than in the input.
-
-    Parameters
-    ----------
-    output_size : an int, or a pair (OH, OW)
-    """
+    """What the adaptive poolings share: the output's size, whatever the input's."""
 
     from_operations = per_sample = True
     argmax: Array = None
@@ -32,7 +24,21 @@ class AdaptivePool2D(Layer):
 
 
 class AdaptiveAveragePool2D(AdaptivePool2D):
-    """Mean of the pixels that each pixel of the output takes."""
+    """Average pooling to an output of a given size: (N, H, W, C) -> (N, OH, OW, C).
+
+    Row i of the output is the mean of the input's rows from floor(i*H/OH) up to ceil((i + 1)*H/OH), and so for the
+    columns.
+
+    Parameters
+    ----------
+    output_size : an int, or a pair (OH, OW)
+
+    Raises `InputError` for a size below 1, and where samples are not images (H, W, C).
+
+    >>> row = np.array([1.0, 2.0, 3.0, 4.0, 5.0]).reshape(1, 1, 5, 1)
+    >>> AdaptiveAveragePool2D((1, 2))(row).ravel()  # of the first three, and of the last three
+    array([2., 4.])
+    """
 
     def forward(self, x: Array, *, train: bool) -> Array:
         y = self.buffer("y", (x.shape[0], *self.output_shape))
@@ -46,7 +52,21 @@ class AdaptiveAveragePool2D(AdaptivePool2D):
 
 
 class AdaptiveMaxPool2D(AdaptivePool2D):
-    """Largest of the pixels that each pixel of the output takes. On a tie the error goes to the first, row by row."""
+    """Max pooling to an output of a given size: (N, H, W, C) -> (N, OH, OW, C).
+
+    Row i of the output is the maximum of the input's rows from floor(i*H/OH) up to ceil((i + 1)*H/OH), and so for the
+    columns. On a tie the gradient goes to the first pixel, row by row.
+
+    Parameters
+    ----------
+    output_size : an int, or a pair (OH, OW)
+
+    Raises `InputError` for a size below 1, and where samples are not images (H, W, C).
+
+    >>> row = np.array([1.0, 2.0, 3.0, 4.0, 5.0]).reshape(1, 1, 5, 1)
+    >>> AdaptiveMaxPool2D((1, 2))(row).ravel()  # of the first three, and of the last three
+    array([3., 5.])
+    """
 
     def forward(self, x: Array, *, train: bool) -> Array:
         y = self.buffer("y", (x.shape[0], *self.output_shape))

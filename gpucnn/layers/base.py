@@ -38,22 +38,37 @@ def initialize(arena: Arena, backend: Backend, seed: int) -> None:
 
 
 class Layer:
-    """One step of a network.
+    """One step of a network: arrays (N, *input_shape) -> (N, *output_shape), and gradients back.
 
-    ::
-
-        conv = Conv2D(8, 3)
-        y = conv(x)                   # inference: (N, 28, 28, 1) -> (N, 26, 26, 8), NumPy or CuPy
-        y = conv(x, train=True)       # keeps what the gradients need
-        dx = conv.backpropagate(dy)   # the gradients are then in conv.w.gradient and conv.b.gradient
-
-    Called so, a layer checks what it is given, builds itself on the first array, stays on that array's device, and
-    returns arrays of its own. Weights and dropout masks come from the seed given to `build`, so two layers alone start
-    alike unless their seeds differ.
+    Called as `y = layer(x)` it infers; after `y = layer(x, train=True)`, `dx = layer.backpropagate(dy)` returns the
+    gradient in x and leaves those of the parameters in `layer.w.gradient`. So called, a layer checks what it is given,
+    builds itself on the first array, stays on that array's device, and returns arrays of its own. Weights and dropout
+    masks come from the seed given to `build`, so two layers alone start alike unless their seeds differ.
 
     A class of your own defines `infer_shape`, `forward` and `backward`, which networks call and which trust their
     arguments. Its parameters are attributes of the class `Parameter`. Layers that it consists of are attributes, too:
     in its `infer_shape` it passes the shape on to them by `set_input_shape`, and `forward` and `backward` call theirs.
+
+    >>> from gpucnn.backend.memory import Parameter
+    >>> class Scale(Layer):
+    ...     def infer_shape(self, input_shape):
+    ...         self.factor = Parameter("factor", (1,), lambda rng, shape: np.full(shape, 2.0))
+    ...         return input_shape
+    ...
+    ...     def forward(self, x, *, train):
+    ...         self.x = x
+    ...         return self.factor.value * x
+    ...
+    ...     def backward(self, dy, *, need_dx):
+    ...         self.factor.gradient[...] = (dy * self.x).sum()
+    ...         return self.factor.value * dy if need_dx else None
+    >>> scale = Scale()
+    >>> scale(np.array([[3.0, 4.0]]), train=True)
+    array([[6., 8.]])
+    >>> scale.backpropagate(np.array([[1.0, 10.0]]))
+    array([[ 2., 20.]])
+    >>> scale.factor.gradient  # 1*3 + 10*4
+    array([43.])
 
     Attributes
     ----------
@@ -62,6 +77,14 @@ class Layer:
         it that redefine nothing
     per_sample : whether each sample is treated by itself, so that threads may share a batch; as far as it speaks
     changeable : settings that may be changed in a layer that is built, each with the function that checks it
+
+    Raises
+    ------
+    InputError
+        For an array of another shape or dtype than the layer was built for, an empty batch, a wrong setting, or one
+        that is fixed.
+    DeviceError
+        For an array that is not on the layer's device.
     """
 
     from_operations: ClassVar[bool] = False
@@ -112,7 +135,11 @@ class Layer:
     # ---- for authors of layers --------------------------------------------------------------------------------------
 
     def infer_shape(self, input_shape: Shape) -> Shape:
-        """Check the arguments against the shape of one sample, make the parameters, return the output's shape."""
+        """Check the arguments against the shape of one sample, make the parameters, return the output's shape.
+
+        Users of a layer call `build`, and a layer that consists of others calls their `set_input_shape`. Raises
+        `InputError` where the shape does not suit.
+        """
         raise NotImplementedError(f"{type(self).__name__}: defines no infer_shape(self, input_shape)")
 
     def forward(self, x: Array, *, train: bool) -> Array:
@@ -128,13 +155,26 @@ class Layer:
     ) -> Array:
         """Return memory for a result: a new array where the layer is called alone, else a place in its network's plan.
 
-        Its size grows with the batch if it is `per_sample`; batches below `min_batch` do not take it.
+        Its size grows with the batch if it is `per_sample`; batches below `min_batch` do not take it. What is in it is
+        whatever was left there.
+
+        >>> relu = ReLU()
+        >>> shape = relu.build((4,))
+        >>> relu.buffer("y", (2, 4)).shape
+        (2, 4)
         """
         context = self.context
         return context.memory.take(self, name, shape, dtype or context.backend.float_dtype, per_sample, min_batch)
 
     def set_input_shape(self, input_shape: Shape) -> Shape:
-        """Infer the output's shape, and take note of both."""
+        """Infer the output's shape, and take note of both; for a layer that passes the shape on to its parts.
+
+        >>> pool = MaxPool2D(2)
+        >>> pool.set_input_shape((28, 28, 3))
+        (14, 14, 3)
+        >>> pool.input_shape, pool.output_shape
+        ((28, 28, 3), (14, 14, 3))
+        """
         output_shape = tuple(self.infer_shape(input_shape))
         self.input_shape, self.output_shape, self._batch = input_shape, output_shape, None
         for name, child in self.children().items():
@@ -151,7 +191,14 @@ class Layer:
         return 0
 
     def state(self) -> dict[str, Array]:
-        """Return what this layer carries from step to step beside its parameters."""
+        """Return what this layer carries from step to step beside its parameters.
+
+        >>> norm = BatchNorm2D()
+        >>> shape = norm.build((3,))
+        >>> norm.state()["running"]  # the mean and the variance of each channel
+        array([[0., 0., 0.],
+               [1., 1., 1.]], dtype=float32)
+        """
         children = self.children().items()
         return {f"{name}.{key}": array for name, child in children for key, array in child.state().items()}
 
@@ -171,12 +218,23 @@ class Layer:
 
     @property
     def is_opaque(self) -> bool:
-        """Whether it may touch arrays otherwise than by the backend's operations, of which a network sees nothing."""
+        """Whether it may touch arrays otherwise than by the backend's operations, of which a network sees nothing.
+
+        >>> class Doubled(ReLU):
+        ...     def forward(self, x, *, train):
+        ...         return 2 * super().forward(x, train=train)
+        >>> ReLU().is_opaque, Doubled().is_opaque
+        (False, True)
+        """
         return not (self.from_operations and self._speaks("from_operations"))
 
     @property
     def is_per_sample(self) -> bool:
-        """Whether it is known, and worth while, that each thread computes some of the samples."""
+        """Whether it is known, and worth while, that each thread computes some of the samples.
+
+        >>> ReLU().is_per_sample, BatchNorm2D().is_per_sample
+        (True, False)
+        """
         return self.per_sample and not self.is_opaque and self._speaks("per_sample")
 
     def _speaks(self, declaration: str) -> bool:
@@ -192,7 +250,11 @@ class Layer:
     # ---- parts ------------------------------------------------------------------------------------------------------
 
     def children(self) -> dict[str, Layer]:
-        """Return the layers that this one consists of, by name: in its attributes, and in lists and dicts there."""
+        """Return the layers that this one consists of, by name: in its attributes, and in lists and dicts there.
+
+        >>> Sequential([Flatten(), Dense(10)]).children()
+        {'flatten1': Flatten(), 'dense1': Dense(10)}
+        """
         found: dict[str, Layer] = {}
         for name, value in vars(self).items():
             if name != "owner":
@@ -200,17 +262,33 @@ class Layer:
         return found
 
     def parts(self) -> Iterator[Layer]:
-        """Yield this layer and all that it consists of."""
+        """Yield this layer and all that it consists of.
+
+        >>> [part.label for part in Residual(ReLU()).parts()]
+        ['Residual', 'ReLU "relu1"', 'Identity "identity1"', 'Add "add1"']
+        """
         yield self
         for child in self.children().values():
             yield from child.parts()
 
     def parameters(self) -> list[Parameter]:
-        """Return what this layer trains, in a fixed order."""
+        """Return what this layer trains, in a fixed order; none before it is built.
+
+        >>> dense = Dense(10)
+        >>> shape = dense.build((4,))
+        >>> dense.parameters()
+        [Parameter('w', (4, 10)), Parameter('b', (10,))]
+        """
         return [parameter for _, parameter in self.named_parameters()]
 
     def named_parameters(self) -> Iterator[tuple[str, Parameter]]:
-        """Yield each parameter with its name inside this layer: "w"; inside a model "conv2d1.w"."""
+        """Yield each parameter with its name inside this layer: "w"; inside a model "conv2d1.w".
+
+        >>> model = Sequential([Conv2D(8, 3), Flatten(), Dense(10)])
+        >>> shape = model.build((8, 8, 1))
+        >>> [name for name, parameter in model.named_parameters()]
+        ['conv2d1.w', 'conv2d1.b', 'dense1.w', 'dense1.b']
+        """
         for value in vars(self).values():
             if isinstance(value, Parameter):
                 yield value.name, value
@@ -219,12 +297,22 @@ class Layer:
                 yield f"{name}.{inner}", parameter
 
     def arrays(self) -> dict[str, Array]:
-        """Return all parameters' values and the state, by name."""
+        """Return all parameters' values and the state, by name.
+
+        >>> norm = BatchNorm2D()
+        >>> shape = norm.build((3,))
+        >>> {name: array.shape for name, array in norm.arrays().items()}
+        {'gamma': (3,), 'beta': (3,), 'running': (2, 3)}
+        """
         return {name: parameter.value for name, parameter in self.named_parameters()} | self.state()
 
     @property
     def label(self) -> str:
-        """How messages name this layer: `Conv2D "conv1"`."""
+        """How messages name this layer.
+
+        >>> Conv2D(8, 3).label, Conv2D(8, 3, name="first").label
+        ('Conv2D', 'Conv2D "first"')
+        """
         return type(self).__name__ + (f' "{self.name}"' if self.name else "")
 
     @property
@@ -240,7 +328,10 @@ class Layer:
         """Prepare the layer for samples of `input_shape`, which leaves out the batch, and return its output's shape.
 
         Without a backend the layer goes to the device and the precision of the first array that it is given. A shape
-        that is refused leaves everything as it was.
+        that is refused, by an `InputError`, leaves everything as it was.
+
+        >>> Conv2D(8, 3).build((28, 28, 1))
+        (26, 26, 8)
         """
         if self.owner is not None:
             raise InputError(f"{self.label}: is a part of {self.owner.label}; build that instead")
@@ -293,7 +384,11 @@ class Layer:
     # ---- calling ----------------------------------------------------------------------------------------------------
 
     def __call__(self, x: Array, *, train: bool = False) -> Array:
-        """Check a batch (N, *input_shape) and return the output, an array of its own; `train` for `backpropagate`."""
+        """Check a batch (N, *input_shape) and return the output, an array of its own; `train` for `backpropagate`.
+
+        Raises `InputError` for another shape or dtype than the layer was built for, and `DeviceError` for another
+        device.
+        """
         N = self._accept(x)
         with self._pass():
             y = self._own(self.forward(x, train=train), x)
@@ -304,6 +399,7 @@ class Layer:
         """Overwrite the parameters' gradients and return the gradient in the input of the last call with `train=True`.
 
         `dy` is the gradient of the loss in the output. Without `need_dx` the result is None, and its cost is saved.
+        Raises `InputError` without such a call, or where `dy` has another shape than what it returned.
         """
         if self._batch is None:
             raise InputError(f"{self.label}: backpropagate needs a call with train=True before it")

@@ -22,6 +22,7 @@ class Layers(tuple[Layer, ...]):
     """The layers of a container: as a list to read, but fixed."""
 
     def _refuse(self, *_: Any, **__: Any) -> NoReturn:
+        """Raise `InputError`: the layers of a network are fixed."""
         raise InputError("the layers of a network are fixed; make a new network of the layers that it should have")
 
     __setitem__ = __delitem__ = __iadd__ = append = insert = extend = remove = pop = clear = _refuse
@@ -32,6 +33,8 @@ class Container(Layer):
 
     A part without a name gets one from its kind and its place: conv2d1, relu1, conv2d2, ... A subclass says in
     `connect` how its parts are connected; what it computes follows from that.
+
+    Raises `InputError` for what is not a list of layers, and for a layer that has its place already.
     """
 
     from_operations = per_sample = True  # its parts speak for themselves
@@ -134,9 +137,18 @@ class Container(Layer):
 class Parallel(Container):
     """Give the same input to several branches and put their outputs together: `y = join([b1(x), b2(x), ...])`.
 
-    A branch is a layer or a `Sequential`; `join` is `Concat()` (unless given) or `Add()`::
+    Parameters
+    ----------
+    branches : two or more, each a layer or a `Sequential`
+    join : `Concat()` unless given, or `Add()`
 
-        Parallel([Conv2D(16, 1), Conv2D(16, 3, padding=1), MaxPool2D(3, stride=1, padding=1)])
+    Raises `InputError` for any other argument, and where the shapes of the outputs do not suit the join.
+
+    >>> parallel = Parallel([Identity(), ReLU()])
+    >>> parallel(np.array([[-1.0, 2.0]]), train=True)
+    array([[-1.,  2.,  0.,  2.]])
+    >>> parallel.backpropagate(np.array([[1.0, 1.0, 10.0, 10.0]]))
+    array([[ 1., 11.]])
     """
 
     def __init__(self, branches: Iterable[Layer], join: Join | None = None, *, name: str | None = None):
@@ -168,11 +180,19 @@ class Parallel(Container):
 class Residual(Parallel):
     """Add to what a layer computes its own input: `y = body(x) + shortcut(x)`.
 
-    `body` is a layer or a `Sequential`; `shortcut` is one too where the body changes the shape, or else the identity::
+    Parameters
+    ----------
+    body : a layer or a `Sequential`
+    shortcut : the same, where the body changes the shape; the identity unless given
 
-        Residual(Sequential([Conv2D(16, 3, padding=1), ReLU(), Conv2D(16, 3, padding=1)]))
+    Raises `InputError` for what is not a layer, and where the two outputs have different shapes. Source: He et al.,
+    CVPR 2016.
 
-    Source: He et al., CVPR 2016.
+    >>> residual = Residual(ReLU())
+    >>> residual(np.array([[-1.0, 2.0]]), train=True)
+    array([[-1.,  4.]])
+    >>> residual.backpropagate(np.array([[1.0, 1.0]]))
+    array([[1., 2.]])
     """
 
     def __init__(self, body: Layer, shortcut: Layer | None = None, *, name: str | None = None):

@@ -87,6 +87,17 @@ class Conv2D(Convolution):
     Attributes
     ----------
     w, b : Parameter, (KH, KW, C/groups, OC) and (OC,); b is None without a bias
+
+    Raises `InputError` for a wrong size, padding or initializer, where samples are not images (H, W, C), and where the
+    kernel does not fit the image or the groups do not divide the channels.
+
+    >>> conv = Conv2D(1, (1, 2), initializer=lambda rng, shape: np.ones(shape))
+    >>> conv(np.array([1.0, 2.0, 3.0, 4.0]).reshape(1, 1, 4, 1), train=True).ravel()  # 1 + 2, 2 + 3, 3 + 4
+    array([3., 5., 7.])
+    >>> conv.backpropagate(np.ones((1, 1, 3, 1))).ravel()
+    array([1., 2., 2., 1.])
+    >>> conv.w.gradient.ravel(), conv.b.gradient  # 1 + 2 + 3 and 2 + 3 + 4
+    (array([6., 9.]), array([3.]))
     """
 
     def infer_shape(self, input_shape: Shape) -> Shape:

@@ -14,9 +14,9 @@ __all__ = ["Dense"]
 
 
 class Dense(Layer):
-    """Weighted sums of all inputs, and a bias: `z[j] = sum_i w[i,j] a[i] + b[j]` (paper, section 3.1).
+    """Fully connected layer: weighted sums of all inputs, and a bias.
 
-    (N, I) -> (N, units).
+    `z[j] = sum_i w[i,j] a[i] + b[j]` (paper, section 3.1); (N, I) -> (N, units).
 
     Parameters
     ----------
@@ -27,6 +27,17 @@ class Dense(Layer):
     Attributes
     ----------
     w, b : Parameter, (I, units) and (units,); b is None without a bias
+
+    Raises `InputError` for a wrong number of units or initializer, and where samples are not flat (I,).
+
+    >>> dense = Dense(2, initializer=lambda rng, shape: np.array([[1.0, 2.0], [3.0, 4.0]]))
+    >>> dense(np.array([[1.0, 10.0]]), train=True)  # 1*1 + 10*3 and 1*2 + 10*4
+    array([[31., 42.]])
+    >>> dense.backpropagate(np.array([[1.0, 0.0]]))
+    array([[1., 3.]])
+    >>> dense.w.gradient
+    array([[ 1.,  0.],
+           [10.,  0.]])
     """
 
     from_operations = per_sample = True

@@ -15,7 +15,20 @@ __all__ = ["Dropout"]
 class Dropout(Layer):
     """In training, zero a share `rate` of the elements and divide the rest by `1 - rate`; else the identity.
 
-    The mask comes from a counter, not from a generator with hidden state: a seed gives the same masks on every device.
+    (N, ...) -> (N, ...). The mask comes from a counter, not from a generator with hidden state: a seed gives the same
+    masks on every device. Source: Srivastava et al., JMLR 2014.
+
+    Parameters
+    ----------
+    rate : a number of at least 0 and below 1; it may be changed later
+
+    Raises `InputError` for any other rate.
+
+    >>> dropout, x = Dropout(0.5), np.ones((1, 8))
+    >>> dropout(x, train=True)
+    array([[0., 0., 0., 0., 0., 0., 2., 2.]])
+    >>> dropout(x)
+    array([[1., 1., 1., 1., 1., 1., 1., 1.]])
     """
 
     from_operations = True

@@ -14,11 +14,9 @@ __all__ = ["Add", "Concat", "Join"]
 
 
 class Join(Layer):
-    """Makes one array of several; `backward` returns the list of their gradients.
+    """What joins share: they make one array of several, and `backward` returns the list of their gradients.
 
-    Inside a network it ends a `Parallel`; alone it takes a list::
-
-        y = Add()([a, b])
+    Inside a network a join ends a `Parallel`; called alone it takes a list of arrays.
     """
 
     def infer_shape(self, input_shapes: Sequence[Shape]) -> Shape:
@@ -55,7 +53,17 @@ class Join(Layer):
 
 
 class Add(Join):
-    """Sum of inputs of one shape: `y = a + b + ...`."""
+    """Sum of inputs of one shape: `y = a + b + ...`, the gradient in each of which is dy.
+
+    Called alone it takes a list of arrays; in a network it is the `join` of a `Parallel`. Raises `InputError` where
+    their shapes are not equal.
+
+    >>> add = Add()
+    >>> add([np.array([[1.0, 2.0]]), np.array([[10.0, 20.0]])], train=True)
+    array([[11., 22.]])
+    >>> add.backpropagate(np.array([[3.0, 4.0]]))
+    [array([[3., 4.]]), array([[3., 4.]])]
+    """
 
     from_operations = per_sample = True
 
@@ -77,7 +85,17 @@ class Add(Join):
 
 
 class Concat(Join):
-    """Feature maps side by side: (N, H, W, C1), (N, H, W, C2), ... -> (N, H, W, C1 + C2 + ...)."""
+    """Feature maps side by side: (N, ..., C1), (N, ..., C2), ... -> (N, ..., C1 + C2 + ...).
+
+    Called alone it takes a list of arrays; in a network it is the `join` of a `Parallel`. The gradient in each input is
+    its part of dy. Raises `InputError` where another size than the last is not equal.
+
+    >>> concat = Concat()
+    >>> concat([np.array([[1.0, 2.0]]), np.array([[3.0]])], train=True)
+    array([[1., 2., 3.]])
+    >>> concat.backpropagate(np.array([[10.0, 20.0, 30.0]]))
+    [array([[10., 20.]]), array([[30.]])]
+    """
 
     from_operations = per_sample = True
     starts: Sequence[int] = ()  # the first channel of each input in the output

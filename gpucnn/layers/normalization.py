@@ -43,13 +43,28 @@ class BatchNorm2D(Normalization):
     """Normalize each channel over batch and image: `y = gamma (x - mean)/sqrt(variance + eps) + beta`.
 
     In training with the mean and variance of the batch, else with running ones: in each training step
-    `running = (1 - momentum) running + momentum batch`, with the unbiased variance, as in PyTorch. Works on samples of
-    any shape (..., C). Source: Ioffe and Szegedy, ICML 2015.
+    `running = (1 - momentum) running + momentum batch`, with the unbiased variance, as in PyTorch. (N, ..., C) ->
+    (N, ..., C), mostly images. Source: Ioffe and Szegedy, ICML 2015.
+
+    Parameters
+    ----------
+    momentum : the share of a new batch in the running moments, at least 0 and below 1
+    eps : what is added to the variance, a number of at least 0; both may be changed later
 
     Attributes
     ----------
     gamma, beta : Parameter, (C,), at first 1 and 0
     running : (2, C), running mean and variance, at first 0 and 1
+
+    Raises `InputError` for any other momentum or eps, and where samples are single numbers.
+
+    >>> norm = BatchNorm2D(momentum=0.5)
+    >>> norm(np.array([[1.0], [3.0]]), train=True).round(3)
+    array([[-1.],
+           [ 1.]])
+    >>> norm.running  # (0 + 2)/2, and (1 + 2)/2
+    array([[1. ],
+           [1.5]])
     """
 
     from_operations = True
@@ -105,12 +120,22 @@ class GroupNorm(Normalization):
     """Normalize each sample by itself, in groups of channels: `y = gamma (x - mean)/sqrt(variance + eps) + beta`.
 
     With the mean and the (biased) variance over all pixels and all channels of a group, in training and after it. One
-    group is layer normalization over (H, W, C), as many groups as channels are instance normalization. Works on samples
-    of any shape (..., C). Source: Wu and He, ECCV 2018.
+    group is layer normalization over (H, W, C), as many groups as channels are instance normalization. (N, ..., C) ->
+    (N, ..., C). Source: Wu and He, ECCV 2018.
+
+    Parameters
+    ----------
+    groups : how many equal runs the channels are cut into
+    eps : what is added to the variance, a number of at least 0; it may be changed later
 
     Attributes
     ----------
     gamma, beta : Parameter, (C,), at first 1 and 0
+
+    Raises `InputError` for any other argument, and where the groups do not divide the channels.
+
+    >>> GroupNorm(2)(np.array([[1.0, 3.0, 10.0, 30.0]])).round(3)
+    array([[-1.,  1., -1.,  1.]])
     """
 
     from_operations = per_sample = True

@@ -16,17 +16,7 @@ __all__ = ["AveragePool2D", "GlobalAveragePool2D", "GlobalMaxPool2D", "LpPool2D"
 
 
 class Pool2D(Layer):
-    """What the poolings share: (N, H, W, C) -> (N, OH, OW, C), with OH, OW by Eqn 2.1 (without padding, Eqn 2.2).
-
-    Parameters
-    ----------
-    kernel_size : an int, or a pair (rows, columns)
-    stride : an int or a pair; the kernel size unless given, so that windows do not overlap
-    padding : as in `Conv2D`; each window must meet a pixel
-    dilation : an int or a pair, input pixels from one tap to the next
-    ceil_mode : whether pixels left over below and to the right get one more window, which hangs over the image and its
-        padding: the size of the output is then rounded up. What hangs over counts like padding, but in no mean
-    """
+    """What the poolings share: a window, (N, H, W, C) -> (N, OH, OW, C)."""
 
     from_operations = per_sample = True
     window: Window | None = None
@@ -71,9 +61,28 @@ class Pool2D(Layer):
 
 
 class MaxPool2D(Pool2D):
-    """Largest pixel under each window, `P = max` (paper, sections 2.3 and 3.1); padding is -inf.
+    """Max pooling: the largest pixel under each window (paper, sections 2.3 and 3.1).
 
-    Backward, the whole error goes to the winning unit: on a tie to the first, row by row.
+    `P[m,n,c] = max_uv x[m*SH + u*DH, n*SW + v*DW, c]`, with padding of -inf; (N, H, W, C) ->
+    (N, OH, OW, C), with OH, OW by Eqn 2.1. Backward, the whole gradient goes to the pixel that was the largest: on a
+    tie to the first, row by row.
+
+    Parameters
+    ----------
+    kernel_size : an int, or a pair (rows, columns)
+    stride : an int or a pair; the kernel size unless given, so that windows do not overlap
+    padding, dilation : as in `Conv2D`; each window must meet a pixel
+    ceil_mode : whether pixels left over below and to the right get one more window, which hangs over the image and its
+        padding: the size of the output is then rounded up. What hangs over counts like padding, but in no mean
+
+    Raises `InputError` for a wrong size or padding, where samples are not images (H, W, C), and where the window does
+    not fit the image, or lies wholly in the padding.
+
+    >>> pool = MaxPool2D((1, 2))
+    >>> pool(np.array([1.0, 5.0, 2.0, 3.0]).reshape(1, 1, 4, 1), train=True).ravel()
+    array([5., 3.])
+    >>> pool.backpropagate(np.array([10.0, 20.0]).reshape(1, 1, 2, 1)).ravel()
+    array([ 0., 10.,  0., 20.])
     """
 
     def forward(self, x: Array, *, train: bool, relu: bool = False) -> Array:
@@ -90,10 +99,25 @@ class MaxPool2D(Pool2D):
 
 
 class AveragePool2D(Pool2D):
-    """Mean of the pixels under each window (paper, section 2.3).
+    """Average pooling: the mean of the pixels under each window (paper, section 2.3).
 
-    Padding is left out of the mean (ONNX's and Keras' rule) unless `count_include_pad`, which counts it as zeros
-    (PyTorch's default).
+    `P[m,n,c] = 1/T sum_uv x[m*SH + u*DH, n*SW + v*DW, c]`, T the number of its pixels; (N, H, W, C) -> (N, OH, OW, C),
+    with OH, OW by Eqn 2.1.
+
+    Parameters
+    ----------
+    kernel_size, stride, padding, dilation, ceil_mode : as in `MaxPool2D`
+    count_include_pad : whether the mean counts padding, as zeros (PyTorch's default), or leaves it out (as ONNX and
+        Keras do); it may be changed later
+
+    Raises `InputError` for a wrong size or padding, where samples are not images (H, W, C), and where the window does
+    not fit the image, or lies wholly in the padding.
+
+    >>> row = np.array([1.0, 5.0, 2.0, 3.0]).reshape(1, 1, 4, 1)
+    >>> AveragePool2D((1, 2))(row).ravel()
+    array([3. , 2.5])
+    >>> AveragePool2D((1, 2), padding=(0, 1))(row).ravel()  # 1, (5 + 2)/2 and 3: padding is left out
+    array([1. , 3.5, 3. ])
     """
 
     changeable: ClassVar = {"count_include_pad": flag}
@@ -127,7 +151,22 @@ class AveragePool2D(Pool2D):
 
 
 class LpPool2D(Pool2D):
-    """Lp norm of the pixels under each window, `(sum |x|^p)^(1/p)`; p = 2 is the paper's L2 pooling (section 2.3)."""
+    """Lp pooling: the p-norm of the pixels under each window; p = 2 is the paper's L2 pooling (section 2.3).
+
+    `P[m,n,c] = (sum_uv |x[m*SH + u*DH, n*SW + v*DW, c]|^p)^(1/p)`; (N, H, W, C) ->
+    (N, OH, OW, C), with OH, OW by Eqn 2.1.
+
+    Parameters
+    ----------
+    kernel_size, stride, padding, dilation, ceil_mode : as in `MaxPool2D`; padding is 0
+    p : a number of at least 1; it may be changed later
+
+    Raises `InputError` for a wrong size, padding or p, where samples are not images (H, W, C), and where the window
+    does not fit the image, or lies wholly in the padding.
+
+    >>> LpPool2D((1, 2))(np.array([3.0, 4.0, 6.0, 8.0]).reshape(1, 1, 4, 1)).ravel()
+    array([ 5., 10.])
+    """
 
     changeable: ClassVar = {"p": partial(number, least=1.0)}
 
@@ -191,7 +230,13 @@ class GlobalPool2D(Layer):
 
 
 class GlobalAveragePool2D(GlobalPool2D):
-    """Mean of each feature map: (N, H, W, C) -> (N, C)."""
+    """Mean of each feature map: (N, H, W, C) -> (N, C).
+
+    `y[c] = 1/(H W) sum_mn x[m,n,c]`. Raises `InputError` where samples are not images (H, W, C).
+
+    >>> GlobalAveragePool2D()(np.array([1.0, 5.0, 2.0, 4.0]).reshape(1, 2, 2, 1))
+    array([[3.]])
+    """
 
     def _pool(self, x: Array, y: Array) -> None:
         self.backend.average_pool2d(x, self.window, out=y)
@@ -201,7 +246,14 @@ class GlobalAveragePool2D(GlobalPool2D):
 
 
 class GlobalMaxPool2D(GlobalPool2D):
-    """Largest pixel of each feature map: (N, H, W, C) -> (N, C). On a tie the error goes to the first, row by row."""
+    """Largest pixel of each feature map: (N, H, W, C) -> (N, C).
+
+    `y[c] = max_mn x[m,n,c]`; on a tie the gradient goes to the first, row by row. Raises `InputError` where samples are
+    not images (H, W, C).
+
+    >>> GlobalMaxPool2D()(np.array([1.0, 5.0, 2.0, 4.0]).reshape(1, 2, 2, 1))
+    array([[5.]])
+    """
 
     def _pool(self, x: Array, y: Array) -> None:
         self.argmax = self.buffer("argmax", y.shape, self.backend.argmax_dtype(self.window))

@@ -13,7 +13,18 @@ __all__ = ["Flatten", "Reshape", "ZeroPad2D"]
 
 
 class Reshape(Layer):
-    """Give each sample another shape with as many elements: (N, ...) -> (N, *shape)."""
+    """Give each sample another shape with as many elements: (N, ...) -> (N, *shape).
+
+    Parameters
+    ----------
+    shape : the sizes of one sample, or the only one
+
+    Raises `InputError` for a size below 1, and where the number of elements is another.
+
+    >>> Reshape((2, 2))(np.array([[1.0, 2.0, 3.0, 4.0]]))
+    array([[[1., 2.],
+            [3., 4.]]])
+    """
 
     from_operations = per_sample = True
 
@@ -37,7 +48,11 @@ class Reshape(Layer):
 
 
 class Flatten(Reshape):
-    """Concatenate the feature maps of a sample into one long vector: (N, ...) -> (N, product) (paper, section 2.4)."""
+    """Concatenate the feature maps of a sample into one long vector: (N, ...) -> (N, product) (paper, section 2.4).
+
+    >>> Flatten()(np.zeros((2, 3, 4, 5))).shape
+    (2, 60)
+    """
 
     def __init__(self, *, name: str | None = None):
         super().__init__((), name=name)
@@ -47,7 +62,17 @@ class Flatten(Reshape):
 
 
 class ZeroPad2D(Layer):
-    """Add zeros around each image; `padding` is an int, a pair or a pair of pairs, as in `Conv2D`."""
+    """Add zeros around each image: (N, H, W, C) -> (N, top + H + bottom, left + W + right, C).
+
+    Parameters
+    ----------
+    padding : an int, a pair or a pair of pairs ((top, bottom), (left, right)), as in `Conv2D`
+
+    Raises `InputError` for any other padding, and where samples are not images (H, W, C).
+
+    >>> ZeroPad2D(((0, 0), (1, 2)))(np.array([3.0, 4.0]).reshape(1, 1, 2, 1)).ravel()
+    array([0., 3., 4., 0., 0.])
+    """
 
     from_operations = per_sample = True
     window: Window | None = None

@@ -32,6 +32,13 @@ class Conv2DTranspose(Convolution):
     Attributes
     ----------
     w, b : Parameter, (KH, KW, filters/groups, C) and (filters,); b is None without a bias
+
+    Raises `InputError` for a wrong size, padding or initializer, where samples are not images (H, W, C), and where the
+    padding leaves nothing of the output or the groups do not divide the channels.
+
+    >>> transposed = Conv2DTranspose(1, (1, 2), initializer=lambda rng, shape: np.ones(shape))
+    >>> transposed(np.array([1.0, 2.0, 3.0]).reshape(1, 1, 3, 1)).ravel()  # 1, 1 + 2, 2 + 3, 3
+    array([1., 3., 5., 3.])
     """
 
     def __init__(

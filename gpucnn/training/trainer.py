@@ -30,7 +30,12 @@ Array = Any
 
 @dataclass(frozen=True)
 class Metrics:
-    """Means over the samples of an epoch or a test set that have a target: all but those of an ignored label."""
+    """Means over the samples of an epoch or a test set that have a target: all but those of an ignored label.
+
+    >>> metrics = Metrics(loss=0.25, accuracy=0.9, samples=100)
+    >>> f"{metrics.accuracy:.0%} of {metrics.samples}"
+    '90% of 100'
+    """
 
     loss: float
     accuracy: float
@@ -40,17 +45,29 @@ class Metrics:
 class Trainer:
     """Trains a built model: forward, loss, backward, update (paper, section 3).
 
-    ::
-
-        model.build(image_shape, backend, max_batch=64, seed=0)
-        trainer = Trainer(model, SoftmaxCrossEntropy(), SGD(0.05, 0.9), batch_size=64, seed=0)
-        for epoch in range(3):
-            print(trainer.train_epoch(train, epoch))
-        print(trainer.evaluate(test))
-
     With an `average` of the weights, each step adds to it, and `evaluate` uses the averaged weights. On a GPU the steps
     of an epoch, and those of a test, are recorded as a CUDA graph, unless `graph` is off: see `Replay`. `replay` and
     `test_replay` are those of the last epoch and of the last test.
+
+    >>> from gpucnn.data import DeviceDataset, Normalization, load
+    >>> digits, backend = load("digits"), get_backend("cpu")
+    >>> normalization = Normalization(digits.train.images)
+    >>> train, test = (DeviceDataset(split, backend, normalization) for split in (digits.train, digits.test))
+    >>> model = Sequential([Flatten(), Dense(10)])
+    >>> shape = model.build(digits.image_shape, backend, max_batch=64, seed=0)
+    >>> trainer = Trainer(model, SoftmaxCrossEntropy(), SGD(0.05, 0.9), batch_size=64, seed=0)
+    >>> losses = [trainer.train_epoch(train, epoch).loss for epoch in range(3)]
+    >>> losses[0] > losses[1] > losses[2], trainer.evaluate(test).accuracy > 0.9
+    (True, True)
+
+    Parameters
+    ----------
+    average : a `WeightAverage`, or None
+    batch_size : number of samples of a step; the last of an epoch may have fewer
+    seed : of the order of the samples
+
+    Raises `InputError` for what is not a model, a loss, an optimizer or a batch size, and for a model that is not
+    built, or is a part of another.
     """
 
     def __init__(
@@ -175,7 +192,10 @@ class Trainer:
         )
 
     def evaluate(self, data: DeviceDataset) -> Metrics:
-        """Return the mean loss (NaN if it is not finite) and the accuracy over all samples, without training."""
+        """Return the mean loss (NaN if it is not finite) and the accuracy over all samples, without training.
+
+        Raises `InputError` where the data do not suit the model, and `DeviceError` where they are on another device.
+        """
         self._check(data)
         applied = self.average.applied() if self.average else nullcontext()
         repeated = self._replayed(data)

@@ -37,6 +37,12 @@ __all__ = ["Backend"]
 class Backend(Arrays):
     """Arrays of one device and the operations on them; this class is the reference that others are tested against.
 
+    >>> backend = Backend("float64")
+    >>> backend.relu(np.array([[-1.0, 2.0]]))
+    array([[0., 2.]])
+    >>> backend.dense(np.array([[1.0, 10.0]]), np.array([[1.0, 2.0], [3.0, 4.0]]), np.array([0.5, 0.5]))
+    array([[31.5, 42.5]])
+
     Parameters
     ----------
     float_dtype : "float32" or "float64", what layers compute in; or "tf32" or "bf16": in float32, with the factors of
