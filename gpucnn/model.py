@@ -22,7 +22,7 @@ from gpucnn.layers.base import Layer, Shape
 from gpucnn.layers.containers import Container
 from gpucnn.optim.averaging import WeightAverage
 from gpucnn.optim.optimizers import Optimizer
-from gpucnn.representation import shape_text
+from gpucnn.representation import html_table, shape_text
 
 __all__ = ["Sequential"]
 
@@ -275,6 +275,13 @@ class Sequential(Container):
         """
         rows, note = self._summary_rows()
         return f"{table(rows, left=3, totals=1)}\n{note}"
+
+    def _repr_html_(self) -> str:
+        """Return what `summary` does as a table for notebooks; before `build`, the call that makes the model."""
+        if self.context is None:
+            return super()._repr_html_()
+        rows, note = self._summary_rows()
+        return html_table(rows, left=3, totals=1, caption=note.replace("\n", "; "))
 
     def _summary_rows(self) -> tuple[list[tuple[str, ...]], str]:
         self._require_shapes("shapes")

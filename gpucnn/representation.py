@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from html import escape
 from typing import Any
 
-__all__ = ["html_table", "representation", "shape_text"]
+__all__ = ["html_table", "representation", "settings", "shape_text"]
 
 LONGEST = 60  # characters of one argument
 INDENT = "    "
@@ -28,18 +28,27 @@ def representation(thing: object, **defaults: Any) -> str:
     ('Circle(2)', "Circle(2, color='red')")
     """
     arguments = []
-    for name, parameter in inspect.signature(type(thing)).parameters.items():
-        if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
-            continue
-        is_needed = parameter.default is parameter.empty
-        value = getattr(thing, name, ... if is_needed else parameter.default)
-        if is_needed:
+    for parameter, value in _arguments(thing):
+        name = parameter.name
+        if parameter.default is parameter.empty:
             arguments.append(_shown(value))
         elif name == "name" and isinstance(value, str) and _is_given_by_place(thing, value):
             continue
         elif not _is(value, defaults.get(name, parameter.default)):
             arguments.append(f"{name}={_shown(value)}")
     return f"{type(thing).__name__}({', '.join(arguments)})"
+
+
+def settings(thing: object) -> dict[str, str]:
+    """Return the arguments that make a thing, as text by name, whether or not they differ from their default.
+
+    >>> class Circle:
+    ...     def __init__(self, radius, *, color="black"):
+    ...         self.radius, self.color = radius, color
+    >>> settings(Circle(2))
+    {'radius': '2', 'color': "'black'"}
+    """
+    return {parameter.name: _shown(value) for parameter, value in _arguments(thing)}
 
 
 def shape_text(shape: tuple[int, ...]) -> str:
@@ -71,6 +80,14 @@ def _html_row(row: Sequence[object], tag: str, left: int) -> str:
     cells = zip(row, sides, strict=True)
     inner = "".join(f'<{tag} style="text-align: {side}">{escape(str(cell))}</{tag}>' for cell, side in cells)
     return f"<tr>{inner}</tr>"
+
+
+def _arguments(thing: object) -> Iterator[tuple[inspect.Parameter, Any]]:
+    """Yield the parameters of a thing's class, each with the value that the thing keeps as an attribute."""
+    for name, parameter in inspect.signature(type(thing)).parameters.items():
+        if parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+            unknown = ... if parameter.default is parameter.empty else parameter.default
+            yield parameter, getattr(thing, name, unknown)
 
 
 def _is(value: Any, default: Any) -> bool:

@@ -15,7 +15,7 @@ from gpucnn.checks import integer
 from gpucnn.errors import DeviceError, InputError, describe
 from gpucnn.execution.context import Context, FreshMemory
 from gpucnn.execution.step_graphs import Attributes
-from gpucnn.representation import representation
+from gpucnn.representation import html_table, representation, settings
 
 __all__ = ["Array", "Layer", "Shape", "initialize", "is_builtin"]
 
@@ -114,6 +114,15 @@ class Layer:
 
     def __repr__(self) -> str:
         return representation(self)
+
+    def _repr_html_(self) -> str:
+        """Return the settings, and what is known once a shape is, as a table for notebooks."""
+        rows: list[tuple[str, object]] = [(self.label, "")]
+        rows += [(name, text) for name, text in settings(self).items() if name != "name"]
+        if self.input_shape is not None:
+            rows += [("input", self.input_shape), ("output", self.output_shape)]
+            rows += [(f"parameter {name}", parameter.shape) for name, parameter in self.named_parameters()]
+        return html_table(rows, left=2)
 
     def __setattr__(self, name: str, value: Any) -> None:
         """Set an attribute; in a layer that is built, a setting takes effect at once or is refused."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from html import escape
 from typing import Any, NoReturn
 
 from gpucnn.backend.memory import Workspace
@@ -57,6 +58,10 @@ class Container(Layer):
             for part in layer.parts():  # which may have been built alone before
                 part.context = None
         self._name_layers()
+
+    def _repr_html_(self) -> str:
+        """Return the call that makes it, as text for notebooks."""
+        return f"<pre>{escape(repr(self))}</pre>"
 
     def __len__(self) -> int:
         """Return the number of layers, those inside of others not counted."""

@@ -159,12 +159,60 @@ def test_a_table_for_notebooks() -> None:
     )
 
 
+def cells(table: str) -> list[list[str]]:
+    return [re.findall(r">([^<>]*)</t[dh]>", line) for line in table.splitlines() if line.startswith("<tr>")]
+
+
+def test_a_layer_in_a_notebook() -> None:
+    conv = Conv2D(4, (1, 2), stride=2, initializer="zeros", name="<b>")
+    settings = [
+        *(["Conv2D &quot;&lt;b&gt;&quot;", ""], ["filters", "4"], ["kernel_size", "(1, 2)"], ["stride", "2"]),
+        *(["padding", "0"], ["dilation", "1"], ["bias", "True"], ["groups", "1"]),
+        ["initializer", "&#x27;zeros&#x27;"],
+    ]
+    assert cells(conv._repr_html_()) == settings
+    conv.build((8, 9, 3))
+    assert cells(conv._repr_html_()) == [
+        *settings,
+        *(["input", "(8, 9, 3)"], ["output", "(4, 4, 4)"], ["parameter w", "(1, 2, 3, 4)"], ["parameter b", "(4,)"]),
+    ]
+    add = Add()
+    add.build([(2,), (2,)])
+    assert cells(add._repr_html_()) == [["Add", ""], ["input", "((2,), (2,))"], ["output", "(2,)"]]
+
+
+def test_a_network_in_a_notebook() -> None:
+    class Opaque(ReLU):
+        def forward(self, x: np.ndarray, *, train: bool) -> np.ndarray:
+            return super().forward(x, train=train)
+
+    model = Sequential([Conv2D(4, 3, name="<b>"), Opaque(), Residual(ReLU()), Flatten(), Dense(10)])
+    assert model._repr_html_() == f"<pre>{repr(model).replace('<', '&lt;').replace('>', '&gt;')}</pre>".replace(
+        "'", "&#x27;"
+    )
+    model.build((8, 8, 1))
+    table = model._repr_html_()
+    lines = [line.split() for line in model.summary().splitlines() if not line.startswith("-")]
+    head, *rows, first, second = lines
+    words = [" ".join(row).replace("&lt;", "<").replace("&gt;", ">").split() for row in cells(table)]
+    assert words == [head, *rows]
+    caption = re.search("<caption>(.*)</caption>", table)
+    assert caption is not None
+    assert caption[1] == f"{' '.join(first)}; {' '.join(second)}".replace('"', "&quot;")
+    assert [line.count("<th") for line in table.splitlines() if line.startswith("<tr>")] == [5, *[0] * 6, 5]
+    assert model[2]._repr_html_() == "<pre>Residual(ReLU(), shortcut=Identity())</pre>"
+
+
 def test_a_data_set_in_a_notebook() -> None:
     images = np.zeros((3, 4, 5, 1), np.uint8)
     halves = [data.Split(images, np.array(labels, np.int32)) for labels in ([0, 0, 0], [1, 0, 1])]
     table = data.Dataset("pets", *halves, ("cat", "<dog>"), 255)._repr_html_()
-    cells = [re.findall(r">([^<>]+)</t[dh]>", line) for line in table.splitlines() if line.startswith("<tr>")]
-    assert cells == [["class", "train", "test"], ["cat", "3", "1"], ["&lt;dog&gt;", "0", "2"], ["total", "3", "3"]]
+    assert cells(table) == [
+        ["class", "train", "test"],
+        ["cat", "3", "1"],
+        ["&lt;dog&gt;", "0", "2"],
+        ["total", "3", "3"],
+    ]
     assert "<caption>pets: images of 4 x 5 x 1</caption>" in table
 
 
