@@ -104,7 +104,6 @@ class Replicas:
             memory = self.contexts[number].memory = self._memory[number][train]
             memory.given = {buffer.key: y[part] for buffer in outputs}
             part_y = segments[number].forward(x[part], train, part.stop - part.start)
-            memory.given = {}
             if not outputs:
                 y[part] = part_y
 
@@ -116,7 +115,8 @@ class Replicas:
         dx = self.network.buffer("front dx", (dy.shape[0], *self.network.input_shape)) if need_dx else None
 
         def run(number: int, part: slice) -> None:
-            self.contexts[number].memory = self._memory[number][True]
+            memory = self.contexts[number].memory = self._memory[number][True]
+            memory.given = {}
             part_dx = self._segments[number].backward(dy[part], need_dx)
             if need_dx:
                 dx[part] = part_dx
