@@ -85,7 +85,7 @@ class Replicas:
         """Return the buffer that the output lies in, if it is all of one: it then lies in that of the whole batch."""
         found = trace.outputs.get(self.segment.steps[True][-1].layers[-1], [])
         is_whole = len(found) == 1 and found[0].layer in self.segment.layers() and found[0].per_sample
-        return found if is_whole and found[0].array.size == math.prod(self.output_shape) else []
+        return found if is_whole and found[0].size == math.prod(self.output_shape) else []
 
     def reserve(self, buffers: Sequence[Buffer], batch: int, train: bool) -> None:
         """Allocate buffers for the parts of a batch, and what joins them."""

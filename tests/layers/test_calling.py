@@ -170,9 +170,9 @@ def test_before_it_is_built_everything_may_be_set() -> None:
     conv = Conv2D(2, 3)
     conv.filters, conv.comment = 5, "mine"
     assert conv(batch()).shape == (4, 4, 4, 5)
+    fresh = Conv2D(2, 3)
+    fresh.infer_shape(SHAPE)
     with pytest.raises(InputError, match="parameter w: has no array yet; build its layer first"):
-        fresh = Conv2D(2, 3)
-        fresh.infer_shape(SHAPE)
         fresh.w.value = np.zeros((3, 3, 2, 2))
 
 
