@@ -26,45 +26,46 @@ class Parameter:
     write into it: it stays where it is.
     """
 
+    value: Array = None
+    gradient: Array = None
+
     def __init__(self, name: str, shape: tuple[int, ...], initializer: Initializer):
         self.name, self.shape, self.initializer = name, tuple(shape), initializer
-        self.gradient: Array = None
-        self._value: Array = None
 
     def __repr__(self) -> str:
         return f"Parameter({self.name!r}, {self.shape})"
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "value":
+            self._write(value)
+        else:
+            object.__setattr__(self, name, value)
+
+    def _write(self, array: Array) -> None:
+        if self.value is None:
+            raise InputError(f"parameter {self.name}: has no array yet; build its layer first")
+        if array is self.value:  # what `value *= 2` assigns
+            return
+        if type(array) is not type(self.value) or tuple(array.shape) != self.shape:
+            received = f"{type(array).__name__} {tuple(getattr(array, 'shape', ()))}"
+            raise InputError(
+                f"parameter {self.name}: expected a {type(self.value).__name__} {self.shape}, received {received}"
+            )
+        self.value[...] = array
 
     @property
     def size(self) -> int:
         """Number of elements."""
         return math.prod(self.shape)
 
-    @property
-    def value(self) -> Array:
-        """The trained array."""
-        return self._value
-
-    @value.setter
-    def value(self, array: Array) -> None:
-        if self._value is None:
-            raise InputError(f"parameter {self.name}: has no array yet; build its layer first")
-        if array is self._value:  # what `value *= 2` assigns
-            return
-        if type(array) is not type(self._value) or tuple(array.shape) != self.shape:
-            received = f"{type(array).__name__} {tuple(getattr(array, 'shape', ()))}"
-            raise InputError(
-                f"parameter {self.name}: expected a {type(self._value).__name__} {self.shape}, received {received}"
-            )
-        self._value[...] = array
-
     def place(self, value: Array, gradient: Array) -> None:
         """Let the parameter lie in some memory."""
-        self._value, self.gradient = value, gradient
+        vars(self).update(value=value, gradient=gradient)
 
     def with_gradient(self, gradient: Array) -> Parameter:
         """Return a parameter with the same value and another gradient."""
         other = Parameter(self.name, self.shape, self.initializer)
-        other.place(self._value, gradient)
+        other.place(self.value, gradient)
         return other
 
 

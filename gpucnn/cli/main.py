@@ -11,7 +11,7 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import gpucnn
 from gpucnn import data, zoo
@@ -72,13 +72,12 @@ class _Parser(argparse.ArgumentParser):
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Return the options of the command line, and where it names a file, those in the file that it leaves open."""
-    parser, train_command = _parsers()
+    parser, train_command, settings = _parsers()
     options = parser.parse_args(arguments)
     path = getattr(options, "config", None)
     if path is None:
         return options
-    named = {name: action for action in train_command._actions for name in action.option_strings[:1]}
-    allowed = {name.removeprefix("--"): action for name, action in named.items() if name not in ("-h", "--config")}
+    allowed = {name: action for name, action in settings.items() if name != "config"}
     given = list(arguments_in(path, allowed))
     try:
         train_command.set_defaults(**vars(train_command.parse_args(given)))
@@ -87,8 +86,8 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def _parsers() -> tuple[argparse.ArgumentParser, argparse.ArgumentParser]:
-    """Return the parser of the command line, and that of `train` in it."""
+def _parsers() -> tuple[argparse.ArgumentParser, argparse.ArgumentParser, dict[str, argparse.Action]]:
+    """Return the parser of the command line, that of `train` in it, and the options of `train` by name."""
     parser = _Parser(prog="gpucnn", description=gpucnn.__doc__)
     parser.add_argument("--version", action="version", version=f"gpucnn {gpucnn.__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
@@ -96,7 +95,11 @@ def _parsers() -> tuple[argparse.ArgumentParser, argparse.ArgumentParser]:
     train_command = commands.add_parser("train", help="train a network on images", allow_abbrev=False)
     train_command.set_defaults(run=train)
 
-    add = train_command.add_argument
+    settings: dict[str, argparse.Action] = {}
+
+    def add(name: str, **how: Any) -> None:
+        settings[name.removeprefix("--")] = train_command.add_argument(name, **how)
+
     add("--config", type=Path, metavar="FILE.toml", help="read options from a file; those given here win")
     add("--dataset", default="digits", help=f"{', '.join(data.DATASETS)} (default: digits, which is built in)")
     add("--data-dir", type=Path, metavar="DIR", help="folder that holds the data set")
@@ -141,7 +144,7 @@ def _parsers() -> tuple[argparse.ArgumentParser, argparse.ArgumentParser]:
     add("--resume", action=SWITCH, default=False, help="go on from the newest checkpoint, if there is one")
     add("--summary", type=Path, metavar="FILE.json", help="write the results to this file as JSON")
     add("--quiet", action=SWITCH, default=False, help="print the last line only")
-    return parser, train_command
+    return parser, train_command, settings
 
 
 def _whole(least: int = 1) -> Callable[[str], int]:

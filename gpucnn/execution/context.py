@@ -12,7 +12,7 @@ from gpucnn.backend import Backend
 from gpucnn.backend.memory import Workspace
 from gpucnn.execution.trace import Buffer
 
-__all__ = ["Context", "FreshMemory", "Memory", "PlannedMemory", "Slots"]
+__all__ = ["Context", "Memory", "PlannedMemory", "Slots"]
 
 Array = Any
 Shape = tuple[int, ...]
@@ -25,17 +25,6 @@ class Memory(Protocol):
 
     def take(self, layer: Any, name: str, shape: Shape, dtype: Any, per_sample: bool, min_batch: int) -> Array:
         """Return a layer's buffer; its contents are whatever was left in it."""
-
-
-class FreshMemory:
-    """New arrays, for layers that are called alone: what they return stays what it is."""
-
-    def __init__(self, backend: Backend):
-        self._backend = backend
-
-    def take(self, layer: Any, name: str, shape: Shape, dtype: Any, per_sample: bool, min_batch: int) -> Array:
-        """Return a new array."""
-        return self._backend.empty(shape, dtype)
 
 
 class PlannedMemory:
@@ -55,7 +44,7 @@ class PlannedMemory:
     def reserve(self, buffer: Buffer, batch: int) -> None:
         """Allocate a buffer for a batch, if it is large enough to take it."""
         if batch >= buffer.min_batch:
-            self.workspace.take(self.slots[buffer.key], (buffer.elements(batch),), buffer.array.dtype)
+            self.workspace.take(self.slots[buffer.key], (buffer.elements(batch),), buffer.dtype)
 
 
 class Context:
@@ -63,13 +52,13 @@ class Context:
 
     Attributes
     ----------
-    memory : where the pass that is under way gets its buffers
+    memory : where the pass that is under way gets its buffers; None is new arrays, as for layers that are called alone
     version : goes up with each change of a layer's settings
     """
 
     def __init__(self, backend: Backend, seed: int = 0):
         self.backend, self.seed = backend, seed
-        self.memory: Memory = FreshMemory(backend)
+        self.memory: Memory | None = None
         self.version = 0
         self._layers = 0
 
@@ -84,7 +73,7 @@ class Context:
         return int(low), int(high)
 
     @contextmanager
-    def using(self, memory: Memory) -> Iterator[None]:
+    def using(self, memory: Memory | None) -> Iterator[None]:
         """Take buffers from a memory for a while."""
         before, self.memory = self.memory, memory
         try:

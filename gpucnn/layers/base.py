@@ -13,7 +13,7 @@ from gpucnn.backend import Backend, backend_of, get_backend
 from gpucnn.backend.memory import Arena, Parameter
 from gpucnn.checks import integer
 from gpucnn.errors import DeviceError, InputError, describe
-from gpucnn.execution.context import Context, FreshMemory
+from gpucnn.execution.context import Context
 from gpucnn.execution.step_graphs import Attributes
 from gpucnn.representation import html_table, representation, settings
 
@@ -172,8 +172,10 @@ class Layer:
         >>> relu.buffer("y", (2, 4)).shape
         (2, 4)
         """
-        context = self.context
-        return context.memory.take(self, name, shape, dtype or context.backend.float_dtype, per_sample, min_batch)
+        memory, backend = self.context.memory, self.context.backend
+        if memory is None:
+            return backend.empty(shape, dtype)
+        return memory.take(self, name, shape, dtype or backend.float_dtype, per_sample, min_batch)
 
     def set_input_shape(self, input_shape: Shape) -> Shape:
         """Infer the output's shape, and take note of both; for a layer that passes the shape on to its parts.
@@ -216,7 +218,7 @@ class Layer:
         self.context = context
         self.id = context.next_layer_id()
         for child in self.children().values():
-            child._bind_as_part(context)
+            child.bind_as_part(context)
 
     def reset(self) -> None:
         """Bring `state` to where a new layer has it."""
@@ -373,7 +375,8 @@ class Layer:
             self.arena = Arena(self.parameters(), context.backend)
             self.bind(context)
 
-    def _bind_as_part(self, context: Context) -> None:
+    def bind_as_part(self, context: Context) -> None:
+        """Take the context of the network that this layer is a part of."""
         if self.arena is not None:  # it was built alone before
             self.arena.in_use, self.arena = False, None
         self.bind(context)
@@ -419,8 +422,12 @@ class Layer:
     @contextmanager
     def _pass(self) -> Iterator[None]:
         """Run a pass of this layer alone: whatever it returns is in new memory."""
-        with self.backend.limit_blas_threads(), self.context.using(FreshMemory(self.backend)):
-            yield
+        before, self.context.memory = self.context.memory, None
+        try:
+            with self.backend.limit_blas_threads():
+                yield
+        finally:
+            self.context.memory = before
 
     def _own(self, result: Any, given: Array) -> Any:
         """Return a result, or a copy of one that lies in the memory of what was given."""

@@ -307,7 +307,7 @@ def test_the_dry_pass_leaves_no_trace(device: str) -> None:
     for name, value in without.state_dict().items():
         np.testing.assert_array_equal(warm.state_dict()[name], value)
     assert not warm.backend.to_host(warm.arena.gradients).any()
-    with pytest.raises(InputError, match="backward needs a forward"):
+    with pytest.raises(InputError, match="backpropagate needs a call with train=True"):
         warm.backpropagate(warm.backend.zeros((5, 3)))
     x = np.random.default_rng(0).standard_normal((4, 6, 6, 1)).astype(np.float32)
     outputs = [model.backend.to_host(model(model.backend.from_host(x), train=True)) for model in models]

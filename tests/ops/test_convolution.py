@@ -24,18 +24,18 @@ def built(layer: Layer, shape: tuple[int, ...], seed: int = 0) -> Layer:
 def test_groups_are_convolutions_side_by_side(kind: str) -> None:
     random = np.random.default_rng(0)
     x = random.standard_normal((2, 6, 5, 6))
-    grouped = built(KINDS[kind](9, 3, 2, 1, groups=3), x.shape[1:])
+    grouped = built(KINDS[kind](9, 3, stride=2, padding=1, groups=3), x.shape[1:])
     grouped.b.value[...] = random.standard_normal(9)
-    y = grouped(x)
+    y = grouped(x, train=True)
     dy = random.standard_normal(y.shape)
     dx = grouped.backpropagate(dy)
     for group in range(3):
         inputs, outputs = slice(2 * group, 2 * group + 2), slice(3 * group, 3 * group + 3)
         weights = outputs if kind == "convolution" else inputs
-        alone = built(KINDS[kind](3, 3, 2, 1), (6, 5, 2))
+        alone = built(KINDS[kind](3, 3, stride=2, padding=1), (6, 5, 2))
         alone.w.value[...] = grouped.w.value[..., weights]
         alone.b.value[...] = grouped.b.value[outputs]
-        np.testing.assert_allclose(y[..., outputs], alone(np.ascontiguousarray(x[..., inputs])), atol=1e-12)
+        np.testing.assert_allclose(y[..., outputs], alone(np.ascontiguousarray(x[..., inputs]), train=True), atol=1e-12)
         alone_dx = alone.backpropagate(np.ascontiguousarray(dy[..., outputs]))
         np.testing.assert_allclose(dx[..., inputs], alone_dx, atol=1e-12)
         np.testing.assert_allclose(grouped.w.gradient[..., weights], alone.w.gradient, atol=1e-12)

@@ -38,6 +38,7 @@ NO_OPERATIONS |= {
     "record",
     "keep",
     "free_bytes",
+    "memory_of",
     "rehearsal",
 }
 

@@ -185,11 +185,15 @@ class Gemm:
             self._check(status, "its workspace")
             self._stream = stream
 
+    def forget_stream(self) -> None:
+        """Ask for the stream anew with the next product."""
+        self._stream = None
+
     @classmethod
     def forget_streams(cls) -> None:
         """Have all handles ask for their streams anew: one that they know may end, and another get its address."""
         for unit in list(cls._all):
-            unit._stream = None
+            unit.forget_stream()
 
     def _check(self, status: int, what: str) -> None:
         if status:

@@ -25,14 +25,13 @@ from gpucnn.backend.reference import (
     shapes,
     sums,
     updates,
-    windows,
 )
 from gpucnn.backend.reference.arrays import Arrays
 
 __all__ = ["Backend"]
 
 
-@with_operations(sums, windows, convolution, pooling, adaptive, shapes, dense, activations, normalization, dropout)
+@with_operations(sums, convolution, pooling, adaptive, shapes, dense, activations, normalization, dropout)
 @with_operations(losses, updates, batches)
 class Backend(Arrays):
     """Arrays of one device and the operations on them; this class is the reference that others are tested against.
