@@ -6,6 +6,7 @@ from gpucnn.errors import DeviceError, DivergedError, GpucnnError, InputError
 from gpucnn.execution.memory_plan import MemoryPlan
 from gpucnn.geometry import Window
 from gpucnn.layers import *
+from gpucnn.layers.activations import *  # again, for type checkers: they do not read `__all__ += ...`
 from gpucnn.losses import (
     AbsoluteError,
     BinaryCrossEntropy,

@@ -72,7 +72,7 @@ def check_layer(layer: Layer, x: np.ndarray, *, device: str = "cpu", seed: int =
 
     forward(x)
     gradients = {"x": backend.to_host(layer.backpropagate(backend.from_host(upstream)))}
-    points = {"x": (x, forward)}
+    points: dict[str, tuple[np.ndarray, Callable[[np.ndarray], float]]] = {"x": (x, forward)}
     for name, parameter in layer.named_parameters():
         gradients[name] = backend.to_host(parameter.gradient)
         points[name] = backend.to_host(parameter.value), with_value(parameter)

@@ -51,7 +51,7 @@ class Sequential(Container):
     (5, 'conv2d1', (1176, 10))
     """
 
-    _inferences: Inferences | None = None
+    _inferences: Any = None  # `Inferences`, since it was built
 
     # ---- building -------------------------------------------------------------------------------------------------
 
@@ -115,7 +115,7 @@ class Sequential(Container):
 
         A GPU refuses what it does not have; most systems promise it, and end programs that use it.
         """
-        run = {"optimizer": optimizer, "average": average}
+        run: dict[str, Any] = {"optimizer": optimizer, "average": average}
         check_memory(self.plan(batch, **run), self.backend.free_bytes(), self, **run)
 
     def largest_batch(
@@ -289,10 +289,10 @@ class Sequential(Container):
         for train in (False, True):
             buffers = [one for one in program.traces[train].buffers if one.per_sample and not one.for_dx]
             held[train], kept = held_bytes(buffers, program.slots[train], 1), kept_bytes(buffers, 1)
-        rows = [("layer", "kind", "output", "parameters", "kept per sample")]
+        rows: list[tuple[str, ...]] = [("layer", "kind", "output", "parameters", "kept per sample")]
         rows.append(("input", "", shape_text(self.input_shape), "", ""))
         for layer in self.layers:
-            described = layer.name, type(layer).__name__, shape_text(layer.output_shape)
+            described = str(layer.name), type(layer).__name__, shape_text(layer.output_shape)
             rows.append((*described, *_counts(layer, kept)))
         rows.append(("total", "", "", *_counts(self, kept)))
         note = (

@@ -66,7 +66,7 @@ def get_backend(
     return GpuBackend(precision, device=int(number or 0), **options)
 
 
-def _best_backend(precision: str, threads: int | None, options: dict[str, str]) -> Backend:
+def _best_backend(precision: str, threads: int | None, options: dict[str, Any]) -> Backend:
     from gpucnn.backend.gpu import GpuBackend
 
     try:

@@ -91,7 +91,7 @@ class MemoryPlan:
         threads = network.backend.threads if front else 1
         parts = Counter(filter(None, [(batch + thread) // threads for thread in range(threads)]))
         shared_layers = set(front.segment.layers()) if front else set()
-        held, kept = 0, Counter()
+        held, kept = 0, Counter[Layer]()
         places = program.slots[train]
         for samples, times, is_shared in [(batch, 1, False), *((N, times, True) for N, times in parts.items())]:
             buffers = [one for one in program.buffers(train) if (one.layer in shared_layers) == is_shared]

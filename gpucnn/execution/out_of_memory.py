@@ -34,7 +34,8 @@ def explain_memory_error(error: MemoryError, network: Any, batch: int) -> OutOfM
     with contextlib.suppress(MemoryError):  # the plan may need some itself
         fitting = 0 if free is None else largest_batch(network, free + network.held_bytes(), batch)
     told = _left(network, free, fitting)
-    layer, cause = network, error
+    layer: Any = network
+    cause: BaseException | None = error
     if isinstance(error, LayerMemoryError):
         layer, cause = error.layer, error.__cause__
     return OutOfMemoryError(f"{layer.label}: out of memory with a batch of {batch:,} ({cause}); {told}")

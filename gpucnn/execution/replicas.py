@@ -118,7 +118,7 @@ class Replicas:
             memory = self.contexts[number].memory = self._memory[number][True]
             memory.given = {}
             part_dx = self._segments[number].backward(dy[part], need_dx)
-            if need_dx:
+            if dx is not None:
                 dx[part] = part_dx
 
         self._share(run)

@@ -108,7 +108,7 @@ class Replay:
         self.backend = backend
         self.reason = "" if is_wanted else "as was asked for"
         self._state, self._owners = state, tuple(owners)
-        self._recordings: dict[Hashable, Callable[[], None]] = {}
+        self._recordings: dict[Hashable, Callable[[], None] | None] = {}
         self._replaced: dict[Hashable, list[tuple[object, str]]] = {}  # arrays in attributes, by each kind that has run
         self.recorded = 0
 
@@ -195,13 +195,14 @@ class Inferences:
     they are what a layer keeps for later. What changes within an array needs no new recording.
     """
 
+    replay: Replay  # since the first run
+
     def __init__(self) -> None:
-        self.replay: Replay | None = None
         self._arrays: dict[int, tuple[Array, Array | None]] = {}  # the input and the output, by their size
         self._kept: set[tuple[int, str]] = set()  # attributes that a pass has replaced, by their owner
-        self._seen: list[tuple[dict, str, Any]] = []
-        self._contents: list[tuple[Any, list]] = []
-        self._attributes: list[dict] = []
+        self._seen: list[tuple[dict[str, Any], str, Any]] = []
+        self._contents: list[tuple[Any, list[Any]]] = []
+        self._attributes: list[dict[str, Any]] = []
         self._count = 0  # of all attributes: a method that was replaced on a layer is one more
 
     def run(self, network: Any, x: Array) -> Array:
@@ -255,10 +256,10 @@ class Inferences:
         )
 
 
-def _items(container: Any) -> list:
+def _items(container: Any) -> list[Any]:
     return [*container.keys(), *container.values()] if isinstance(container, dict) else [*container]
 
 
-def _are(items: list, others: list) -> bool:
+def _are(items: list[Any], others: list[Any]) -> bool:
     """Whether two lists hold the same objects."""
     return len(items) == len(others) and all(map(is_, items, others))

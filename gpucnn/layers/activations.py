@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -40,7 +40,7 @@ class Activation(Layer):
     def infer_shape(self, input_shape: Shape) -> Shape:
         return input_shape
 
-    def _settings(self) -> tuple:
+    def _settings(self) -> tuple[Any, ...]:
         """Further arguments of the operation and of its derivative."""
         return ()
 
@@ -137,7 +137,7 @@ class LeakyReLU(Activation):
         super().__init__(name)
         self.slope = number(slope, f"{self.label}: slope")
 
-    def _settings(self) -> tuple:
+    def _settings(self) -> tuple[Any, ...]:
         return (self.slope,)
 
 
@@ -160,16 +160,16 @@ class PReLU(Activation):
 
     operation = "leaky_relu"
     derivative_of = "x"
+    slope: Parameter  # since its shape is known
 
     def __init__(self, *, name: str | None = None):
         super().__init__(name)
-        self.slope: Parameter | None = None
 
     def infer_shape(self, input_shape: Shape) -> Shape:
         self.slope = Parameter("slope", (self._channels(input_shape),), lambda rng, shape: np.full(shape, 0.25))
         return super().infer_shape(input_shape)
 
-    def _settings(self) -> tuple:
+    def _settings(self) -> tuple[Any, ...]:
         return (self.slope.value,)
 
     def backward(self, dy: Array, *, need_dx: bool) -> Array | None:
@@ -199,7 +199,7 @@ class ELU(Activation):
         super().__init__(name)
         self.alpha = number(alpha, f"{self.label}: alpha")
 
-    def _settings(self) -> tuple:
+    def _settings(self) -> tuple[Any, ...]:
         return (self.alpha,)
 
 
@@ -297,7 +297,7 @@ class GELU(Activation):
         super().__init__(name)
         self.approximate = flag(approximate, f"{self.label}: approximate")
 
-    def _settings(self) -> tuple:
+    def _settings(self) -> tuple[Any, ...]:
         return (self.approximate,)
 
 
@@ -325,7 +325,7 @@ class HardSigmoid(Activation):
         self.slope = number(slope, f"{self.label}: slope")
         self.offset = number(offset, f"{self.label}: offset")
 
-    def _settings(self) -> tuple:
+    def _settings(self) -> tuple[Any, ...]:
         return self.slope, self.offset
 
 

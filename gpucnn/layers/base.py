@@ -93,8 +93,8 @@ class Layer:
     arguments: ClassVar[frozenset[str]] = frozenset({"name"})  # of the library's class, and of those before it
 
     name: str | None
-    context: Context | None = None
-    arena: Arena | None = None  # of a layer that was built by itself; inside a network, the network has it
+    context: Any = None  # a `Context`, since it was built
+    arena: Any = None  # an `Arena`, of a layer that was built by itself; inside a network, the network has it
     owner: Layer | None = None  # the layer that this one is a part of
     id: int = 0
     input_shape: Any = None
@@ -143,7 +143,7 @@ class Layer:
 
     # ---- for authors of layers --------------------------------------------------------------------------------------
 
-    def infer_shape(self, input_shape: Shape) -> Shape:
+    def infer_shape(self, input_shape: Any) -> Shape:
         """Check the arguments against the shape of one sample, make the parameters, return the output's shape.
 
         Users of a layer call `build`, and a layer that consists of others calls their `set_input_shape`. Raises
@@ -177,7 +177,7 @@ class Layer:
             return backend.empty(shape, dtype)
         return memory.take(self, name, shape, dtype or backend.float_dtype, per_sample, min_batch)
 
-    def set_input_shape(self, input_shape: Shape) -> Shape:
+    def set_input_shape(self, input_shape: Any) -> Shape:
         """Infer the output's shape, and take note of both; for a layer that passes the shape on to its parts.
 
         >>> pool = MaxPool2D(2)
@@ -225,7 +225,10 @@ class Layer:
         for child in self.children().values():
             child.reset()
 
-    is_transparent: bool = False  # whether it is a container whose parts a network calls in its place
+    @property
+    def is_transparent(self) -> bool:
+        """Whether it is a container whose parts a network calls in its place."""
+        return False
 
     @property
     def is_opaque(self) -> bool:
@@ -362,7 +365,7 @@ class Layer:
         initialize(self.arena, context.backend, seed)
         return self.output_shape
 
-    def _sizes(self, shape: object, what: str = "input_shape") -> Shape:
+    def _sizes(self, shape: object, what: str = "input_shape") -> Any:
         """Return a shape as a tuple; a number is the only size of one, and `what` names it in the error."""
         sizes = shape if isinstance(shape, (tuple, list)) else (shape,)
         return tuple(integer(size, f"{self.label}: each size of {what}", least=1) for size in sizes)

@@ -75,7 +75,7 @@ class Container(Layer):
         return iter(self.layers)
 
     @classmethod
-    def _listed(cls, layers: object) -> list:
+    def _listed(cls, layers: object) -> list[Any]:
         if not isinstance(layers, Iterable):
             raise InputError(f"{cls.__name__}: expected a list of layers, received {layers!r}; put it into a list")
         return list(layers)
@@ -102,7 +102,7 @@ class Container(Layer):
 
     def children(self) -> dict[str, Layer]:
         own = {name: child for name, child in super().children().items() if child not in self.layers}
-        return {layer.name: layer for layer in self.layers} | own
+        return {str(layer.name): layer for layer in self.layers} | own
 
     def bind(self, context: Context) -> None:
         self._program = None

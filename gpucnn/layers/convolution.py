@@ -21,7 +21,9 @@ class Convolution(Layer):
     """What a convolution and its transpose share: their arguments and their parameters."""
 
     from_operations = per_sample = True
-    window: Window | None = None
+    window: Window  # these three since its shape is known
+    w: Parameter
+    b: Parameter | None
 
     def __init__(
         self,
@@ -44,8 +46,6 @@ class Convolution(Layer):
         self.kernel_size, self.stride, self.padding, self.dilation = kernel_size, stride, padding, dilation
         self.bias = bias
         self.initializer = get_initializer(initializer)
-        self.w: Parameter | None = None
-        self.b: Parameter | None = None
 
     def _per_group(self, count: int, what: str) -> int:
         if count % self.groups:
@@ -116,7 +116,7 @@ class Conv2D(Convolution):
 
     def weights(self) -> tuple[Array, Array | None]:
         """Return the kernels, and the bias if there is one."""
-        return self.w.value, self.b.value if self.bias else None
+        return self.w.value, self.b.value if self.b else None
 
     def convolve(self, x: Array, w: Array, b: Array | None, *, relu: bool = False) -> Array:
         """Convolve with any kernels and bias of these shapes."""
@@ -124,7 +124,7 @@ class Conv2D(Convolution):
         return self.backend.conv2d(x, w, b, self.window, relu=relu, out=y)
 
     def backward(self, dy: Array, *, need_dx: bool) -> Array | None:
-        db = self.b.gradient if self.bias else None
+        db = self.b.gradient if self.b else None
         self.backend.conv2d_dw_db(self.x, dy, self.window, dw=self.w.gradient, db=db)
         if not need_dx:
             return None

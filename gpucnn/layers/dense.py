@@ -41,6 +41,8 @@ class Dense(Layer):
     """
 
     from_operations = per_sample = True
+    w: Parameter  # both since its shape is known
+    b: Parameter | None
 
     def __init__(
         self,
@@ -55,8 +57,6 @@ class Dense(Layer):
         self.units = integer(units, f"{self.label}: units", least=1)
         self.bias = bias
         self.initializer = get_initializer(initializer)
-        self.w: Parameter | None = None
-        self.b: Parameter | None = None
 
     def infer_shape(self, input_shape: Shape) -> Shape:
         if len(input_shape) != 1:
@@ -75,12 +75,12 @@ class Dense(Layer):
 
     def forward(self, x: Array, *, train: bool, relu: bool = False) -> Array:
         self.x = x
-        b = self.b.value if self.bias else None
+        b = self.b.value if self.b else None
         y = self.buffer("y", (x.shape[0], self.units))
         return self.backend.dense(x, self.w.value, b, relu=relu, out=y)
 
     def backward(self, dy: Array, *, need_dx: bool) -> Array | None:
-        db = self.b.gradient if self.bias else None
+        db = self.b.gradient if self.b else None
         self.backend.dense_dw_db(self.x, dy, dw=self.w.gradient, db=db)
         if not need_dx:
             return None

@@ -10,6 +10,7 @@ import math
 
 import numpy as np
 
+from gpucnn.backend.memory import Initializer
 from gpucnn.errors import InputError, lookup
 
 __all__ = [
@@ -94,7 +95,7 @@ INITIALIZERS = {
 }
 
 
-def get_initializer(initializer):
+def get_initializer(initializer: Initializer | str) -> Initializer:
     """Return an initializer given by name, or the function itself."""
     if callable(initializer):
         return initializer

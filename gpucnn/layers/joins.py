@@ -29,7 +29,7 @@ class Join(Layer):
             raise InputError(f"{self.label}: takes several inputs; give it to a Parallel as its join")
         return super().set_input_shape(input_shapes)
 
-    def _sizes(self, shapes: object) -> tuple[Shape, ...]:
+    def _sizes(self, shapes: object, what: str = "input_shape") -> tuple[Shape, ...]:
         if not isinstance(shapes, (tuple, list)) or len(shapes) < 2 or any(map(np.isscalar, shapes)):
             raise InputError(f"{self.label}: expected the shapes of two inputs or more, received {shapes!r}")
         return tuple(map(super()._sizes, shapes))

@@ -22,12 +22,12 @@ class Normalization(Layer):
 
     changeable: ClassVar = {"eps": number}
     mean_rstd: Array = None
+    gamma: Parameter  # both since its shape is known
+    beta: Parameter
 
     def __init__(self, eps: float, name: str | None):
         super().__init__(name)
         self.eps = number(eps, f"{self.label}: eps")
-        self.gamma: Parameter | None = None
-        self.beta: Parameter | None = None
 
     def infer_shape(self, input_shape: Shape) -> Shape:
         C = self._channels(input_shape)
@@ -73,7 +73,7 @@ class BatchNorm2D(Normalization):
     def __init__(self, *, momentum: float = 0.1, eps: float = 1e-5, name: str | None = None):
         super().__init__(eps, name)
         self.momentum = number(momentum, f"{self.label}: momentum", below=1.0)
-        self.running: Array | None = None
+        self.running: Array = None
 
     def bind(self, context: Context) -> None:
         super().bind(context)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from gpucnn.checks import flag, number
 from gpucnn.errors import InputError
@@ -19,7 +19,7 @@ class Pool2D(Layer):
     """What the poolings share: a window, (N, H, W, C) -> (N, OH, OW, C)."""
 
     from_operations = per_sample = True
-    window: Window | None = None
+    window: Window  # since its shape is known
     argmax: Array = None
 
     def __init__(
@@ -133,7 +133,7 @@ class AveragePool2D(Pool2D):
         ceil_mode: bool = False,
         name: str | None = None,
     ):
-        window = {"stride": stride, "padding": padding, "dilation": dilation, "ceil_mode": ceil_mode}
+        window: dict[str, Any] = {"stride": stride, "padding": padding, "dilation": dilation, "ceil_mode": ceil_mode}
         super().__init__(kernel_size, *misplaced, **window, name=name)
         self.count_include_pad = flag(count_include_pad, f"{self.label}: count_include_pad")
 
@@ -181,7 +181,7 @@ class LpPool2D(Pool2D):
         ceil_mode: bool = False,
         name: str | None = None,
     ):
-        window = {"stride": stride, "padding": padding, "dilation": dilation, "ceil_mode": ceil_mode}
+        window: dict[str, Any] = {"stride": stride, "padding": padding, "dilation": dilation, "ceil_mode": ceil_mode}
         super().__init__(kernel_size, *misplaced, **window, name=name)
         self.p = number(p, f"{self.label}: p", least=1.0)
 
@@ -201,7 +201,7 @@ class GlobalPool2D(Layer):
     """What the global poolings share: one window takes the whole image, (N, H, W, C) -> (N, C)."""
 
     from_operations = per_sample = True
-    window: Window | None = None
+    window: Window  # since its shape is known
     argmax: Array = None
 
     def infer_shape(self, input_shape: Shape) -> Shape:

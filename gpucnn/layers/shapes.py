@@ -75,7 +75,7 @@ class ZeroPad2D(Layer):
     """
 
     from_operations = per_sample = True
-    window: Window | None = None
+    window: Window  # since its shape is known
 
     def __init__(self, padding: Padding, *, name: str | None = None):
         super().__init__(name)

@@ -55,8 +55,8 @@ class Conv2DTranspose(Convolution):
         initializer: Any = "he_normal",
         name: str | None = None,
     ):
-        window = {"stride": stride, "padding": padding, "dilation": dilation}
-        how = {"bias": bias, "groups": groups, "initializer": initializer, "name": name}
+        window: dict[str, Any] = {"stride": stride, "padding": padding, "dilation": dilation}
+        how: dict[str, Any] = {"bias": bias, "groups": groups, "initializer": initializer, "name": name}
         super().__init__(filters, kernel_size, *misplaced, **window, **how)
         self.output_padding = pair(output_padding, f"{self.label}: output_padding", least=0)
 
@@ -91,11 +91,11 @@ class Conv2DTranspose(Convolution):
         self.x = x
         y = self.buffer("y", (x.shape[0], *self.output_shape))
         self.backend.conv2d_dx(x, self.w.value, y.shape, self.window, out=y)
-        return self.backend.add_bias(y, self.b.value, out=y) if self.bias else y
+        return self.backend.add_bias(y, self.b.value, out=y) if self.b else y
 
     def backward(self, dy: Array, *, need_dx: bool) -> Array | None:
         self.backend.conv2d_dw_db(dy, self.x, self.window, dw=self.w.gradient, db=None)
-        if self.bias:
+        if self.b:
             rows = self.backend.xp.reshape(dy, (-1, self.filters))
             self.backend.sum_rows(rows, out=self.b.gradient)
         if not need_dx:

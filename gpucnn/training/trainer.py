@@ -123,7 +123,8 @@ class Trainer:
 
     def state(self, data: DeviceDataset) -> dict[str, Array]:
         """Return all arrays that a run carries from step to step, by name: with their values it goes on bit for bit."""
-        parts = {"optimizer": self.optimizer, "data": data} | ({"average": self.average} if self.average else {})
+        parts: dict[str, Any] = {"optimizer": self.optimizer, "data": data}
+        parts |= {"average": self.average} if self.average else {}
         arrays = {f"model.{name}": array for name, array in self.model.arrays().items()}
         arrays |= {f"{part}.{name}": array for part, owner in parts.items() for name, array in owner.state().items()}
         return arrays | {"totals": self._totals}
