@@ -232,6 +232,9 @@ class Sequential(Container):
             f"buffers per sample: {in_units(held[True])} in training, {in_units(held[True] - kept.total())} of them "
             f"shared; {in_units(held[False])} in inference"
         )
+        if failure := program.traces[True].failure:
+            kind = type(failure).__name__
+            note += f"\nnothing shares memory: a pass over one sample of zeros ended with {kind}: {failure}"
         if opaque := [layer.label for layer in self.parts() if layer.is_opaque]:
             note += f"\nnot seen into, so what they receive and return shares no memory: {', '.join(opaque)}"
         return rows, note

@@ -109,8 +109,8 @@ def _prepare(
     test = DeviceDataset(dataset.test, backend, normalization)
     model = recipe.model(dataset.classes)
     model.build(dataset.image_shape, backend, seed=options.seed)
-    batch = min(options.batch_size or model.largest_batch(train.samples + 1, optimizer), train.samples)
-    model.require_memory(max(batch, 1), optimizer)
+    batch = min(options.batch_size or model.largest_batch(train.samples + 1, optimizer, average), train.samples)
+    model.require_memory(max(batch, 1), optimizer, average)
     model.reserve(batch)
     settings = {"batch_size": batch, "seed": options.seed, "graph": not options.eager}
     return Trainer(model, get_loss(recipe.loss), optimizer, average=average, **settings), train, test

@@ -44,7 +44,7 @@ class PlannedMemory:
     def reserve(self, buffer: Buffer, batch: int) -> None:
         """Allocate a buffer for a batch, if it is large enough to take it."""
         if batch >= buffer.min_batch:
-            self.workspace.take(self.slots[buffer.key], (buffer.elements(batch),), buffer.array.dtype)
+            self.workspace.take(self.slots[buffer.key], (buffer.elements(batch),), buffer.dtype)
 
 
 class Context:

@@ -30,7 +30,7 @@ def assign_slots(buffers: Sequence[Buffer]) -> dict[tuple[int, str], Hashable]:
     taken: dict[Hashable, list[Buffer]] = defaultdict(list)
     slots: dict[tuple[int, str], Hashable] = {}
     for buffer in sorted(buffers, key=lambda buffer: -buffer.elements()):
-        numbered = ((str(buffer.array.dtype), buffer.per_sample, number) for number in count())
+        numbered = ((str(buffer.dtype), buffer.per_sample, number) for number in count())
         candidates = [buffer.key] if buffer.first_use == START else numbered
         slot = next(slot for slot in candidates if not any(map(buffer.overlaps, taken[slot])))
         taken[slot].append(buffer)

@@ -198,6 +198,7 @@ class Program:
             raise
         except Exception as error:  # whatever a layer of a user's own raises on a single sample of zeros
             return Trace(backend, failure=error)
+        trace.release()
         return trace
 
     def _run_traced(self, trace: Trace, x: Array, train: bool) -> None:

@@ -85,7 +85,7 @@ class Replicas:
         """Return the buffer that the output lies in, if it is all of one: it then lies in that of the whole batch."""
         found = trace.outputs.get(self.segment.steps[True][-1].layers[-1], [])
         is_whole = len(found) == 1 and found[0].layer in self.segment.layers() and found[0].per_sample
-        return found if is_whole and found[0].array.size == math.prod(self.output_shape) else []
+        return found if is_whole and found[0].size == math.prod(self.output_shape) else []
 
     def reserve(self, buffers: Sequence[Buffer], batch: int, train: bool) -> None:
         """Allocate buffers for the parts of a batch, and what joins them."""
@@ -104,7 +104,6 @@ class Replicas:
             memory = self.contexts[number].memory = self._memory[number][train]
             memory.given = {buffer.key: y[part] for buffer in outputs}
             part_y = segments[number].forward(x[part], train, part.stop - part.start)
-            memory.given = {}
             if not outputs:
                 y[part] = part_y
 
@@ -116,7 +115,8 @@ class Replicas:
         dx = self.network.buffer("front dx", (dy.shape[0], *self.network.input_shape)) if need_dx else None
 
         def run(number: int, part: slice) -> None:
-            self.contexts[number].memory = self._memory[number][True]
+            memory = self.contexts[number].memory = self._memory[number][True]
+            memory.given = {}
             part_dx = self._segments[number].backward(dy[part], need_dx)
             if need_dx:
                 dx[part] = part_dx

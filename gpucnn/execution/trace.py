@@ -32,7 +32,7 @@ class Buffer:
 
     Attributes
     ----------
-    array : as it was in the pass of one sample that was watched
+    size, dtype : its elements in the pass of one sample that was watched, and what they are
     per_sample : whether its size grows with the batch
     min_batch : the smallest batch for which the layer takes it
     last_use : infinity if it is kept until the next forward pass
@@ -42,7 +42,8 @@ class Buffer:
 
     layer: Any
     name: str
-    array: Array
+    size: int
+    dtype: Any
     per_sample: bool
     min_batch: int
     first_use: int
@@ -64,11 +65,11 @@ class Buffer:
 
     def elements(self, batch: int = 1) -> int:
         """Return its size for a batch."""
-        return self.array.size * (batch if self.per_sample else 1)
+        return self.size * (batch if self.per_sample else 1)
 
     def nbytes(self, batch: int) -> int:
         """Return its bytes for a batch; 0 for one too small for the layer to take it."""
-        return self.elements(batch) * np.dtype(str(self.array.dtype)).itemsize if batch >= self.min_batch else 0
+        return self.elements(batch) * np.dtype(str(self.dtype)).itemsize if batch >= self.min_batch else 0
 
     def overlaps(self, other: Buffer) -> bool:
         """Whether both hold something at the same time."""
@@ -86,20 +87,24 @@ class Trace:
     now: int = START
     is_forward: bool = True
     outputs: dict[Any, list[Buffer]] = field(default_factory=dict)  # what the output of each layer lies in
-    _by_key: dict[tuple[int, str], Buffer] = field(default_factory=dict)
+    _arrays: dict[tuple[int, str], Array] = field(default_factory=dict)
     _by_memory: dict[int, Buffer] = field(default_factory=dict)
     _taken_before: int = 0
 
     def take(self, layer: Any, name: str, shape: Shape, dtype: Any, per_sample: bool, min_batch: int) -> Array:
         """Return a new array for a buffer, or the one that the pass has for it already."""
-        found = self._by_key.get((layer.id, name))
-        if found is None or tuple(found.array.shape) != tuple(shape):
-            array = self.backend.empty(shape, dtype)
-            how = (per_sample, min_batch, self.now, self.now, self.is_forward)
-            found = self._by_key[layer.id, name] = Buffer(layer, name, array, *how)
-            self._by_memory[self.backend.memory_of(array)] = found
-            self.buffers.append(found)
-        return found.array
+        array = self._arrays.get((layer.id, name))
+        if array is None or tuple(array.shape) != tuple(shape):
+            array = self._arrays[layer.id, name] = self.backend.empty(shape, dtype)
+            how = per_sample, min_batch, self.now, self.now, self.is_forward
+            self.buffers.append(Buffer(layer, name, array.size, array.dtype, *how))
+            self._by_memory[self.backend.memory_of(array)] = self.buffers[-1]
+        return array
+
+    def release(self) -> None:
+        """Let go of the arrays: what was seen of them is known."""
+        self._arrays.clear()
+        self._by_memory.clear()
 
     def of(self, *arrays: Any) -> Iterator[Buffer]:
         """Yield the buffers that some arrays, or lists of arrays, lie in."""

@@ -8,8 +8,6 @@ from itertools import combinations
 
 import numpy as np
 import pytest
-from case import Case, place
-from cases import CASES
 from networks import (
     ACTIVATIONS,
     NETWORKS,
@@ -209,36 +207,6 @@ def test_activations_work_in_place() -> None:
     """All that compute element by element, and their derivatives."""
     names = {kind.operation for kind in ACTIVATIONS} - {"softmax"}
     assert {(name, "x") for name in names} | {(f"{name}_dx", "dy") for name in names} <= IN_PLACE
-
-
-@pytest.mark.parametrize(
-    "name", ["reference", "cpu", "cpu-3-threads", "fake-gpu", pytest.param("gpu", marks=[pytest.mark.gpu])]
-)
-@pytest.mark.parametrize(("operation", "argument"), sorted(IN_PLACE))
-def test_operations_in_place(name: str, operation: str, argument: str, make_backend: Callable) -> None:
-    """To the bit what they give elsewhere, on every backend."""
-    cases = [case for case in CASES if case.operation == operation and not case.layouts]
-    assert len({case.dtype for case in cases}) == 2
-    for case in cases:
-        backend = make_backend(name, case.dtype)
-        elsewhere, in_place = (results(backend, case, over) for over in (None, argument))
-        assert in_place == elsewhere, case
-
-
-def results(backend: Backend, case: Case, over: str | None) -> list[bytes]:
-    """Return the bits of all outputs of a case, the first of which lies over one of its arguments."""
-    arguments = {
-        name: place(backend, value, None)[1] if isinstance(value, np.ndarray) else value
-        for name, value in case.arguments.items()
-    }
-    outputs = {
-        name: backend.zeros(output.shape, getattr(backend.xp, output.dtype)) for name, output in case.outputs.items()
-    }
-    if over is not None:
-        outputs["out"] = arguments[over]
-    with np.errstate(all="ignore"):
-        getattr(backend, case.operation)(**arguments, **outputs)
-    return [backend.to_host(output).tobytes() for output in outputs.values()]
 
 
 def test_an_activation_lies_over_its_input() -> None:

@@ -1,4 +1,4 @@
-"""Convolution: lowered to columns, it is one matrix product for each group of channels; and windows, for pooling too."""
+"""Convolution: lowered to columns, it is one matrix product for each group of channels; and windows, as for pooling."""
 
 from __future__ import annotations
 
