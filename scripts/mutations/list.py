@@ -571,7 +571,7 @@ EXECUTION = [
         "gpucnn/execution/segment.py",
         "waiting = Counter(value for step in steps for value in step.inputs)",
         "waiting = Counter({value for step in steps for value in step.inputs})",
-        SHARING_TESTS,
+        ("tests/layers/test_joins.py", "tests/layers/test_layers.py"),
     ),
     Mutation(
         "segment: of two gradients of a value the last counts alone",
