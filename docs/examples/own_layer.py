@@ -9,15 +9,10 @@ from gpucnn.backend.memory import Parameter
 class ScaledTanh(Layer):
     """`y = s tanh(x)` with a trained scale s for each channel, 1 at first; (N, ..., C) -> (N, ..., C)."""
 
-    scale: Parameter | None = None
-
     def infer_shape(self, input_shape):
-        """Declare the parameters, and return the shape of one output, for a sample of this shape."""
+        """Make the parameters, as attributes, and return the shape of one output, for a sample of this shape."""
         self.scale = Parameter("scale", (input_shape[-1],), lambda rng, shape: np.ones(shape))
         return input_shape
-
-    def parameters(self):
-        return [] if self.scale is None else [self.scale]
 
     def forward(self, x, *, train):
         """Compute the outputs of a batch with functions of NumPy or CuPy: `xp` is the module that x is an array of."""

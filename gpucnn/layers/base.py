@@ -521,7 +521,7 @@ class Layer:
             received = ", ".join(map(repr, misplaced))
             raise InputError(
                 f"{type(self).__name__}: received {received} behind the size; name all further arguments, such as "
-                f"{example}; the channels of the input are not given, they are found out"
+                f"{example}; what the input is like is not given, it is found out"
             )
 
 

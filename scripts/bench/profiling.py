@@ -53,11 +53,33 @@ def leaves(layer: Any, name: str = "") -> list[tuple[str, Any]]:
     return [leaf for path, part in parts for leaf in leaves(part, path)] or [(name, layer)]
 
 
+class StepTimes:
+    """Sees the steps of a network, and notes the seconds of each by the name of its layer."""
+
+    def __init__(self, names: dict[Any, str]):
+        self._names = names
+        self._times: Times = {}
+        self._start = 0.0
+
+    def before(self, layers: Sequence[Any], arrays: Sequence[Any]) -> None:
+        """Look at the clock."""
+        self._start = time.perf_counter()
+
+    def after(self, what: str, layers: Sequence[Any], arrays: Sequence[Any]) -> None:
+        """Note the time of a step: of two layers that compute together, for the one that has weights, or the last."""
+        seconds = time.perf_counter() - self._start
+        layer = next((layer for layer in layers if layer.parameters()), layers[-1])
+        key = self._names[layer], "forward" if what == "the output of" else "backward"
+        self._times.setdefault(key, []).append(seconds)
+
+    def take(self) -> Times:
+        """Return what was noted since the last call."""
+        taken, self._times = self._times, {}
+        return taken
+
+
 def spans(trainer: Trainer) -> Iterator[tuple[Any, str, tuple[str, str]]]:
-    """Yield what a step consists of: an object, its method, and the row and column of the table that it counts for."""
-    for name, layer in leaves(trainer.model):
-        yield layer, "_forward", (name, "forward")
-        yield layer, "_backward", (name, "backward")
+    """Yield what a step consists of beside the network: an object, its method, and its row and column of the table."""
     yield trainer.loss, "forward", ("loss", "forward")
     yield trainer.loss, "backward", ("loss", "backward")
     yield trainer.optimizer, "step", ("optimizer", "backward")
@@ -69,11 +91,14 @@ def profile(options: argparse.Namespace, model_name: str, batch_size: int) -> di
     shape = image_shape(model_name)
     model = zoo.get_recipe(model_name).model()
     model.build(shape, backend, max_batch=batch_size, seed=0)
-    model._shards = None  # threads share the operations and not the batch, so that each operation is seen as a whole
+    program = model.program
+    program.front, program.rest = None, program.whole  # threads share the operations, each of which is seen as a whole
     trainer = make_trainer(model, batch_size)
     batch = tuple(map(backend.from_host, make_batch(batch_size, shape)))
     trainer.step(*batch)
     by_operation, by_layer = Stopwatch(), Stopwatch()
+    names = {layer: name for name, layer in leaves(model)}
+    by_step = StepTimes(names)
     rounds = []
     with ExitStack() as stack:
         methods = {name: by_operation.timed(name, getattr(backend, name)) for name in operations()}
@@ -81,11 +106,12 @@ def profile(options: argparse.Namespace, model_name: str, batch_size: int) -> di
         parts = list(spans(trainer))
         for owner, method, key in parts:
             stack.enter_context(replaced(owner, {method: by_layer.timed(key, getattr(owner, method))}))
+        stack.enter_context(program.observed(by_step))
         for _ in range(options.rounds):
             start = time.perf_counter()
             trainer.step(*batch)
             seconds = time.perf_counter() - start
-            rounds.append((seconds, by_operation.take(), by_layer.take()))
+            rounds.append((seconds, by_operation.take(), by_step.take() | by_layer.take()))
     wholes, operation_times, layer_times = zip(*rounds, strict=True)
     return {
         "model": model_name,
@@ -93,7 +119,7 @@ def profile(options: argparse.Namespace, model_name: str, batch_size: int) -> di
         "threads": backend.threads,
         "seconds": statistics.median(wholes),
         "operations": operation_rows(wholes, operation_times),
-        "layers": layer_rows(wholes, layer_times, [name for *_, (name, _) in parts]),
+        "layers": layer_rows(wholes, layer_times, [*names.values(), *(name for *_, (name, _) in parts)]),
     }
 
 
@@ -107,7 +133,7 @@ def operation_rows(wholes: Sequence[float], times: Sequence[Times]) -> list[dict
 def layer_rows(wholes: Sequence[float], times: Sequence[Times], names: Iterable[str]) -> list[dict[str, Any]]:
     """Return a row for each of the names that was called, and for the rest.
 
-    Another layer may compute a ReLU: one that is pooled has no row, one behind a convolution only a backward pass.
+    Another layer may compute a ReLU, which then has no row.
     """
     rows = []
     called = {name for name, _ in times[0]}

@@ -71,17 +71,17 @@ CONVOLUTION = [
         "convolution",
         "conv2d",
         "kernel flipped",
-        "kernels = self._split(self.xp.reshape(w, (-1, OC)), groups)",
-        "kernels = self._split(self.xp.reshape(self.xp.flip(w, axis=(0, 1)), (-1, OC)), groups)",
+        "kernels = _split(self, self.xp.reshape(w, (-1, OC)), groups)",
+        "kernels = _split(self, self.xp.reshape(self.xp.flip(w, axis=(0, 1)), (-1, OC)), groups)",
     ),
-    of("convolution", "conv2d", "bias forgotten", "self._finish(y, b, relu)", "self._finish(y, None, relu)"),
-    of("convolution", "conv2d", "ReLU forgotten", "self._finish(y, b, relu)", "self._finish(y, b, False)"),
+    of("convolution", "conv2d", "bias forgotten", "self.finish(y, b, relu)", "self.finish(y, None, relu)"),
+    of("convolution", "conv2d", "ReLU forgotten", "self.finish(y, b, relu)", "self.finish(y, b, False)"),
     of(
         "convolution",
         "conv2d",
         "height and width of the kernel swapped",
-        "kernels = self._split(self.xp.reshape(w, (-1, OC)), groups)",
-        "kernels = self._split(self.xp.reshape(self.xp.permute_dims(w, (1, 0, 2, 3)), (-1, OC)), groups)",
+        "kernels = _split(self, self.xp.reshape(w, (-1, OC)), groups)",
+        "kernels = _split(self, self.xp.reshape(self.xp.permute_dims(w, (1, 0, 2, 3)), (-1, OC)), groups)",
     ),
     of(
         "convolution",
@@ -118,7 +118,7 @@ CONVOLUTION = [
         "stride forgotten in the backward pass",
         "for (rows, columns), tap in zip(window.tap_slices(H, W), taps, strict=True):\n",
         "for (rows, columns), tap in zip(window.tap_slices(H, W), taps, strict=True):\n"
-        "            rows, columns = (slice(s.start, s.start + n) for s, n in zip((rows, columns), tap.shape[1:3]))\n",
+        "        rows, columns = (slice(s.start, s.start + n) for s, n in zip((rows, columns), tap.shape[1:3]))\n",
     ),
     of(
         "convolution",
@@ -131,9 +131,9 @@ CONVOLUTION = [
         "convolution",
         "conv2d",
         "groups interleaved instead of cut",
-        "(M, taps, groups, C/groups)\n        return self.xp.reshape(self.xp.permute_dims(rows, (2, 0, 1, 3))",
-        "(M, taps, groups, C/groups)\n        rows = self.xp.reshape(rows, (rows.shape[0], taps, -1, groups))\n"
-        "        return self.xp.reshape(self.xp.permute_dims(rows, (3, 0, 1, 2))",
+        "(M, taps, groups, C/groups)\n    return self.xp.reshape(self.xp.permute_dims(rows, (2, 0, 1, 3))",
+        "(M, taps, groups, C/groups)\n    rows = self.xp.reshape(rows, (rows.shape[0], taps, -1, groups))\n"
+        "    return self.xp.reshape(self.xp.permute_dims(rows, (3, 0, 1, 2))",
     ),
     of(
         "convolution",
@@ -183,7 +183,7 @@ POOLING = [
         "self.sum_taps([dy] * window.taps, x_shape, window), out)",
     ),
     of("pooling", "lp_pool2d", "signs kept", "total = sum(self.xp.abs(tap) ** p for", "total = sum(tap**p for"),
-    of("pooling", "lp_pool2d", "root forgotten", "self._store(total ** (1.0 / p), out)", "self._store(total, out)"),
+    of("pooling", "lp_pool2d", "root forgotten", "self.store(total ** (1.0 / p), out)", "self.store(total, out)"),
     of(
         "pooling",
         "lp_pool2d_dx",
@@ -217,8 +217,8 @@ NORMALIZATION = [
     Mutation(
         "batch_norm: mean forgotten",
         f"{REFERENCE}/normalization.py",
-        "y = self._store((x - mean) * (gamma * inverse) + beta, out)",
-        "y = self._store(x * (gamma * inverse) + beta, out)",
+        "y = self.store((x - mean) * (gamma * inverse) + beta, out)",
+        "y = self.store(x * (gamma * inverse) + beta, out)",
         NORMALIZATION_TESTS,
     ),
     Mutation(
@@ -238,8 +238,8 @@ NORMALIZATION = [
     Mutation(
         "batch_norm: eps outside of the root",
         f"{REFERENCE}/normalization.py",
-        "inverse = 1.0 / xp.sqrt(variance + eps)\n        y =",
-        "inverse = 1.0 / (xp.sqrt(variance) + eps)\n        y =",
+        "inverse = 1.0 / xp.sqrt(variance + eps)\n    y =",
+        "inverse = 1.0 / (xp.sqrt(variance) + eps)\n    y =",
         NORMALIZATION_TESTS,
     ),
     Mutation(
@@ -273,8 +273,8 @@ NORMALIZATION = [
     Mutation(
         "group_norm_dx: gamma forgotten",
         f"{REFERENCE}/normalization.py",
-        "g = self._grouped(gamma * dy, groups)",
-        "g = self._grouped(dy, groups)",
+        "g = _grouped(self, gamma * dy, groups)",
+        "g = _grouped(self, dy, groups)",
         NORMALIZATION_TESTS,
     ),
 ]
@@ -338,8 +338,8 @@ LOSSES = [
         "losses",
         "softmax_cross_entropy",
         "no shift: overflow",
-        "N, K = logits.shape\n        shifted = logits - xp.max(logits, axis=1, keepdims=True)\n        e",
-        "N, K = logits.shape\n        shifted = logits\n        e",
+        "N, K = logits.shape\n    shifted = logits - xp.max(logits, axis=1, keepdims=True)\n    e",
+        "N, K = logits.shape\n    shifted = logits\n    e",
     ),
     of(
         "losses",
@@ -373,8 +373,8 @@ LOSSES = [
         "losses",
         "mean_squared_error",
         "2 forgotten in the gradient",
-        "return self._sum_terms(difference**2, 2.0 * difference, share",
-        "return self._sum_terms(difference**2, difference, share",
+        "return _sum_terms(self, difference**2, 2.0 * difference, share",
+        "return _sum_terms(self, difference**2, difference, share",
     ),
 ]
 
@@ -383,8 +383,8 @@ UPDATES = [
         "updates",
         "sgd_step",
         "sign of the momentum",
-        "v[...] = momentum * v + gradient\n        w[...]",
-        "v[...] = gradient - momentum * v\n        w[...]",
+        "v[...] = momentum * v + gradient\n    w[...]",
+        "v[...] = gradient - momentum * v\n    w[...]",
     ),
     of(
         "updates",
@@ -397,8 +397,8 @@ UPDATES = [
         "updates",
         "sgd_step",
         "decay forgotten",
-        "rate, momentum, decay = (hyperparameters[i] for i in range(3))\n        gradient = g + decay * w",
-        "rate, momentum, decay = (hyperparameters[i] for i in range(3))\n        gradient = g",
+        "rate, momentum, decay = (hyperparameters[i] for i in range(3))\n    gradient = g + decay * w",
+        "rate, momentum, decay = (hyperparameters[i] for i in range(3))\n    gradient = g",
     ),
     of("updates", "adam_step", "bias correction of the mean forgotten", "(m / (1.0 - powers[0]))", "m"),
     of(
@@ -419,13 +419,13 @@ UPDATES = [
         "updates",
         "rmsprop_step",
         "eps inside of the root",
-        "gradient / (self.xp.sqrt(v) + eps)\n        w[...] = w - rate * b",
-        "gradient / self.xp.sqrt(v + eps)\n        w[...] = w - rate * b",
+        "gradient / (self.xp.sqrt(v) + eps)\n    w[...] = w - rate * b",
+        "gradient / self.xp.sqrt(v + eps)\n    w[...] = w - rate * b",
     ),
     of(
         "updates", "clip_norm", "small gradients scaled up", "self.xp.minimum(share, self.xp.ones_like(share))", "share"
     ),
-    of("updates", "apply_scheduled_rate", "clock stands still", "        clock += 1\n", ""),
+    of("updates", "apply_scheduled_rate", "clock stands still", "    clock += 1\n", ""),
 ]
 
 OTHERS = [
@@ -436,7 +436,7 @@ OTHERS = [
         "self.xp.where(kept, x * (1.0 / (1.0 - rate)), self",
         "self.xp.where(kept, x, self",
     ),
-    of("dropout", "dropout", "the same mask in every step", "        counter += 1\n", ""),
+    of("dropout", "dropout", "the same mask in every step", "    counter += 1\n", ""),
     of(
         "dropout",
         "dropout_dx",
@@ -444,7 +444,7 @@ OTHERS = [
         "self.xp.where(mask != 0, dy * (1.0 / (1.0 - rate)), zero)",
         "self.xp.where(mask != 0, dy, zero)",
     ),
-    of("batches", "gather_batch", "cursor stands still", "        cursor += N\n", ""),
+    of("batches", "gather_batch", "cursor stands still", "    cursor += N\n", ""),
     of(
         "batches",
         "gather_batch",
@@ -485,18 +485,128 @@ LAYERS = [
         ("tests/ops/test_geometry.py", "tests/ops/test_pooling.py"),
     ),
     Mutation(
-        "add_all: the third array forgotten",
+        "Add: the third input forgotten",
         "gpucnn/layers/joins.py",
-        "    for array in arrays[2:]:\n",
-        "    for array in arrays[3:]:\n",
+        "        for x in others:\n",
+        "        for x in others[1:]:\n",
         ("tests/layers/test_joins.py", "tests/layers/test_layers.py"),
     ),
     Mutation(
-        "Concat: gradients of the branches exchanged",
+        "Concat: each branch has the gradient of the first",
         "gpucnn/layers/joins.py",
-        "dx[...] = dy[..., channels]",
-        "dx[...] = dy[..., : channels.stop - channels.start]",
+        "self.backend.slice_channels(dy, start, out=dx)",
+        "self.backend.slice_channels(dy, 0, out=dx)",
         ("tests/layers/test_joins.py", "tests/layers/test_layers.py"),
+    ),
+    Mutation(
+        "Container: what a call returned is overwritten by the next",
+        "gpucnn/layers/containers.py",
+        "return None if result is None else self._copy(result)",
+        "return result",
+        ("tests/layers/test_layers.py", "-k", "stays_what_it_is"),
+    ),
+    Mutation(
+        "Layer: a setting that is fixed is changed in silence",
+        "gpucnn/layers/base.py",
+        "elif name in kind.arguments:",
+        "elif False:",
+        ("tests/layers/test_calling.py",),
+    ),
+    Mutation(
+        "Layer: a setting that was changed takes effect on no other thread",
+        "gpucnn/layers/base.py",
+        "            self.context.version += 1\n",
+        "",
+        ("tests/execution/test_replicas.py",),
+    ),
+]
+
+SHARING_TESTS = ("tests/execution/test_memory_sharing.py", "-k", "not zoo and not threads")
+
+EXECUTION = [
+    Mutation(
+        "trace: what the backward pass reads is not kept for it",
+        "gpucnn/execution/trace.py",
+        "keeps = buffer.is_of_forward and not self.is_forward",
+        "keeps = False",
+        SHARING_TESTS,
+    ),
+    Mutation(
+        "trace: a result lies over an argument that is read later",
+        "gpucnn/execution/trace.py",
+        "first.last_use > second.first_use or",
+        "first.last_use > second.first_use + 1 or",
+        SHARING_TESTS,
+    ),
+    Mutation(
+        "trace: any result may lie over any argument",
+        "gpucnn/execution/trace.py",
+        "over += [buffer] if name in in_place else []",
+        "over += [buffer]",
+        SHARING_TESTS,
+    ),
+    Mutation(
+        "trace: what an opaque layer was given is overwritten",
+        "gpucnn/execution/trace.py",
+        "            self.keep(self.of(*arrays))\n",
+        "            pass\n",
+        SHARING_TESTS,
+    ),
+    Mutation(
+        "program: a fusion hides a value that something else reads",
+        "gpucnn/execution/program.py",
+        "return is_pair and readers[first.output] == 1 and",
+        "return is_pair and",
+        SHARING_TESTS,
+    ),
+    Mutation(
+        "program: the dry pass moves the counters of dropout",
+        "gpucnn/execution/program.py",
+        'with self.network.undone(), np.errstate(all="ignore"):',
+        'with np.errstate(all="ignore"):',
+        ("tests/execution/test_model.py", "-k", "dry_pass"),
+    ),
+    Mutation(
+        "segment: a branch goes backward before all gradients of its output are there",
+        "gpucnn/execution/segment.py",
+        "waiting = Counter(value for step in steps for value in step.inputs)",
+        "waiting = Counter({value for step in steps for value in step.inputs})",
+        ("tests/layers/test_joins.py", "tests/layers/test_layers.py"),
+    ),
+    Mutation(
+        "segment: of two gradients of a value the last counts alone",
+        "gpucnn/execution/segment.py",
+        "gradients[value] = _sum(gradients.get(value), dx, step, value)",
+        "gradients[value] = dx",
+        ("tests/layers/test_joins.py", "tests/layers/test_layers.py"),
+    ),
+    Mutation(
+        "fusion: a layer that computes something else is taken for the library's",
+        "gpucnn/layers/fusion.py",
+        "return isinstance(layer, kinds) and not layer.is_opaque",
+        "return isinstance(layer, kinds)",
+        ("tests/execution/test_model.py", "-k", "subclass"),
+    ),
+    Mutation(
+        "replicas: the gradients of the last thread lost",
+        "gpucnn/execution/replicas.py",
+        "self._gradients[: len(self._parts) - 1]",
+        "self._gradients[: len(self._parts) - 2]",
+        ("tests/execution/test_replicas.py",),
+    ),
+    Mutation(
+        "replicas: a layer that needs the whole batch is given parts",
+        "gpucnn/execution/program.py",
+        "lambda call: call.layers[0].is_per_sample",
+        "lambda call: call.layers[0].from_operations",
+        ("tests/execution/test_replicas.py",),
+    ),
+    Mutation(
+        "plan: what explains a diverged run not counted",
+        "gpucnn/execution/memory_plan.py",
+        "copies=copies * (state + optimizer)",
+        "copies=0",
+        ("tests/execution/test_memory_plan.py",),
     ),
 ]
 
@@ -581,5 +691,6 @@ MUTATIONS = [
     *UPDATES,
     *OTHERS,
     *LAYERS,
+    *EXECUTION,
     *CHECKPOINTS,
 ]

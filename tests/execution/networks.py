@@ -94,6 +94,17 @@ class Exponential(Own):
         return np.multiply(dy, self.y, out=self.buffer("dx", dy.shape))
 
 
+class Hidden(Own):
+    """Keeps something in a buffer that it does not return."""
+
+    def forward(self, x, *, train):
+        self.hidden = np.cos(x, out=self.buffer("hidden", x.shape))
+        return np.sin(x)
+
+    def backward(self, dy, *, need_dx):
+        return dy * self.hidden
+
+
 class Delayed(Own):
     """Returns in a backward pass the dy that it has kept, after another part of the network has had its turn."""
 
@@ -222,6 +233,9 @@ NETWORKS: dict[str, Callable[[], list[Layer]]] = {
     "own: returns a view": lambda: [Conv2D(4, 1), Mirrored(), ReLU(), Residual(Sequential([Mirrored(), Conv2D(4, 1)]))],
     "own: keeps x": lambda: [Conv2D(4, 1), Sine(), ReLU(), Sine(), Conv2D(4, 1), ReLU(), Sine(), MaxPool2D(2)],
     "own: keeps y": lambda: [Conv2D(4, 1), Exponential(), ReLU(), Conv2D(4, 1), Exponential(), Dropout(0.5), ReLU()],
+    "own: keeps what it hides": lambda: [
+        *(Conv2D(4, 1), Hidden(), ReLU(), Conv2D(4, 1), Tanh(), Hidden(), Conv2D(4, 1), Tanh(), Conv2D(4, 1)),
+    ],
     "own: keeps dy": lambda: [Conv2D(4, 1), Delayed(), Tanh(), Residual(Delayed()), Delayed(), ReLU(), Conv2D(4, 1)],
     "own: declared": lambda: [Conv2D(4, 1), Declared(), MaxPool2D(2), Declared(), Tanh(), Declared(), Conv2D(4, 1)],
     "own: first and last": lambda: [Returned(), ReLU(), Conv2D(4, 1), Sine(), Mirrored()],
