@@ -188,7 +188,7 @@ class Program:
 
     def _traced(self, train: bool) -> Trace:
         """Watch one pass over zeros; of one that fails nothing is known, and it shares no memory."""
-        backend = self.context.backend
+        backend = self.context.backend.rehearsal() or self.context.backend  # so that its own scratch stays as it is
         trace, x = Trace(backend), backend.zeros((1, *self.network.input_shape))
         if not backend.tells_views:
             return trace

@@ -189,7 +189,7 @@ def test_a_plan_as_a_table() -> None:
         "kept                    5.20 kB",
         "shared                  16.0 kB",
         "workspace               83.2 kB",
-        "peak                     107 kB",
+        "peak                     109 kB",
     ]
     assert str(model.plan(1, train=False)).startswith("inference, batch of 1\n")
 

@@ -114,11 +114,14 @@ def test_a_gpu_without_memory() -> None:
     class OutOfMemory(MemoryError):
         pass
 
-    def refuse(size: int) -> None:
-        if size > 200_000:
-            raise OutOfMemory(f"Out of memory allocating {size:,} bytes")
-
     with installed_cupy(make_fake_cupy()) as cupy:
+        pool = cupy.get_default_memory_pool()
+
+        def refuse(size: int) -> object:
+            if size > 200_000:
+                raise OutOfMemory(f"Out of memory allocating {size:,} bytes")
+            return pool.malloc(size)
+
         model = network(get_backend("gpu"))
         x = model.backend.zeros((100, *SHAPE))
         with cupy.cuda.using_allocator(refuse), pytest.raises(OutOfMemoryError) as error:
