@@ -81,7 +81,7 @@ class Buffer:
 class Trace:
     """The buffers of a pass, in the order in which they are taken; a memory that hands out each of them once."""
 
-    backend: Backend
+    backend: Any
     failure: Exception | None = None  # that kept the pass from being watched
     buffers: list[Buffer] = field(default_factory=list)
     now: int = START
@@ -102,7 +102,8 @@ class Trace:
         return array
 
     def release(self) -> None:
-        """Let go of the arrays: what was seen of them is known."""
+        """Let go of the arrays, and of the backend with its scratch memory: what was seen of them is known."""
+        self.backend = None
         self._arrays.clear()
         self._by_memory.clear()
 
