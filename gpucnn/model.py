@@ -151,12 +151,11 @@ class Sequential(Container):
         >>> Sequential([ReLU(), Flatten()]).predict(np.array([[[-1.0], [2.0]]]))
         array([[0., 2.]])
         """
-        if not self.is_transparent:  # a subclass computes something else
+        is_recorded = self.context is not None and self.backend.records
+        if not is_recorded or not self.is_transparent:  # a subclass computes something else
             return self(x)
         with self.explained(x.shape[0] if getattr(x, "ndim", 0) else 1):
             self._accept(x)
-            if not self.backend.records:
-                return self(x)
             self._batch = None
             with self.backend.limit_blas_threads():
                 return self._copy(self._inferences.run(self, x))

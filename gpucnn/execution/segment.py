@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
 __all__ = ["LayerMemoryError", "Observer", "Pattern", "Segment", "Step"]
@@ -38,31 +37,25 @@ class Pattern(NamedTuple):
     backward: Callable[[Layer, Layer, Array, bool], Array | None]
 
 
-@dataclass(frozen=True)
 class Step:
     """A layer, or two that compute together, with the numbers of the values that they read and make."""
 
-    layers: tuple[Layer, ...]
-    inputs: tuple[int, ...]
-    output: int
-    pattern: Pattern | None = None
+    def __init__(self, layers: tuple[Layer, ...], inputs: tuple[int, ...], output: int, pattern: Pattern | None = None):
+        self.layers, self.inputs, self.output, self.pattern = layers, inputs, output, pattern
+        self._layer, self._is_join = layers[0], len(inputs) > 1
 
-    def forward(self, inputs: Sequence[Array], train: bool, batch: float) -> Array:
+    def forward(self, inputs: list[Array], train: bool, batch: float) -> Array:
         """Return the output; `batch` is the number of samples that it is decided by how to compute."""
         if self.pattern:
-            first, second = self.layers
-            return self.pattern.forward(first, second, inputs[0], train, batch)
-        [layer] = self.layers
-        return layer.forward(inputs[0] if len(inputs) == 1 else list(inputs), train=train)
+            return self.pattern.forward(*self.layers, inputs[0], train, batch)
+        return self._layer.forward(inputs if self._is_join else inputs[0], train=train)
 
     def backward(self, dy: Array, need_dx: bool) -> list[Array | None]:
         """Return the gradient in each input, None where it is not needed."""
         if self.pattern:
-            first, second = self.layers
-            return [self.pattern.backward(first, second, dy, need_dx)]
-        [layer] = self.layers
-        dx = layer.backward(dy, need_dx=need_dx)
-        return list(dx) if len(self.inputs) > 1 and dx is not None else [dx] * len(self.inputs)
+            return [self.pattern.backward(*self.layers, dy, need_dx)]
+        dx = self._layer.backward(dy, need_dx=need_dx)
+        return dx if self._is_join and dx is not None else [dx] * len(self.inputs)
 
     def of(self, layers: dict[Layer, Layer]) -> Step:
         """Return this step with other layers in the place of these."""
@@ -85,6 +78,7 @@ class Segment:
     def __init__(self, steps: dict[bool, list[Step]], source: int, target: int):
         self.steps, self.source, self.target = steps, source, target
         self.backward_steps = _backward_order(steps[True], target)
+        self._need_dx = [any(value != source for value in step.inputs) for step in self.backward_steps]
         self._last_reads = {train: _last_reads(some, target) for train, some in steps.items()}
         self.observer: Observer | None = None
 
@@ -112,17 +106,17 @@ class Segment:
     def backward(self, dy: Array, need_dx: bool) -> Array | None:
         """Overwrite the gradients of the parameters; return the gradient at the start, where it is needed."""
         gradients = {self.target: dy}
-        for step in self.backward_steps:
+        for step, needs in zip(self.backward_steps, self._need_dx, strict=True):
             dy = gradients.pop(step.output)
             if self.observer:
                 self.observer.before(step.layers, [dy])
             try:
-                dxs = step.backward(dy, need_dx or any(value != self.source for value in step.inputs))
+                dxs = step.backward(dy, need_dx or needs)
                 if self.observer:
                     self.observer.after("the gradient in the input of", step.layers, dxs)
                 for value, dx in zip(step.inputs, dxs, strict=True):
                     if need_dx or value != self.source:
-                        gradients[value] = _sum(gradients.get(value), dx, step, value)
+                        gradients[value] = _sum(gradients[value], dx, step, value) if value in gradients else dx
             except MemoryError as error:
                 raise LayerMemoryError(step.layers[0]) from error
         return gradients.get(self.source) if need_dx else None
@@ -133,10 +127,8 @@ class Segment:
         return Segment(steps, self.source, self.target)
 
 
-def _sum(total: Array | None, dx: Array, step: Step, value: int) -> Array:
+def _sum(total: Array, dx: Array, step: Step, value: int) -> Array:
     """Add a gradient to those that have come from other readers of the same value."""
-    if total is None:
-        return dx
     layer = step.layers[0]
     return layer.backend.add(total, dx, out=layer.buffer(f"sum of gradients {value}", tuple(dx.shape)))
 

@@ -45,8 +45,10 @@ class Activation(Layer):
         return ()
 
     def forward(self, x: Array, *, train: bool) -> Array:
-        self.x, self.y = x, self.buffer("y", tuple(x.shape))
-        return getattr(self.backend, self.operation)(x, *self._settings(), out=self.y)
+        y = self.buffer("y", tuple(x.shape))
+        if train:
+            self.x, self.y = x, y
+        return getattr(self.backend, self.operation)(x, *self._settings(), out=y)
 
     def backward(self, dy: Array, *, need_dx: bool) -> Array | None:
         if not need_dx:

@@ -21,6 +21,7 @@ __all__ = ["Array", "Layer", "Shape", "initialize", "is_builtin"]
 
 Array = Any
 Shape = tuple[int, ...]
+LEFT_BY_PASSES = frozenset({"x", "y", "argmax", "mask", "mean_rstd", "_batch"})  # attributes of the library's layers
 Check = Callable[[Any, str], Any]  # (value, what it is) -> the value as it is kept
 
 
@@ -126,10 +127,14 @@ class Layer:
 
     def __setattr__(self, name: str, value: Any) -> None:
         """Set an attribute; in a layer that is built, a setting takes effect at once or is refused."""
+        if name not in LEFT_BY_PASSES and self.context is not None:
+            value = self._changed(name, value)
+        object.__setattr__(self, name, value)
+
+    def _changed(self, name: str, value: Any) -> Any:
+        """Return what an attribute of a built layer is set to, or refuse."""
         kind = type(self)
-        if self.context is None:
-            pass
-        elif name in kind.changeable:
+        if name in kind.changeable:
             value = kind.changeable[name](value, f"{self.label}: {name}")
             self.context.version += 1
         elif name in kind.arguments:
@@ -139,7 +144,7 @@ class Layer:
         elif is_builtin(kind) and name not in vars(self) and not hasattr(kind, name):
             settings = ", ".join(kind.changeable) or "no"
             raise InputError(f"{self.label}: does not have {name!r} to set; {settings} settings can be changed here")
-        object.__setattr__(self, name, value)
+        return value
 
     # ---- for authors of layers --------------------------------------------------------------------------------------
 

@@ -108,7 +108,8 @@ class Conv2D(Convolution):
         return (*self.window.output_size(H, W), self.filters)
 
     def forward(self, x: Array, *, train: bool, relu: bool = False) -> Array:
-        self.x = x
+        if train:
+            self.x = x
         return self.convolve(x, *self.weights(), relu=relu)
 
     def workspace_bytes(self, batch: int, *, train: bool = True) -> int:
