@@ -47,13 +47,15 @@ class Step:
     def forward(self, inputs: list[Array], train: bool, batch: float) -> Array:
         """Return the output; `batch` is the number of samples that it is decided by how to compute."""
         if self.pattern:
-            return self.pattern.forward(*self.layers, inputs[0], train, batch)
+            first, second = self.layers
+            return self.pattern.forward(first, second, inputs[0], train, batch)
         return self._layer.forward(inputs if self._is_join else inputs[0], train=train)
 
     def backward(self, dy: Array, need_dx: bool) -> list[Array | None]:
         """Return the gradient in each input, None where it is not needed."""
         if self.pattern:
-            return [self.pattern.backward(*self.layers, dy, need_dx)]
+            first, second = self.layers
+            return [self.pattern.backward(first, second, dy, need_dx)]
         dx = self._layer.backward(dy, need_dx=need_dx)
         return dx if self._is_join and dx is not None else [dx] * len(self.inputs)
 
