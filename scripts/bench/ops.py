@@ -28,6 +28,7 @@ from gpucnn import (
     Flatten,
     LpPool2D,
     MeanAbsolutePercentageError,
+    Parallel,
     ReLU,
     Residual,
     Sequential,
@@ -37,6 +38,7 @@ from gpucnn import (
     Tanh,
     Trainer,
     WeightAverage,
+    ZeroPad2D,
     get_backend,
     zoo,
 )
@@ -149,7 +151,8 @@ def toolbox() -> Sequential:
     return Sequential(
         [
             *(Conv2D(16, 3, padding=1), BatchNorm2D(), Tanh(), Sigmoid(), Dropout(0.5), GELU(), GELU(approximate=True)),
-            *(Residual(body), Softmax(), AveragePool2D(2), Conv2D(16, 3, stride=2), LpPool2D(2), Sigmoid(), Tanh()),
+            *(Residual(body), ZeroPad2D(1), Parallel([Conv2D(8, 3), Conv2D(8, 3)])),
+            *(Softmax(), AveragePool2D(2), Conv2D(16, 3, stride=2), LpPool2D(2), Sigmoid(), Tanh()),
             *(Dropout(0.5), Flatten(), Dense(10), Softmax()),
         ]
     )

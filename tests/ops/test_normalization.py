@@ -131,7 +131,7 @@ def test_folding_on_the_gpu_only_launches_kernels() -> None:
         model, x = normalized_model(backend), backend.from_host(batch(7))
         model.predict(x)
         with cupy.stats.step():
-            model.predict(x)
+            model.forward(x, train=False)
 
 
 # ---- statistics ---------------------------------------------------------------------------------------------------
