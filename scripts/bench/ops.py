@@ -100,7 +100,9 @@ def record(backend: Backend, run: Callable[[], None]) -> dict[tuple, Call]:
 
 
 def copied(value: Any) -> Any:
-    """Return a copy of an array, or any other argument itself."""
+    """Return a copy of an array, or of those in a list, or any other argument itself."""
+    if isinstance(value, list):
+        return list(map(copied, value))
     return value.copy() if hasattr(value, "shape") else value
 
 
@@ -117,6 +119,8 @@ def replaced(owner: object, methods: dict[str, Callable]) -> Iterator[None]:
 
 def signature(value: Any) -> Any:
     """Return what tells calls apart: the shape of an array, or any other argument itself."""
+    if isinstance(value, list):
+        return tuple(map(signature, value))
     return tuple(value.shape) if hasattr(value, "shape") else value
 
 
