@@ -45,10 +45,8 @@ class Activation(Layer):
         return ()
 
     def forward(self, x: Array, *, train: bool) -> Array:
-        y = self.buffer("y", tuple(x.shape))
-        if train:
-            self.x, self.y = x, y
-        return getattr(self.backend, self.operation)(x, *self._settings(), out=y)
+        self.x, self.y = x, self.buffer("y", tuple(x.shape))
+        return getattr(self.backend, self.operation)(x, *self._settings(), out=self.y)
 
     def backward(self, dy: Array, *, need_dx: bool) -> Array | None:
         if not need_dx:

@@ -108,8 +108,7 @@ class Conv2D(Convolution):
         return (*self.window.output_size(H, W), self.filters)
 
     def forward(self, x: Array, *, train: bool, relu: bool = False) -> Array:
-        if train:
-            self.x = x
+        self.x = x
         return self.convolve(x, *self.weights(), relu=relu)
 
     def workspace_bytes(self, batch: int, *, train: bool = True) -> int:

@@ -74,8 +74,7 @@ class Dense(Layer):
         return super().is_per_sample and not self.backend.splits(self.w.value)
 
     def forward(self, x: Array, *, train: bool, relu: bool = False) -> Array:
-        if train:
-            self.x = x
+        self.x = x
         b = self.b.value if self.b else None
         y = self.buffer("y", (x.shape[0], self.units))
         return self.backend.dense(x, self.w.value, b, relu=relu, out=y)

@@ -56,7 +56,7 @@ LEVEL = 0.97, 1.03  # of ratios that no measurement here tells from 1
 Call = tuple[str, tuple, dict[str, Any]]  # an operation, its arguments, its keywords
 
 NO_OPERATIONS = {
-    *("from_host", "to_host", "owns", "describe", "versions", "on_device", "limit_blas_threads", "taps"),
+    *("from_host", "to_host", "memory_of", "owns", "describe", "versions", "on_device", "limit_blas_threads", "taps"),
     *("empty", "zeros", "scratch", "result", "store", "argmax_dtype", "finish", "pool_counts"),
     *("conv2d_workspace", "together", "rehearsal", "free_bytes"),  # tell of memory
     *("record", "keep"),  # record operations

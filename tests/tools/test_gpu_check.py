@@ -41,7 +41,7 @@ def test_images_are_those_of_the_folder(tmp_path: Path, gpu: None, capsys: pytes
     assert "has no MNIST" not in capsys.readouterr().out
     (tmp_path / "train-images-idx3-ubyte").write_bytes(b"damaged")
     for folder, message in (
-        (tmp_path, "train-images-idx3-ubyte is no IDX file"),
+        (tmp_path, "train-images-idx3-ubyte is not an IDX file"),
         (tmp_path / "absent", "absent does not exist"),
     ):
         assert check.main([*arguments, str(folder)]) == 2
