@@ -28,6 +28,7 @@ SLOW_FILES = {
     *("test_hidden_gpus", "test_implicit", "test_launches", "test_nvrtc"),
     *("test_bench", "test_faults", "test_fuzz", "test_gpu_check", "test_gpu_parts", "test_gpu_speed"),
     *("test_array_api_strict", "test_conformance"),
+    *("test_onnx_cases", "test_onnx_converted", "test_onnx_models", "test_onnx_nodes"),  # which make data at import
 }
 SLOW_TESTS = {
     "test_a_run_goes_on_bit_for_bit",

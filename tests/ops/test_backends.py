@@ -13,7 +13,11 @@ from tolerances import assert_close
 
 from gpucnn.backend.reference import Backend
 
-BACKENDS = ["cpu", "cpu-3-threads", "fake-gpu", pytest.param("gpu", marks=[pytest.mark.gpu])]
+BACKENDS = [
+    *("cpu", "cpu-3-threads"),
+    pytest.param("fake-gpu", marks=[pytest.mark.slow]),
+    pytest.param("gpu", marks=[pytest.mark.gpu]),
+]
 SMALL = [case for case in CASES if not case.large]
 RECTIFIED = [case for case in CASES if case.operation in ("conv2d", "dense") and "relu" in case.arguments]
 
