@@ -73,6 +73,29 @@ def test_the_plan_foretells_the_workspace(name: str, N: int) -> None:
             assert sum(kept for _, _, kept in plan.rows) <= plan.kept
 
 
+# Bytes of buffers for four samples by the plans that were once declared by hand, layer by layer: a training step and an
+# inference on one thread, and both on two.
+DECLARED = {
+    "paper": (316_832, 263_584, 369_056, 316_832),
+    "lenet5": (129_024, 98_944, 129_184, 99_104),
+    "mnist": (698_272, 527_008, 806_816, 585_376),
+    "vgg": (2_257_056, 1_212_576, 2_326_688, 1_249_440),
+    "resnet20": (7_019_808, 823_712, 7_019_808, 823_712),
+    "resnet18": (21_935_776, 3_441_824, 21_935_776, 3_441_824),
+}
+
+
+@pytest.mark.parametrize("name", DECLARED)
+def test_what_is_watched_takes_no_more_than_what_was_declared(name: str) -> None:
+    shape = (28, 28, 1) if name in ("paper", "lenet5", "mnist") else (32, 32, 3)
+    for threads, declared in ((1, DECLARED[name][:2]), (2, DECLARED[name][2:])):
+        model = zoo.get_recipe(name).model(10)
+        model.build(shape, CpuBackend(threads=threads))
+        for train, most in zip((True, False), declared, strict=True):
+            plan = model.plan(4, train=train)
+            assert plan.kept + plan.shared <= most
+
+
 def test_layers_of_a_users_own_hold_what_they_hold() -> None:
     model = Sequential([Conv2D(4, 1), Exponential(), Conv2D(4, 1)])
     model.build(SHAPE, CpuBackend(threads=1))
