@@ -46,8 +46,8 @@ def pair(value: int | tuple[int, ...]) -> tuple[int, ...]:
 
 def conv2d(x: Tensor, w: Tensor, b: Tensor = None, stride=1, padding=0, dilation=1, groups=1) -> LayerCall:
     """`Conv2D`."""
-    arguments = len(w), tuple(w.shape[2:]), stride, padding, dilation, b is not None
-    make = partial(gpucnn.Conv2D, *arguments, groups=groups)
+    options = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups, "bias": b is not None}
+    make = partial(gpucnn.Conv2D, len(w), tuple(w.shape[2:]), **options)
     return LayerCall(make, x, images(x), given(w=(w, KERNELS), b=(b, SAME)))
 
 
@@ -57,14 +57,15 @@ def conv_transpose2d(
     """`Conv2DTranspose`; to PyTorch the output padding may also be less than the dilation."""
     if any(more >= step for more, step in zip(pair(output_padding), pair(stride), strict=True)):
         raise Unsupported("an output padding not less than the stride")
-    arguments = w.shape[1] * groups, tuple(w.shape[2:]), stride, padding, dilation, b is not None
-    make = partial(gpucnn.Conv2DTranspose, *arguments, output_padding=output_padding, groups=groups)
+    options = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups, "bias": b is not None}
+    options["output_padding"] = output_padding
+    make = partial(gpucnn.Conv2DTranspose, w.shape[1] * groups, tuple(w.shape[2:]), **options)
     return LayerCall(make, x, images(x), given(w=(w, KERNELS), b=(b, SAME)))
 
 
 def linear(x: Tensor, w: Tensor, b: Tensor = None) -> LayerCall:
     """`Dense`, on the last axis of any array."""
-    return LayerCall(partial(gpucnn.Dense, len(w), b is not None), x, rows(x), given(w=(w, MATRIX), b=(b, SAME)))
+    return LayerCall(partial(gpucnn.Dense, len(w), bias=b is not None), x, rows(x), given(w=(w, MATRIX), b=(b, SAME)))
 
 
 def unfold(x: Tensor, kernel_size, dilation=1, padding=0, stride=1) -> UnfoldCall:
@@ -102,7 +103,8 @@ def max_pool2d(
         w = np.arange(OW)[:, None] * SW + v * DW - left
         return [layout.back(h * x.shape[-1] + w)]
 
-    make = partial(gpucnn.MaxPool2D, kernel_size, stride or None, padding, dilation, ceil_mode=ceil_mode)
+    options = {"stride": stride or None, "padding": padding, "dilation": dilation, "ceil_mode": ceil_mode}
+    make = partial(gpucnn.MaxPool2D, kernel_size, **options)
     return LayerCall(make, x, layout, also=indices if return_indices else nothing)
 
 
@@ -112,8 +114,9 @@ def avg_pool2d(
     """`AveragePool2D`."""
     if divisor_override is not None:
         raise Unsupported("a divisor of the mean")
-    options = {"ceil_mode": ceil_mode, "count_include_pad": count_include_pad}
-    return LayerCall(partial(gpucnn.AveragePool2D, kernel_size, stride or None, pair(padding), **options), x, images(x))
+    options = {"stride": stride or None, "padding": pair(padding), "ceil_mode": ceil_mode}
+    make = partial(gpucnn.AveragePool2D, kernel_size, count_include_pad=count_include_pad, **options)
+    return LayerCall(make, x, images(x))
 
 
 def kept_sizes(x: Tensor, output_size: int | tuple[int | None, ...]) -> tuple[int, ...]:
