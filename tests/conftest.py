@@ -45,6 +45,19 @@ SLOW_TESTS = {
     "test_one_thread_and_three_agree_to_rounding",
     "test_digits_equal_those_of_scikit_learn",
     "test_bomb_is_read_only_as_far_as_its_header_promises",
+    "test_script_writes_the_embedded_digits",
+    "test_sums_of_rows_are_never_rounded",
+    "test_a_recording_keeps_what_its_products_use",
+    "test_where_it_cannot_restart_it_goes_on",
+    "test_parameter_counts",
+    "test_a_terminal_shows_bars_with_the_results",
+    "test_the_pool_knows_what_is_alive",
+    "test_the_command_may_be_cut_off",
+    "test_equal_runs_give_equal_weights",
+    "test_mnist",
+    "test_own_loop",
+    "test_real_mnist",
+    "test_real_mnist_has_the_checksums_of_the_downloads",
 }
 QUICK = "not slow"  # what `-m` asks for in a quick run
 
