@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 
 from gpucnn.backend.cpu.blocks import Array, count_to
-from gpucnn.backend.cpu.labels import label_positions
 from gpucnn.backend.cpu.random_words import philox_block
 
 __all__ = ["gather_batch", "one_hot"]
@@ -66,8 +65,6 @@ def _augment_in_place(self, pixels: Array, augmentation: Any, words: Array) -> N
 
 def one_hot(self, labels: Array, *, out: Array) -> Array:
     """As the reference, in place."""
-    out.fill(0)
-    positions, is_wrong = label_positions(self, labels, out.shape[1])
-    np.put(out, positions, 1, mode="clip")
-    np.copyto(out, 0, where=is_wrong[:, None])
-    return out
+    K = out.shape[1]
+    classes = self.cached(("classes", K, labels.dtype), lambda: np.arange(K, dtype=labels.dtype))
+    return np.equal(labels[:, None], classes, out=out)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from gpucnn.backend.cpu.blocks import Array
-from gpucnn.backend.cpu.labels import label_positions
+from gpucnn.backend.cpu.blocks import Array, count_to
 
 __all__ = ["mean_squared_error", "sigmoid_cross_entropy", "softmax_cross_entropy"]
 
@@ -19,7 +18,7 @@ def softmax_cross_entropy(
     row = self.scratch("row", (N, 1), logits.dtype)
     losses = self.scratch("losses", (N,), logits.dtype)
     np.subtract(logits, np.max(logits, axis=1, keepdims=True, out=row), out=e)
-    positions, is_wrong = label_positions(self, labels, K)
+    positions, is_wrong = _label_positions(self, labels, K)
     np.take(e, positions, out=losses, mode="clip")
     np.sum(np.exp(e, out=e), axis=1, keepdims=True, out=row)
     if dx is not None:
@@ -63,6 +62,15 @@ def mean_squared_error(
     losses = self.scratch("losses", (N,), outputs.dtype)
     np.sum(np.square(difference, out=difference), axis=1, out=losses)
     return _count(self, np.divide(losses, K, out=losses), _hits(self, outputs, targets, 0.5), loss, totals)
+
+
+def _label_positions(self, labels: Array, K: int) -> tuple[Array, Array]:
+    """Flat positions in a C-contiguous (N, K) array of labels, or of the nearest class; and which have none."""
+    nearest = np.clip(labels, 0, K - 1, out=self.scratch("nearest", labels.shape, labels.dtype))
+    is_wrong = np.not_equal(nearest, labels, out=self.scratch("is_wrong", labels.shape, np.bool_))
+    positions = self.scratch("positions", labels.shape, np.intp)
+    np.multiply(count_to(self, len(labels)), K, out=positions, casting="unsafe")
+    return np.add(positions, nearest, out=positions), is_wrong
 
 
 def _hits(self, outputs: Array, targets: Array, boundary: float) -> Array:
