@@ -73,9 +73,8 @@ class Window:
         >>> Window((3, 3), stride=(2, 2)).input_size(4, 4)
         (9, 9)
         """
-        axes = zip((OH, OW), self.extent, self.stride, self.border, strict=True)
-        H, W = ((size - 1) * stride + extent - sum(border) for size, extent, stride, border in axes)
-        return H, W
+        (EH, EW), (SH, SW), ((top, bottom), (left, right)) = self.extent, self.stride, self.border
+        return (OH - 1) * SH + EH - top - bottom, (OW - 1) * SW + EW - left - right
 
     def padded_size(self, H: int, W: int) -> Pair:
         """Size of the image with its border.
@@ -83,7 +82,8 @@ class Window:
         >>> Window((3, 3), padding=((1, 1), (0, 2))).padded_size(8, 8)
         (10, 10)
         """
-        return H + sum(self.border[0]), W + sum(self.border[1])
+        (top, bottom), (left, right) = self.border
+        return top + H + bottom, left + W + right
 
     def output_size(self, H: int, W: int) -> Pair:
         """Size of the output: `OH = (H + padding + overhang - extent)//SH + 1`, and likewise for the width.
@@ -93,9 +93,8 @@ class Window:
         >>> Window((5, 5)).output_size(28, 28)
         (24, 24)
         """
-        sizes = zip(self.padded_size(H, W), self.extent, self.stride, strict=True)
-        OH, OW = ((size - extent) // stride + 1 for size, extent, stride in sizes)
-        return OH, OW
+        (PH, PW), (EH, EW), (SH, SW) = self.padded_size(H, W), self.extent, self.stride
+        return (PH - EH) // SH + 1, (PW - EW) // SW + 1
 
     def interior(self, H: int, W: int) -> tuple[slice, slice]:
         """Rows and columns that the image takes in its padded copy.

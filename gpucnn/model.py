@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 
 from gpucnn.backend import Backend
 from gpucnn.checks import integer
-from gpucnn.errors import InputError, OutOfMemoryError
+from gpucnn.errors import InputError
 from gpucnn.execution.context import Context
 from gpucnn.execution.memory_plan import MemoryPlan, held_bytes, in_units, kept_bytes, table
-from gpucnn.execution.out_of_memory import check_memory, explain_memory_error, largest_batch
+from gpucnn.execution.out_of_memory import MemoryErrorsExplained, check_memory, largest_batch
 from gpucnn.execution.program import Program
 from gpucnn.execution.step_graphs import Inferences
 from gpucnn.layers.base import Layer, Shape
@@ -98,15 +96,9 @@ class Sequential(Container):
         """Return the bytes of the parameters, their gradients and all buffers at present."""
         return 2 * self.arena.values.nbytes + sum(workspace.nbytes for workspace in self.program.workspaces())
 
-    @contextmanager
-    def explained(self, N: int) -> Iterator[None]:
+    def explained(self, N: int) -> MemoryErrorsExplained:
         """Say of memory that runs out meanwhile which layer asked for it, and which batch fits."""
-        try:
-            yield
-        except OutOfMemoryError:
-            raise
-        except MemoryError as error:
-            raise explain_memory_error(error, self, N) from error
+        return MemoryErrorsExplained(self, N)
 
     def require_memory(
         self, batch: int, optimizer: Optimizer | None = None, average: WeightAverage | None = None

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Hashable, Mapping
 from typing import Any, Protocol
 
 import numpy as np
@@ -72,20 +71,24 @@ class Context:
         low, high = np.random.SeedSequence((self.seed, layer_id)).generate_state(2)
         return int(low), int(high)
 
-    @contextmanager
-    def using(self, memory: Memory | None) -> Iterator[None]:
+    def using(self, memory: Memory | None) -> Setting:
         """Take buffers from a memory for a while."""
-        before, self.memory = self.memory, memory
-        try:
-            yield
-        finally:
-            self.memory = before
+        return Setting(self, memory, self.backend)
 
-    @contextmanager
-    def computing_on(self, backend: Any) -> Iterator[None]:
+    def computing_on(self, backend: Any) -> Setting:
         """Compute on another backend for a while."""
-        before, self.backend = self.backend, backend
-        try:
-            yield
-        finally:
-            self.backend = before
+        return Setting(self, self.memory, backend)
+
+
+class Setting:
+    """A context with another memory and backend for a while; a class, as each pass has two, and generators are slow."""
+
+    def __init__(self, context: Context, memory: Memory | None, backend: Any):
+        self.context, self.wanted = context, (memory, backend)
+
+    def __enter__(self) -> None:
+        self.before = self.context.memory, self.context.backend
+        self.context.memory, self.context.backend = self.wanted
+
+    def __exit__(self, *error: object) -> None:
+        self.context.memory, self.context.backend = self.before

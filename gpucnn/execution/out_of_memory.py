@@ -9,7 +9,7 @@ from gpucnn.errors import OutOfMemoryError
 from gpucnn.execution.memory_plan import MemoryPlan, in_units
 from gpucnn.execution.segment import LayerMemoryError
 
-__all__ = ["check_memory", "explain_memory_error", "largest_batch"]
+__all__ = ["MemoryErrorsExplained", "check_memory", "largest_batch"]
 
 SPARE = 0.9  # share of the free memory that is planned for: the batch, the loss and the plan's error have the rest
 
@@ -28,7 +28,21 @@ def check_memory(plan: MemoryPlan, free: int | None, network: Any, **run: Any) -
     )
 
 
-def explain_memory_error(error: MemoryError, network: Any, batch: int) -> OutOfMemoryError:
+class MemoryErrorsExplained:
+    """Raises an `OutOfMemoryError` in the place of any other `MemoryError` that comes meanwhile."""
+
+    def __init__(self, network: Any, batch: int):
+        self.network, self.batch = network, batch
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, *traceback: object) -> None:
+        if isinstance(error, MemoryError) and not isinstance(error, OutOfMemoryError):
+            raise _explained(error, self.network, self.batch) from error
+
+
+def _explained(error: MemoryError, network: Any, batch: int) -> OutOfMemoryError:
     """Return an error that names the layer which ran out of memory, and a batch that fits."""
     free, fitting = network.backend.free_bytes(), 0
     with contextlib.suppress(MemoryError):  # the plan may need some itself

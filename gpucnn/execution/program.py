@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from gpucnn.backend.memory import Workspace
-from gpucnn.execution.context import PlannedMemory, Slots
+from gpucnn.execution.context import PlannedMemory, Setting, Slots
 from gpucnn.execution.memory_plan import assign_slots
 from gpucnn.execution.replicas import Replicas
 from gpucnn.execution.segment import Observer, Pattern, Segment, Step
@@ -114,13 +114,8 @@ class Program:
                 dy = self.rest.backward(dy, True)
             return self.front.backward(dy, need_dx)
 
-    @contextmanager
-    def _using_memory(self, train: bool) -> Iterator[None]:
-        if not self.is_planned:
-            yield
-            return
-        with self.context.using(self.memory[train]):
-            yield
+    def _using_memory(self, train: bool) -> Setting:
+        return self.context.using(self.memory[train] if self.is_planned else self.context.memory)
 
     @contextmanager
     def observed(self, observer: Observer) -> Iterator[None]:

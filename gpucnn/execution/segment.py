@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 __all__ = ["LayerMemoryError", "Observer", "Pattern", "Segment", "Step"]
@@ -44,12 +44,17 @@ class Step:
         self.layers, self.inputs, self.output, self.pattern = layers, inputs, output, pattern
         self._layer, self._is_join = layers[0], len(inputs) > 1
 
-    def forward(self, inputs: list[Array], train: bool, batch: float) -> Array:
+    def given(self, values: Mapping[int, Array]) -> list[Array]:
+        """Return the arrays that it reads."""
+        return [values[value] for value in self.inputs]
+
+    def forward(self, values: Mapping[int, Array], train: bool, batch: float) -> Array:
         """Return the output; `batch` is the number of samples that it is decided by how to compute."""
+        x = self.given(values) if self._is_join else values[self.inputs[0]]
         if self.pattern:
             first, second = self.layers
-            return self.pattern.forward(first, second, inputs[0], train, batch)
-        return self._layer.forward(inputs if self._is_join else inputs[0], train=train)
+            return self.pattern.forward(first, second, x, train, batch)
+        return self._layer.forward(x, train=train)
 
     def backward(self, dy: Array, need_dx: bool) -> list[Array | None]:
         """Return the gradient in each input, None where it is not needed."""
@@ -92,11 +97,10 @@ class Segment:
         """Return the value at the end."""
         values = {self.source: x}
         for step, dead in zip(self.steps[train], self._last_reads[train], strict=True):
-            inputs = [values[value] for value in step.inputs]
             if self.observer:
-                self.observer.before(step.layers, inputs)
+                self.observer.before(step.layers, step.given(values))
             try:
-                y = values[step.output] = step.forward(inputs, train, batch)
+                y = values[step.output] = step.forward(values, train, batch)
             except MemoryError as error:
                 raise LayerMemoryError(step.layers[0]) from error
             if self.observer:

@@ -410,8 +410,7 @@ class Layer:
         device.
         """
         N = self._accept(x)
-        with self._pass():
-            y = self._own(self.forward(x, train=train), x)
+        y = self._pass(self.forward, x, train=train)
         self._batch = N if train else None
         return y
 
@@ -424,16 +423,14 @@ class Layer:
         if self._batch is None:
             raise InputError(f"{self.label}: backpropagate needs a call with train=True before it")
         self._check(dy, "dy", (self._batch, *self.output_shape))
-        with self._pass():
-            return self._own(self.backward(dy, need_dx=need_dx), dy)
+        return self._pass(self.backward, dy, need_dx=need_dx)
 
-    @contextmanager
-    def _pass(self) -> Iterator[None]:
+    def _pass(self, compute: Callable[..., Any], array: Array, **options: bool) -> Any:
         """Run a pass of this layer alone: whatever it returns is in new memory."""
         before, self.context.memory = self.context.memory, None
         try:
             with self.backend.limit_blas_threads():
-                yield
+                return self._own(compute(array, **options), array)
         finally:
             self.context.memory = before
 
