@@ -138,19 +138,24 @@ def chattr(change: str, folder: Path) -> bool:
     return subprocess.run(["chattr", change, str(folder)], capture_output=True, check=False).returncode == 0
 
 
-# ---- the files ----------------------------------------------------------------------------------------------------
+# ---- the files: a broken promise may have left one of them empty ----------------------------------------------------
+
+
+def place(size: int, rng: random.Random) -> int:
+    """Return a random place in a file of a size in bytes: 0 in an empty one."""
+    return rng.randrange(max(size, 1))
 
 
 def cut(path: Path, rng: random.Random) -> None:
     """Cut a file short at a random place."""
-    os.truncate(path, rng.randrange(path.stat().st_size))
+    os.truncate(path, place(path.stat().st_size, rng))
 
 
 def flip(path: Path, rng: random.Random) -> None:
     """Flip three bits of a file."""
     content = bytearray(path.read_bytes())
-    for _ in range(3):
-        content[rng.randrange(len(content))] ^= 1 << rng.randrange(8)
+    for _ in range(3 if content else 0):
+        content[place(len(content), rng)] ^= 1 << rng.randrange(8)
     path.write_bytes(content)
 
 
@@ -172,7 +177,7 @@ def leave_temporary_files(victim: Victim) -> int:
     """Leave what a run leaves that is killed while it writes, and what is older."""
     content = victim.paths()[0].read_bytes() if victim.paths() else b"half"
     for name in (".step-00000001.safetensors.1.part", ".step-99999999.safetensors.2.part", ".best.safetensors.3.part"):
-        (victim.folder / name).write_bytes(content[: victim.rng.randrange(len(content))])
+        (victim.folder / name).write_bytes(content[: place(len(content), victim.rng)])
     return 0
 
 

@@ -7,7 +7,9 @@ import json
 import random
 import re
 import signal
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -125,6 +127,22 @@ def exactly(do: str, moments: tuple[str, ...], skip: int) -> kinds.Kind:
     return kinds.Kind(
         "chosen", lambda hurt, step: hurt.start({"step": step, "moments": moments, "skip": skip, "do": do})
     )
+
+
+@pytest.mark.parametrize("hurt", [kinds.cut, kinds.flip])
+def test_an_empty_file_is_hurt_no_more(hurt: Callable[[Path, random.Random], None], tmp_path: Path) -> None:
+    """What is written in place may be empty when its process is killed."""
+    (empty := tmp_path / "empty").touch()
+    hurt(empty, random.Random(0))
+    assert empty.read_bytes() == b""
+
+
+def test_temporary_files_are_left_beside_an_empty_one(tmp_path: Path) -> None:
+    (empty := tmp_path / "step-00000004.safetensors").touch()
+    assert (
+        kinds.leave_temporary_files(SimpleNamespace(folder=tmp_path, paths=lambda: [empty], rng=random.Random(0))) == 0
+    )
+    assert sum(path.suffix == ".part" for path in tmp_path.iterdir()) == 3
 
 
 def test_a_broken_promise_is_reported(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
