@@ -135,7 +135,7 @@ class Sequential(Container):
     def predict(self, x: Array) -> Array:
         """Return the outputs of a batch, an array of its own: as `model(x)`, which is never recorded.
 
-        A `BatchNorm2D` right behind a `Conv2D` is not computed: it is folded into the kernels and the bias, anew in
+        A `BatchNorm2D` right after a `Conv2D` is not computed: it is folded into the kernels and the bias, anew in
         each call, unless the kernels are larger than the convolution's output. On a GPU the passes of a batch size are
         recorded as a CUDA graph from the second on; Python code of layers of your own does not run in those that
         follow.

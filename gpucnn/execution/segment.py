@@ -21,7 +21,7 @@ class LayerMemoryError(MemoryError):
 
 
 class Pattern(NamedTuple):
-    """Two layers, one behind the other, that compute together: an entry of the table of fusions.
+    """Two layers, one after the other, that compute together: an entry of the table of fusions.
 
     Attributes
     ----------

@@ -518,12 +518,12 @@ class Layer:
         return input_shape[-1]
 
     def _refuse_positions(self, misplaced: tuple[object, ...], example: str) -> None:
-        """Refuse arguments without a name behind the size: other libraries have another order."""
+        """Refuse arguments by position after the size: other libraries have another order."""
         if misplaced:
             received = ", ".join(map(repr, misplaced))
             raise InputError(
-                f"{type(self).__name__}: received {received} behind the size; name all further arguments, such as "
-                f"{example}; what the input is like is not given, it is found out"
+                f"{type(self).__name__}: received {received} after the size; name all further arguments, such as "
+                f"{example}; the number of input channels is never given, it follows from the input"
             )
 
 

@@ -44,7 +44,7 @@ def fit_window(
     `padding` is an int, a pair (rows, columns), a pair of pairs ((top, bottom), (left, right)), "valid" (none) or
     "same" (output size = input size / stride rounded up; an odd pixel goes below and to the right, with
     "same_lower" above and to the left). `ceil_mode` rounds up in Eqn 2.1, where it otherwise rounds down: pixels that
-    are left over get one more window, which hangs over, unless it would start behind the image.
+    are left over get one more window, which hangs over, unless it would start beyond the image.
 
     Raises
     ------
@@ -86,7 +86,7 @@ def _same_padding(size: int, extent: int, stride: int) -> Pair:
 
 
 def _overhang(size: int, extent: int, stride: int, padding: Pair) -> int:
-    """Pixels by which one more window hangs over the padding; 0 if none are left over, or it would start behind it."""
+    """Pixels by which one more window hangs over the padding; 0 if none are left over, or it would start beyond it."""
     before, after = padding
     last, left_over = divmod(before + size + after - extent, stride)
     starts_inside = (last + 1) * stride < before + size

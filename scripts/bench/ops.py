@@ -151,7 +151,7 @@ def steps(backend: Backend) -> Iterator[Callable[[], None]]:
 
 def toolbox() -> Sequential:
     """Return the layers that the networks of the zoo have not, each on large arrays and some on small ones too."""
-    body = Sequential([BatchNorm2D(), ReLU(), Conv2D(16, 1)])  # not behind a convolution, into which it is folded
+    body = Sequential([BatchNorm2D(), ReLU(), Conv2D(16, 1)])  # not after a convolution, into which it is folded
     return Sequential(
         [
             *(Conv2D(16, 3, padding=1), BatchNorm2D(), Tanh(), Sigmoid(), Dropout(0.5), GELU(), GELU(approximate=True)),
@@ -273,7 +273,7 @@ def verdict(rows: Sequence[dict[str, Any]]) -> str:
 
     low, high = LEVEL
     return (
-        f"behind the reference: {names(0, low)}\n"
+        f"slower than the reference: {names(0, low)}\n"
         f"level with it (what they save is memory: they allocate nothing): {names(low, high)}"
     )
 

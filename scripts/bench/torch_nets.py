@@ -52,7 +52,7 @@ def _describe(layer: Layer, path: str, arrays: dict[str, np.ndarray]) -> dict[st
 
 
 def _channels_first(weight: np.ndarray, image_shape: tuple[int, int, int]) -> np.ndarray:
-    """Reorder the inputs of a dense layer behind a flattened image from (H, W, C) to PyTorch's (C, H, W)."""
+    """Reorder the inputs of a dense layer after a flattened image from (H, W, C) to PyTorch's (C, H, W)."""
     return weight.reshape(len(weight), *image_shape).transpose(0, 3, 1, 2).reshape(len(weight), -1)
 
 

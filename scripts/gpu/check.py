@@ -131,7 +131,7 @@ def run_part(name: str, job: Job, seconds: float, file: TextIO) -> Outcome:
 
 
 def add_line(file: TextIO, value: dict[str, Any]) -> None:
-    """Add a line to the file of a block, behind one that may be broken off."""
+    """Add a line to the file of a block, after one that may be broken off."""
     end = file.seek(0, os.SEEK_END)
     file.seek(max(0, end - 1))
     file.write(("" if file.read() in ("", "\n") else "\n") + json.dumps(value, allow_nan=False) + "\n")

@@ -107,7 +107,7 @@ def test_operations_are_summed_up() -> None:
         *(("add", 1, 0.95), ("relu", 2, 1.5), ("tanh", 1, 1.02))
     ]
     assert ops.verdict(rows).splitlines() == [
-        *("behind the reference: add 0.95",),
+        *("slower than the reference: add 0.95",),
         *("level with it (what they save is memory: they allocate nothing): tanh 1.02",),
     ]
     assert ops.verdict(rows[1:2]).count("none") == 2

@@ -87,7 +87,7 @@ class Columns(Lowering):
 class Bands(Lowering):
     """Images lowered along their width alone, (n, OW, padded H, KW*C): KW copies of a pixel instead of KH*KW.
 
-    The windows of one column lie one behind another there and overlap: each is KH*KW*C numbers long, and begins KW*C
+    The windows of one column lie one after another there and overlap: each is KH*KW*C numbers long, and begins KW*C
     after the one above it. BLAS takes such a view, (n, OH, OW, KH*KW*C), as a matrix of OW rows for each row of the
     output. For windows not dilated along the height, and rows long enough for a matrix product of their own.
     Source: Cho and Brand, MEC: memory-efficient convolution, ICML 2017.

@@ -89,7 +89,7 @@ def taps(self, x: Array, window: Window, value: float) -> list[Array]:
 
 
 def gather(self, x: Array, window: Window, value: float) -> Array:
-    """Return the taps, one behind another in memory: (KH*KW, N, OH, OW, C)."""
+    """Return the taps, one after another in memory: (KH*KW, N, OH, OW, C)."""
     pixels = windows(self, x, window, value)
     gathered = self.scratch("gathered", pixels.shape, x.dtype)
     copy_contiguous_runs(gathered, pixels)
@@ -97,7 +97,7 @@ def gather(self, x: Array, window: Window, value: float) -> Array:
 
 
 def scatter(self, taps: Array, window: Window, out: Array) -> Array:
-    """As `sum_taps` into `out`: from taps one behind another, or from one for all, (1, N, OH, OW, C)."""
+    """As `sum_taps` into `out`: from taps one after another, or from one for all, (1, N, OH, OW, C)."""
     N, OH, OW, C = taps.shape[1:]
     apart = all(extent <= stride for extent, stride in zip(window.extent, window.stride, strict=True))
     if window.is_padded or not apart:

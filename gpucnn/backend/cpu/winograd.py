@@ -1,7 +1,7 @@
 """Convolution with fewer multiplications: Winograd's minimal filtering along the rows of images.
 
 For convolutions of stride 1 with kernels three to five pixels wide, and many channels. Along the height nothing
-changes: KH rows of a tile lie one behind another, as in `Bands`. So a kernel of 3 x 3 costs half of the multiplications
+changes: KH rows of a tile lie one after another, as in `Bands`. So a kernel of 3 x 3 costs half of the multiplications
 and one of 5 x 5 two fifths, and the transforms are matrix products too. Rounding errors are six to eight times those of
 the plain sum, of the order of 1e-6 of the result in float32, and an infinity or NaN reaches all four pixels of a tile
 that sees it.
@@ -90,7 +90,7 @@ class Tiles:
 
 
 class TilesByColumn(Tiles):
-    """For the convolution: KH rows of a tile lie one behind another, and all tiles of the images one below another."""
+    """For the convolution: KH rows of a tile lie one after another, and all tiles of the images one below another."""
 
     order = "wnhc"
 

@@ -71,7 +71,7 @@ def kernel(
     architecture: int = 75,
     **constants: int,
 ) -> Block:
-    """Return the record of a function in the last of some files, which are put one behind another.
+    """Return the record of a function in the last of some files, which are put one after another.
 
     The files' other kernels are left out. The function gets the name of the record if that is another one. `constants`
     are the numbers that the files name without defining them.

@@ -65,7 +65,7 @@ def conv2d(
     Differs: the paper also writes the kernel flipped; like every library this computes the cross-correlation.
     x (N, H, W, C), w (KH, KW, C/groups, OC), b (OC,) or None -> (N, OH, OW, OC).
 
-    With `relu` of `max(y, 0)`: the ReLU behind it, too.
+    With `relu` of `max(y, 0)`: the ReLU that follows it, too.
     """
     N, H, W, C = x.shape
     OC, groups = w.shape[-1], C // w.shape[2]

@@ -12,7 +12,7 @@ def dense(self, x: Array, w: Array, b: Array | None, *, relu: bool = False, out:
 
     Paper: section 3.1, fully connected. x (N, I), w (I, O), b (O,) or None -> (N, O).
 
-    With `relu` of `max(z, 0)`: the ReLU behind it, too.
+    With `relu` of `max(z, 0)`: the ReLU that follows it, too.
     """
     return self.store(self.finish(self.matmul(x, w), b, relu), out)
 

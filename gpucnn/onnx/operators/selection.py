@@ -82,7 +82,7 @@ def _take(x: Value, indices: np.ndarray, axis: int) -> Value:
 
 @operator("Pad", any_type=True)
 def pad(node: Node, x: Value, pads: Value | None = None, fill: Value | None = None, axes: Value | None = None) -> Value:
-    """x with elements put in front of and behind some axes, or taken off: a constant, or x's own by `mode`."""
+    """x with elements put before and after some axes, or taken off: a constant, or x's own by `mode`."""
     sizes = node.integers("pads", pads) or node["paddings"]
     axes = node.integers("axes", axes) or range(x.rank)
     number = (node["value"] or 0.0) if fill is None else fill.number
