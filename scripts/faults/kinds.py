@@ -138,7 +138,7 @@ def chattr(change: str, folder: Path) -> bool:
     return subprocess.run(["chattr", change, str(folder)], capture_output=True, check=False).returncode == 0
 
 
-# ---- the files: a broken promise may have left one of them empty ----------------------------------------------------
+# ---- the files: a broken promise may have left one of them empty --------------------------------------------------
 
 
 def place(size: int, rng: random.Random) -> int:
@@ -155,7 +155,7 @@ def flip(path: Path, rng: random.Random) -> None:
     """Flip three bits of a file."""
     content = bytearray(path.read_bytes())
     for _ in range(3 if content else 0):
-        content[place(len(content), rng)] ^= 1 << rng.randrange(8)
+        content[rng.randrange(len(content))] ^= 1 << rng.randrange(8)
     path.write_bytes(content)
 
 

@@ -139,9 +139,8 @@ def test_an_empty_file_is_hurt_no_more(hurt: Callable[[Path, random.Random], Non
 
 def test_temporary_files_are_left_beside_an_empty_one(tmp_path: Path) -> None:
     (empty := tmp_path / "step-00000004.safetensors").touch()
-    assert (
-        kinds.leave_temporary_files(SimpleNamespace(folder=tmp_path, paths=lambda: [empty], rng=random.Random(0))) == 0
-    )
+    hurt = SimpleNamespace(folder=tmp_path, paths=lambda: [empty], rng=random.Random(0))
+    assert kinds.leave_temporary_files(hurt) == 0
     assert sum(path.suffix == ".part" for path in tmp_path.iterdir()) == 3
 
 
